@@ -1,0 +1,1 @@
+"""Serving and promotion. Knows only the exported artefact; imports no torch and no training code."""

@@ -1,0 +1,1 @@
+"""Networks, losses, metrics and batches of tensors. Knows no file, no stage and no Airflow."""

@@ -1,0 +1,86 @@
+"""Histories to padded batches of tensors, grouped by length so that little work goes into padding. Knows no files."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+
+class Histories(Dataset):
+    """A list of histories (int arrays of item numbers, oldest first); indexing with a list gives one batch.
+
+    A batch is (history (B, L) int64 padded with 0 on the right, target): of the next items (B, L) when training, of the
+    one held-out item (B,) when `targets` is given, together with `seen` (B, S), all items met before.
+    """
+
+    def __init__(self, histories: list[np.ndarray], max_len: int, targets: np.ndarray | None = None):
+        self.histories, self.max_len, self.targets = histories, max_len, targets
+        reach = [len(h) - (targets is None) for h in histories]
+        self.lengths = np.minimum(reach, max_len)
+
+    def __len__(self) -> int:
+        return len(self.histories)
+
+    def __getitem__(self, rows: list[int]) -> tuple[Tensor, ...]:
+        chosen = [self.histories[r] for r in rows]
+        if self.targets is None:
+            windows = [h[-(self.max_len + 1) :] for h in chosen]
+            return pad([w[:-1] for w in windows]), pad([w[1:] for w in windows])
+        return pad([h[-self.max_len :] for h in chosen]), torch.from_numpy(self.targets[rows]), pad(chosen)
+
+
+class ByLength(Sampler):
+    """Batches of `size` rows of like length. With a seed the order changes every epoch, the same way in every run."""
+
+    def __init__(self, lengths: np.ndarray, size: int, seed: int | None = None):
+        self.lengths, self.size, self.seed = lengths, size, seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.lengths) // self.size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        if self.seed is None:
+            order = np.argsort(self.lengths, kind="stable")
+            yield from (order[i : i + self.size].tolist() for i in range(0, len(order), self.size))
+            return
+        rng = np.random.default_rng((self.seed, self.epoch))
+        # Jitter mixes neighbours in length, so that batches differ between epochs.
+        order = np.argsort(self.lengths + rng.uniform(-1, 1, len(self.lengths)) * np.sqrt(self.lengths), kind="stable")
+        batches = [order[i : i + self.size] for i in range(0, len(order), self.size)]
+        for b in rng.permutation(len(batches)):
+            yield batches[b].tolist()
+
+
+class HistoryData(pl.LightningDataModule):
+    """Training sequences, and validation histories with the item that came next."""
+
+    def __init__(
+        self, train: list[np.ndarray], valid: list[np.ndarray], valid_targets: np.ndarray, max_len: int, batch: int, seed: int
+    ):
+        super().__init__()
+        self.train = Histories([h for h in train if len(h) > 1], max_len)
+        self.valid = Histories(valid, max_len, valid_targets)
+        self.batch, self.seed = batch, seed
+
+    def train_dataloader(self) -> DataLoader:
+        sampler = ByLength(self.train.lengths, self.batch, self.seed)
+        # One batch an "item": the sampler yields lists of rows and the dataset pads them.
+        return DataLoader(self.train, sampler=sampler, batch_size=None)
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(self.valid, sampler=ByLength(self.valid.lengths, 256), batch_size=None)
+
+
+def pad(histories: list[np.ndarray]) -> Tensor:
+    """Int arrays of any lengths -> (B, L) int64, padded with 0 on the right; L is at least 1."""
+    padded = np.zeros((len(histories), max([1, *map(len, histories)])), dtype=np.int64)
+    for row, history in zip(padded, histories, strict=True):
+        row[: len(history)] = history
+    return torch.from_numpy(padded)

@@ -1,0 +1,52 @@
+"""Ranking metrics from ranks. One relevant item a shopper, every item of the catalogue ranked, never a sample."""
+
+import numpy as np
+from torch import Tensor
+
+
+def ranks(scores: Tensor, target: Tensor) -> Tensor:
+    """scores (B, V) float, target (B,) int64 -> (B,) int64: rank of the target, 0 = first.
+
+    Ties count as ranked before the target, so that a constant score gains nothing.
+    """
+    of_target = scores.gather(1, target[:, None])
+    return (scores >= of_target).sum(1) - 1
+
+
+def recall(rank: np.ndarray, k: int) -> np.ndarray:
+    """rank (N,) -> (N,): 1 where the target is among the first k."""
+    return (rank < k).astype(float)
+
+
+def ndcg(rank: np.ndarray, k: int) -> np.ndarray:
+    """rank (N,) -> (N,): 1 / log2(rank + 2) among the first k, else 0 (Järvelin & Kekäläinen 2002; the ideal is 1)."""
+    return np.where(rank < k, 1 / np.log2(rank + 2.0), 0.0)
+
+
+def mrr(rank: np.ndarray, k: int) -> np.ndarray:
+    """rank (N,) -> (N,): 1 / (rank + 1) among the first k, else 0."""
+    return np.where(rank < k, 1 / (rank + 1.0), 0.0)
+
+
+METRICS = {"ndcg": ndcg, "recall": recall, "mrr": mrr}
+
+
+def coverage(recommended: np.ndarray, items: int) -> float:
+    """recommended (N, k) item numbers -> share of the catalogue that was recommended to anyone."""
+    return len(np.unique(recommended)) / items
+
+
+def novelty(recommended: np.ndarray, popularity: np.ndarray) -> float:
+    """Mean self-information of what was recommended, in bits (Vargas & Castells 2011).
+
+    recommended (N, k) item numbers; popularity (V,) counts, indexed by item number. Unseen items count as seen once.
+    """
+    share = np.maximum(popularity, 1) / max(popularity.sum(), 1)
+    return float(-np.log2(share[recommended]).mean())
+
+
+def interval(values: np.ndarray, samples: int, seed: int) -> list[float]:
+    """95 % bootstrap interval of the mean over shoppers (Efron 1979). values (N,) -> [low, high]."""
+    rng = np.random.default_rng(seed)
+    means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(samples)]
+    return [float(v) for v in np.quantile(means, [0.025, 0.975])]

@@ -1,0 +1,190 @@
+"""prepare: checked events to histories of item numbers, features and a split.
+
+In:  data/checked, settings `prepare`, `baseline.vocabulary`, `source`.
+Out: data/prepared/histories.parquet (a row a shopper, oldest item first), items.parquet (number 1.. = row order, features),
+     users.parquet (features), prepared.json (sizes, what was removed and why).
+
+A history holds the first time a shopper meets each item: that is what the protocol of the published tables ranks (items
+already seen are filtered out). Its columns: user_id, items (list of item number), timestamps (list), train_end (items before
+this position are for training), valid_at and test_at (position of the item to predict; null where there is none). Items at
+test_at and later are never seen before the test.
+"""
+
+from pathlib import Path
+
+import polars as pl
+
+from pipelines.sources import source
+from pipelines.stage import StageError, log, output, params, run, write_json
+
+CHECKED = Path("data/checked")
+
+
+def main() -> None:
+    settings, baseline, chosen = params("prepare", "baseline", "source")
+    if settings["split"] == "time" and source(chosen["name"]).ORDERED_ONLY:
+        raise StageError(f"prepare.split: source {chosen['name']!r} knows the order of events, not their time; use leave_one_out")
+    if settings["split"] not in ("leave_one_out", "time"):
+        raise StageError(f"prepare.split is {settings['split']!r}; it must be leave_one_out or time")
+    events = pl.scan_parquet(CHECKED / "events.parquet")
+    actions, removed = clean(events, settings)
+    history = histories(actions)
+    items = vocabulary(history, baseline["vocabulary"])
+    split, cuts = divide(history, items, settings)
+    sizes = {
+        "shoppers": len(split),
+        "items": len(items),
+        "interactions": len(history),
+        "sessions": actions.select(pl.struct("user_id", "session_id").n_unique()).collect(engine="streaming").item(),
+        "valid": split["valid_at"].count(),
+        "test": split["test_at"].count(),
+    }
+    if not sizes["valid"] or not sizes["test"]:
+        raise StageError("prepare: no shopper has a history long enough to validate and test on (3 different items)")
+    features = item_features(items, split)
+    people = user_features(actions)
+    with output("data/prepared") as folder:
+        split.write_parquet(folder / "histories.parquet")
+        features.write_parquet(folder / "items.parquet")
+        people.write_parquet(folder / "users.parquet")
+        write_json(folder / "prepared.json", {"split": settings["split"], **cuts, "sizes": sizes, "removed": removed})
+    log.info("prepare: %s", ", ".join(f"{v:,} {k}" for k, v in sizes.items()))
+    log.info("prepare: removed %s", ", ".join(f"{v:,} {k}" for k, v in removed.items()))
+
+
+def clean(events: pl.LazyFrame, settings: dict) -> tuple[pl.LazyFrame, dict[str, int]]:
+    """What shoppers did to items: no duplicates, no bots, no rare items, in order of time, with sessions.
+
+    Returns the actions (user_id, item_id, event, timestamp, session_id, and price, platform where given) and how many events
+    each step removed.
+    """
+    key = ["user_id", "item_id", "event", "timestamp"]
+    optional = [c for c in ("session_id", "platform", "price") if c in events.collect_schema()]
+    total = _count(events)
+    acts = events.filter(pl.col("event").is_in(settings["history_events"]), pl.col("item_id").is_not_null())
+    acts = acts.select(*key, *optional)
+    kept = _count(acts)
+    unique = acts.unique(subset=key, keep="any" if not optional else "first", maintain_order=bool(optional))
+    unique = unique.collect(engine="streaming").lazy()
+    hourly = unique.group_by("user_id", pl.col("timestamp").dt.truncate("1h")).len()
+    bots = hourly.filter(pl.col("len") > settings["bot_events_per_hour"]).select("user_id").unique().collect()
+    human = unique.join(bots.lazy(), on="user_id", how="anti")
+    common = human.group_by("item_id").len().filter(pl.col("len") >= settings["min_item_events"]).select("item_id")
+    actions = human.join(common, on="item_id", how="semi").sort("user_id", "timestamp", "event", "item_id")
+    gap = pl.col("timestamp").diff().over("user_id") > pl.duration(minutes=settings["session_gap_minutes"])
+    numbered = pl.format("{}", gap.fill_null(True).cast(pl.UInt32).cum_sum().over("user_id"))
+    given = [pl.col("session_id"), numbered] if "session_id" in optional else [numbered]
+    actions = actions.with_columns(pl.coalesce(given).alias("session_id")).collect(engine="streaming")
+    unique_count, human_count = _count(unique), _count(human)
+    removed = {
+        "other events (searches, impressions)": total - kept,
+        "repeats": kept - unique_count,
+        f"events of {len(bots)} bots": unique_count - human_count,
+        "events of rare items": human_count - len(actions),
+    }
+    if actions.is_empty():
+        raise StageError(f"prepare: nothing is left to learn from; removed: {removed}")
+    return actions.lazy(), removed
+
+
+def histories(actions: pl.LazyFrame) -> pl.DataFrame:
+    """The first time each shopper meets each item, in order of time: columns user_id, item_id, timestamp."""
+    first = actions.group_by("user_id", "item_id").agg(pl.col("timestamp").min())
+    return first.sort("user_id", "timestamp", "item_id").collect(engine="streaming")
+
+
+def vocabulary(history: pl.DataFrame, earlier: str | None) -> pl.DataFrame:
+    """Numbers items 1, 2, ...: those of the earlier vocabulary keep theirs, new ones follow by first appearance.
+
+    Args:
+        earlier: a JSON file with a list "item_id" in order of number (an artefact's catalogue.json), or None.
+    """
+    order = history.group_by("item_id").agg(pl.col("timestamp").min()).sort("timestamp", "item_id").select("item_id")
+    if earlier:
+        import json
+
+        try:
+            before = json.loads(Path(earlier).read_text(encoding="utf-8"))["item_id"]
+        except (OSError, ValueError, KeyError) as error:
+            raise StageError(f"baseline.vocabulary: {earlier} holds no vocabulary ({error})") from error
+        known = pl.DataFrame({"item_id": before}, schema={"item_id": pl.String})
+        order = pl.concat([known, order.join(known, on="item_id", how="anti", maintain_order="left")])
+    return order.with_row_index("item", 1)
+
+
+def divide(history: pl.DataFrame, items: pl.DataFrame, settings: dict) -> tuple[pl.DataFrame, dict]:
+    """One row a shopper with the positions of the split (see the module's first lines), and the cuts of a time split."""
+    numbered = history.lazy().join(items.lazy(), on="item_id", maintain_order="left").sort("user_id", "timestamp", "item_id")
+    lists = numbered.group_by("user_id", maintain_order=True).agg(pl.col("item").alias("items"), pl.col("timestamp").alias("timestamps"))
+    length = pl.col("items").list.len().cast(pl.Int64)
+    if settings["split"] == "leave_one_out":
+        enough = length >= 3
+        split = lists.with_columns(
+            train_end=pl.when(enough).then(length - 2).otherwise(length),
+            valid_at=pl.when(enough).then(length - 2),
+            test_at=pl.when(enough).then(length - 1),
+        )
+        return split.collect(engine="streaming"), {}
+    held_out = settings["valid_share"] + settings["test_share"]
+    valid_from, test_from = (history["timestamp"].quantile(1 - share, "nearest") for share in (held_out, settings["test_share"]))
+    before = {
+        name: pl.col("timestamps").list.eval(pl.element() < cut).list.sum().cast(pl.Int64)
+        for name, cut in (("valid", valid_from), ("test", test_from))
+    }
+    split = lists.with_columns(train_end=before["valid"], before_test=before["test"]).with_columns(
+        # A shopper is asked for one item a part, the first of it, and only if something came before.
+        valid_at=pl.when((pl.col("train_end") > 0) & (pl.col("train_end") < pl.col("before_test"))).then("train_end"),
+        test_at=pl.when((pl.col("before_test") > 0) & (pl.col("before_test") < length)).then("before_test"),
+    )
+    return split.drop("before_test").collect(engine="streaming"), {"valid_from": str(valid_from), "test_from": str(test_from)}
+
+
+def item_features(items: pl.DataFrame, split: pl.DataFrame) -> pl.DataFrame:
+    """The vocabulary with what is known of each item and what training shows of it.
+
+    popularity: shoppers in training who met it; recency: the same, each weighted by 2^(-age / 30 days) at the end of
+    training; log_price: ln(1 + price), standardised over the catalogue (absent if no item has a price).
+    """
+    training = split.lazy().select(
+        pl.col("items").list.head(pl.col("train_end")).alias("item"),
+        pl.col("timestamps").list.head(pl.col("train_end")).alias("timestamp"),
+    ).explode("item", "timestamp").drop_nulls()  # fmt: skip
+    age = (pl.col("timestamp").max() - pl.col("timestamp")).dt.total_seconds() / 86400
+    seen = (
+        training.with_columns(weight=0.5 ** (age / 30))
+        .group_by("item").agg(popularity=pl.len(), recency=pl.col("weight").sum())
+        .collect(engine="streaming")
+    )  # fmt: skip
+    features = items.join(seen, on="item", how="left", maintain_order="left").with_columns(pl.col("popularity", "recency").fill_null(0))
+    if (CHECKED / "items.parquet").exists():
+        described = pl.read_parquet(CHECKED / "items.parquet").drop("source_row")
+        features = features.join(described, on="item_id", how="left", maintain_order="left")
+        if "price" in described.columns and described["price"].count():
+            log_price = (1 + pl.col("price")).log()
+            features = features.with_columns(log_price=(log_price - log_price.mean()) / pl.max_horizontal(log_price.std(), pl.lit(1e-6)))
+    return features.sort("item")
+
+
+def user_features(actions: pl.LazyFrame) -> pl.DataFrame:
+    """Per shopper: events, sessions, days since the last event (at the end of the data), mean standardised log price."""
+    end = actions.select(pl.col("timestamp").max()).collect().item()
+    features = {
+        "events": pl.len(),
+        "sessions": pl.col("session_id").n_unique(),
+        "days_since": (pl.lit(end) - pl.col("timestamp").max()).dt.total_seconds() / 86400,
+    }
+    if "price" in actions.collect_schema():
+        features["mean_log_price"] = (1 + pl.col("price")).log().mean()
+    frame = actions.group_by("user_id").agg(**features).sort("user_id").collect(engine="streaming")
+    if "mean_log_price" in frame.columns:
+        price = pl.col("mean_log_price")
+        frame = frame.with_columns((price - price.mean()) / pl.max_horizontal(price.std(), pl.lit(1e-6)))
+    return frame
+
+
+def _count(frame: pl.LazyFrame) -> int:
+    return frame.select(pl.len()).collect(engine="streaming").item()
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,60 @@
+"""The canonical tables: what every source translates into and every later stage reads. No code below a source knows
+where the data came from.
+
+A column marked optional may be absent; what is computed from it is then left out.
+"""
+
+import polars as pl
+
+TIMESTAMP = pl.Datetime("us", "UTC")
+
+EVENT_KINDS = ["view", "search", "favourite", "cart", "purchase", "impression", "click"]
+
+EVENTS = {
+    "event_id": pl.String,  # idempotency key: the same event delivered twice carries the same one
+    "user_id": pl.String,
+    "item_id": pl.String,  # null for a search
+    "event": pl.String,  # one of EVENT_KINDS
+    "timestamp": TIMESTAMP,
+    "session_id": pl.String,
+    "platform": pl.String,
+    "query": pl.String,
+    "quantity": pl.Float64,
+    "price": pl.Float64,
+}
+OPTIONAL_EVENTS = {"session_id", "platform", "query", "quantity", "price"}
+
+ITEMS = {
+    "item_id": pl.String,
+    "title": pl.String,
+    "description": pl.String,
+    "category": pl.String,  # a path, written "kitchen > kettles"
+    "brand": pl.String,
+    "price": pl.Float64,
+    "in_stock": pl.Boolean,
+    "image": pl.String,
+}
+
+# Where in the source a row came from (1 = first data row), so that a broken row can be found there.
+SOURCE_ROW = "source_row"
+
+
+def conform(frame: pl.LazyFrame, schema: dict, *, name: str) -> pl.LazyFrame:
+    """Casts the columns of `schema` that `frame` has and keeps them in canonical order, `source_row` last.
+
+    Values that do not fit their type become null, for the check to find. Columns the schema does not know are dropped,
+    save in the users table, where any further column is an attribute.
+    """
+    present = frame.collect_schema()
+    columns = [pl.col(column).cast(kind, strict=False) for column, kind in schema.items() if column in present]
+    if name == "users":
+        columns += [pl.col(c) for c in present if c not in schema and c != SOURCE_ROW]
+    source_row = pl.col(SOURCE_ROW) if SOURCE_ROW in present else pl.int_range(1, pl.len() + 1).alias(SOURCE_ROW)
+    return frame.select(*columns, source_row.cast(pl.UInt32))
+
+
+def with_event_ids(events: pl.LazyFrame) -> pl.LazyFrame:
+    """Adds an `event_id` to events that came without: a hash of what happened, numbered where it happened twice."""
+    key = pl.struct("user_id", "item_id", "event", "timestamp").hash(seed=0)
+    nth = pl.int_range(pl.len()).over("user_id", "item_id", "event", "timestamp")
+    return events.with_columns(pl.format("{}-{}", key, nth).alias("event_id"))
