@@ -9,7 +9,7 @@ data/.checkpoints/<hash of inputs and settings>, and are removed when training i
 
 import hashlib
 import json
-import os
+import logging
 import shutil
 import sys
 import time
@@ -58,6 +58,7 @@ def main() -> None:
             gradient_clip_val=1.0,
             callbacks=[EarlyStopping("valid/ndcg@10", patience=settings["patience"], mode="max"), best, latest, *shown],
             logger=DVCLiveLogger(dir=str(reports), dvcyaml=None, save_dvc_exp=False, report=None),
+            enable_progress_bar=sys.stderr.isatty(),
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
@@ -101,7 +102,7 @@ class PlainProgress(Callback):
     def __init__(self, epochs: int):
         self.epochs, self.started = epochs, time.monotonic()
 
-    def on_validation_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         values = {k: float(v) for k, v in trainer.callback_metrics.items()}
         log.info(
             "train: epoch %s of %s, loss %.3f, valid NDCG@10 %.4f, %.0f s",
@@ -111,5 +112,5 @@ class PlainProgress(Callback):
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("DVCLIVE_LOGLEVEL", "WARNING")
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     run(main)

@@ -1,0 +1,191 @@
+"""The bento: recommendations over HTTP. Serves the artefact it was built with; where PUSHCART_FOLLOW names an environment's
+`current` link, it follows that link and swaps to what was promoted or rolled back without refusing a request.
+
+POST /recommend, POST /similar, GET /version; from BentoML: /livez, /readyz, /metrics, /docs.json (OpenAPI), / (Swagger UI).
+"""
+
+import logging
+import os
+import threading
+import time
+from http import HTTPStatus
+from pathlib import Path
+from typing import Annotated
+
+import bentoml
+from bentoml.exceptions import InvalidArgument, NotFound
+from prometheus_client import Counter
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import JSONResponse
+
+from deploy.recommender import ArtefactError, BadFilter, Recommender, UnknownItem
+
+log = logging.getLogger("bentoml.pushcart")
+OWN_ARTEFACT = Path(__file__).resolve().parent.parent / "artefact"
+MAX_BODY = 1 << 20  # bytes
+FOLLOW_SECONDS = 0.5
+
+ItemId = Annotated[str, Field(max_length=512)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")  # a misspelt field is an error, not a surprise
+
+
+class Filters(Strict):
+    category: ItemId | list[ItemId] | None = Field(None, description="a category path or its beginning; or several")
+    brand: ItemId | list[ItemId] | None = None
+    price_min: float | None = None
+    price_max: float | None = None
+    in_stock: bool | None = None
+    exclude: list[ItemId] = Field([], max_length=10_000, description="item ids never to answer")
+
+
+class Context(Strict):
+    item_id: ItemId | None = Field(None, description="the item looked at just now")
+    platform: Annotated[str, Field(max_length=64)] | None = Field(None, description="whose popular items to fall back to")
+
+
+class RecommendRequest(Strict):
+    user_id: ItemId | None = Field(None, description="a shopper; their stored history is used if `history` is left out")
+    history: list[ItemId] | None = Field(None, max_length=10_000, description="item ids, oldest first")
+    k: int = Field(10, ge=1, le=1000)
+    exclude_seen: bool = True
+    filters: Filters = Filters()
+    context: Context = Context()
+
+
+class SimilarRequest(Strict):
+    item_id: ItemId
+    k: int = Field(10, ge=1, le=1000)
+
+
+class Item(BaseModel):
+    item_id: str
+    score: float
+    title: str | None = None
+    category: str | None = None
+    brand: str | None = None
+    price: float | None = None
+    in_stock: bool | None = None
+
+
+class RecommendResponse(BaseModel):
+    items: list[Item]
+    model_version: str
+    fallback: str | None = Field(description="null if the model answered, else the list of popular items that did")
+    unknown_items: list[str]
+
+
+class SimilarResponse(BaseModel):
+    items: list[Item]
+    model_version: str
+
+
+class BodyLimit:
+    """Refuses bodies over MAX_BODY with 413 before they are read into memory."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        refused = JSONResponse({"error": f"the body may have at most {MAX_BODY} bytes"}, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        if not declared.isdigit() or int(declared) > MAX_BODY:
+            return await refused(scope, receive, send)
+        body, more = b"", True
+        while more:  # a chunked body declares no length
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > MAX_BODY:
+                return await refused(scope, receive, send)
+        whole = {"type": "http.request", "body": body, "more_body": False}
+
+        async def replay():
+            nonlocal whole
+            if whole is None:
+                return await receive()
+            message, whole = whole, None
+            return message
+
+        return await self.app(scope, replay, send)
+
+
+class Follower:
+    """The recommender to answer with: the newest that `link` named and that could be loaded whole."""
+
+    def __init__(self, link: Path):
+        self._link, self._seen = link, os.readlink(link)
+        self.recommender = Recommender(link / "src" / "artefact")
+        threading.Thread(target=self._follow, daemon=True).start()
+
+    def _follow(self) -> None:
+        while True:
+            time.sleep(FOLLOW_SECONDS)
+            try:
+                target = os.readlink(self._link)
+                if target == self._seen:
+                    continue
+                self._seen = target
+                self.recommender = Recommender(self._link.parent / target / "src" / "artefact")
+                log.info("now serving %s", self.recommender.version)
+            except (OSError, ArtefactError) as error:
+                log.error("staying with %s: %s", self.recommender.version, error)
+
+
+@bentoml.service(name="pushcart", workers="cpu_count", traffic={"timeout": 30})
+class Pushcart:
+    def __init__(self) -> None:
+        follow = os.environ.get("PUSHCART_FOLLOW")
+        self._follower = Follower(Path(follow)) if follow else None
+        self._own = None if follow else Recommender(OWN_ARTEFACT)
+        self._answers = Counter("pushcart_answers", "Recommendations answered", ["fallback", "model_version"])
+        self._recommender.recommend(history=self._recommender.ids[:1])  # warm before ready
+
+    @property
+    def _recommender(self) -> Recommender:
+        return self._follower.recommender if self._follower else self._own
+
+    @bentoml.api(route="/recommend", input_spec=RecommendRequest)
+    def recommend(self, **asked) -> RecommendResponse:
+        """Items for a shopper or a history, best first. Unknown shoppers and empty histories get what is popular."""
+        recommender, request = self._recommender, RecommendRequest(**asked)
+        self._check(request.k, recommender)
+        fields = request.model_dump()
+        try:
+            answer = recommender.recommend(**fields)
+        except BadFilter as error:
+            raise InvalidArgument(str(error)) from error
+        self._answers.labels(answer.fallback or "none", recommender.version).inc()
+        return RecommendResponse(
+            items=answer.items, model_version=recommender.version, fallback=answer.fallback, unknown_items=answer.unknown_items
+        )
+
+    @bentoml.api(route="/similar", input_spec=SimilarRequest)
+    def similar(self, **asked) -> SimilarResponse:
+        """Items most like one item. 404 if the catalogue does not have it."""
+        recommender, request = self._recommender, SimilarRequest(**asked)
+        self._check(request.k, recommender)
+        try:
+            items = recommender.similar(request.item_id, request.k)
+        except UnknownItem as error:
+            raise NotFound(f"the catalogue has no item {request.item_id!r}") from error
+        return SimilarResponse(items=items, model_version=recommender.version)
+
+    @bentoml.api(route="/version")
+    def version(self) -> dict:
+        """Which model answers, and what it was made from (the artefact's manifest)."""
+        return self._recommender.manifest
+
+    @staticmethod
+    def _check(k: int, recommender: Recommender) -> None:
+        if k > recommender.max_k:
+            raise InvalidArgument(f"k is {k}; this model answers at most {recommender.max_k} (serve.max_k)")
+
+
+Pushcart.add_asgi_middleware(BodyLimit)

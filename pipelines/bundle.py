@@ -1,0 +1,172 @@
+"""bundle: everything that serving needs, as one artefact with a manifest, and the bento around it.
+
+In:  data/compressed, data/prepared, data/checked, data/model, reports, deploy (the service), settings `serve`.
+Out: artefact (see deploy/recommender.py), bento (a folder that `bentoml serve` runs).
+
+The version is a hash of the artefact's files: the same inputs give the same version.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+import yaml
+
+from models.sasrec import SASRec
+from pipelines import histories
+from pipelines.histories import Prepared
+from pipelines.stage import StageError, log, output, params, read_json, run, write_json
+from pipelines.train import load
+
+SHOWN = ("item_id", "title", "category", "brand", "price", "in_stock")  # what a page shows and a filter reads
+POPULAR, SIMILAR = 1000, 100  # entries kept
+CODE = ("pipelines", "models", "deploy", "expectations")
+BENTO_TIME = "1970-01-01T00:00:00+00:00"  # the bento is named by content, so the hour it was built says nothing
+
+
+def main() -> None:
+    settings = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    data, network = histories.load(), load("data/model")
+    with output("artefact") as folder:
+        shutil.copy("data/compressed/model.onnx", folder / "model.onnx")
+        write_compact(folder / "catalogue.json", catalogue(data.items))
+        write_compact(folder / "popular.json", popular(data.items))
+        neighbours, similarity = similar(network, min(SIMILAR, len(data.items) - 1))
+        np.savez_compressed(folder / "similar.npz", items=neighbours, scores=similarity)
+        np.savez_compressed(
+            folder / "histories.npz",
+            user_ids=np.array(data.user_ids, dtype=np.str_),
+            offsets=np.cumsum([0, *map(len, data.full)]),
+            items=np.concatenate(data.full).astype(np.int32),
+        )
+        write_json(folder / "manifest.json", manifest(folder, settings, network, data))
+    version = read_json("artefact/manifest.json")["version"]
+    build_bento(version)
+    size = sum(f.stat().st_size for f in Path("artefact").iterdir())
+    log.info("bundle: bento pushcart:%s, artefact %s bytes", version, f"{size:,}")
+
+
+def catalogue(items: pl.DataFrame) -> dict[str, list]:
+    """The columns that serving needs, each a list in order of item number."""
+    return {c: items[c].to_list() for c in SHOWN if c in items.columns}
+
+
+def popular(items: pl.DataFrame) -> dict[str, list[int]]:
+    """Item numbers, most popular first, recent events weighing more: over all, and by platform where events name one."""
+    events = pl.scan_parquet("data/checked/events.parquet")
+    lists = {"all": items.sort("recency", "item", descending=[True, False])["item"].head(POPULAR).to_list()}
+    if "platform" in events.collect_schema():
+        numbered = events.join(items.lazy().select("item_id", "item"), on="item_id").drop_nulls("platform")
+        counts = numbered.group_by("platform", "item").len().sort("platform", "len", "item", descending=[False, True, False])
+        for (platform,), rows in counts.collect().group_by("platform", maintain_order=True):
+            lists[platform] = rows["item"].head(POPULAR).to_list()
+    return lists
+
+
+def similar(network: SASRec, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Each item's k nearest by cosine: numbers (items + 1, k) int32 and cosines (items + 1, k) float16."""
+    vectors = torch.nn.functional.normalize(network.table.weight.detach(), dim=1)
+    numbers, cosines = [], []
+    for start in range(0, len(vectors), 1024):
+        block = vectors[start : start + 1024] @ vectors.T
+        block[:, 0] = -torch.inf
+        rows = torch.arange(len(block))
+        block[rows, rows + start] = -torch.inf
+        top = block.topk(k)
+        numbers.append(top.indices.numpy().astype(np.int32))
+        cosines.append(top.values.numpy().astype(np.float16))
+    return np.concatenate(numbers), np.concatenate(cosines)
+
+
+def manifest(folder: Path, settings: dict, network: SASRec, data: Prepared) -> dict:
+    quality, compression = read_json("reports/quality.json"), read_json("reports/compression.json")
+    metrics, parity = read_json("reports/metrics.json"), read_json("reports/parity.json")
+    files = {f.name: sha256(f) for f in sorted(folder.iterdir()) if not f.name.startswith(".")}
+    return {
+        "schema": 1,
+        "version": hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:12],
+        "max_k": min(settings["serve"]["max_k"], len(data.items)),
+        "max_len": network.max_len,
+        "items": len(data.items),
+        "shoppers": len(data.user_ids),
+        "data": {
+            "source": f"{settings['source']['name']}:{settings['source']['data']}",
+            "events": quality["tables"]["events"]["rows"] - quality["tables"]["events"]["broken"],
+            "histories_sha256": sha256(histories.PREPARED / "histories.parquet"),
+        },
+        "code_sha256": code_digest(),
+        "params": {s: settings[s] for s in ("prepare", "train", "compress", "serve")},
+        "metrics": {name: {m: metrics[name][m] for m in ("ndcg@10", "recall@10")} for name in ("test", "popularity", "item_knn")},
+        "quality": {"passed": quality["passed"], "verified": read_json("reports/verified.json")["passed"]},
+        "parity": parity,
+        "compression": {k: v for k, v in compression.items() if k != "candidates"},
+        "inputs": {
+            "history": "int64 (batch, length), item numbers from 1, padded with 0 on the right",
+            "exclude": "int64 (batch, excluded), item numbers, padded with 0",
+            "allowed": "bool (batch, items + 1)",
+        },
+        "outputs": {"items": "int64 (batch, max_k)", "scores": "float32 (batch, max_k), -inf where no item was left"},
+        "files": files,
+    }
+
+
+def build_bento(version: str) -> None:
+    """Builds ./bento from the artefact and deploy/'s service, which it holds a copy of."""
+    os.environ["BENTOML_DO_NOT_TRACK"] = "True"
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ["BENTOML_HOME"] = f"{scratch}/home"
+        import bentoml
+
+        context = Path(scratch, "context")
+        shutil.copytree("artefact", context / "artefact")
+        (context / "deploy").mkdir()
+        for name in ("__init__.py", "recommender.py", "service.py"):
+            shutil.copy(Path("deploy", name), context / "deploy" / name)
+        # The service pins what it imports and nothing else: no torch, no training code.
+        packages = ["bentoml", "numpy", "onnxruntime-gpu", "prometheus-client"]
+        try:
+            built = bentoml.build(
+                "deploy.service:Pushcart", name="pushcart", version=version, build_ctx=str(context), include=["deploy/*.py", "artefact/*"],
+                python={"packages": pinned(packages), "lock_packages": False},
+                labels={"version": version},
+            )  # fmt: skip
+        except bentoml.exceptions.BentoMLException as error:
+            raise StageError(f"BentoML could not build the bento: {error}") from error
+        with output("bento") as folder:
+            shutil.copytree(built.path, folder, dirs_exist_ok=True)
+            described = yaml.safe_load((folder / "bento.yaml").read_text(encoding="utf-8"))
+            described["creation_time"] = BENTO_TIME
+            (folder / "bento.yaml").write_text(yaml.safe_dump(described, sort_keys=False), encoding="utf-8")
+
+
+def pinned(packages: list[str]) -> list[str]:
+    from importlib.metadata import version
+
+    return [f"{name}=={version(name)}" for name in packages]
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def code_digest() -> str:
+    """One hash of all the code that makes and serves the model."""
+    digest = hashlib.sha256()
+    for path in sorted(p for folder in CODE for p in Path(folder).rglob("*") if p.suffix in (".py", ".json", ".yaml")):
+        if "environments" not in path.parts:
+            digest.update(path.as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def write_compact(path: Path, document: dict) -> None:
+    path.write_text(json.dumps(document, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,123 @@
+"""compress: smaller versions of the exported graph, measured; the smallest within the allowed NDCG loss wins.
+
+In:  data/model, data/export, data/prepared, settings `compress`, `train`, `serve`.
+Out: data/compressed/model.onnx (the winner), reports/compression.json and .csv (every candidate).
+
+Candidates are chosen on the validation part and reported on the test part too. Steps: `int8` keeps the item table in int8,
+once, for lookup and scoring, and quantises the weights of the layers (onnxruntime's dynamic quantisation, a scale a column);
+`pruned` removes the feed-forward units of smallest magnitude (L2 norm of what goes in times what comes out; structured
+magnitude pruning, Li et al. 2017, so that bytes really go) and fine-tunes.
+"""
+
+import logging
+from pathlib import Path
+
+import polars as pl
+import pytorch_lightning as lightning
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+from models.batches import HistoryData
+from models.learner import NextItem
+from models.sasrec import SASRec
+from pipelines import histories, onnx
+from pipelines.histories import Prepared
+from pipelines.stage import StageError, log, output, params, run, write_json
+from pipelines.train import load
+
+RECIPES = {"none": ["fp32"], "int8": ["fp32", "int8"], "int8+pruned": ["fp32", "int8", "pruned", "pruned+int8"]}
+
+
+def main() -> None:
+    settings, train, serve = params("compress", "train", "serve")
+    if settings["recipe"] not in RECIPES:
+        raise StageError(f"compress.recipe is {settings['recipe']!r}; it must be one of {', '.join(RECIPES)}")
+    data = histories.load()
+    network = load("data/model")
+    pruned = None
+    rows = []
+    with output("data/candidates") as folder:
+        for name in RECIPES[settings["recipe"]]:
+            if "pruned" in name and pruned is None:
+                pruned = finetune(prune(network, settings["prune_share"]), data, train, settings["finetune_epochs"])
+            chosen = pruned if "pruned" in name else network
+            path = folder / f"{name}.onnx"
+            if name == "fp32":
+                path.write_bytes(Path("data/export/model.onnx").read_bytes())
+            else:
+                onnx.export(chosen, len(data.items), serve["max_k"], path, int8_table="int8" in name)
+            if "int8" in name:
+                quantise_layers(path)
+            rows.append({"candidate": name} | measure(path, data, network.max_len))
+            log.info("compress: %-11s %9s bytes, valid NDCG@10 %.4f, %.2f ms", name, f"{rows[-1]['bytes']:,}", rows[-1]["valid_ndcg@10"], rows[-1]["ms_batch_1"])
+        winner = choose(rows, settings["max_ndcg_loss"])
+        with output("data/compressed") as compressed:
+            (folder / f"{winner['candidate']}.onnx").rename(compressed / "model.onnx")
+    fp32 = rows[0]
+    kept = {part: winner[f"{part}_ndcg@10"] / max(fp32[f"{part}_ndcg@10"], 1e-12) for part in ("valid", "test")}
+    report = {"chosen": winner["candidate"], "fp32_bytes": fp32["bytes"], "bytes": winner["bytes"], "ndcg_kept": kept["test"],
+              "valid_ndcg_kept": kept["valid"], "candidates": rows}  # fmt: skip
+    write_json("reports/compression.json", report)
+    pl.DataFrame(rows).write_csv("reports/compression.csv")
+    log.info("compress: %s wins: %.2f x the bytes, %.1f %% of the NDCG@10", winner["candidate"], winner["bytes"] / fp32["bytes"], 100 * kept["test"])
+
+
+def choose(rows: list[dict], max_loss: float) -> dict:
+    """The smallest candidate whose validation NDCG@10 is within `max_loss` (a share) of fp32's, the first row."""
+    enough = (1 - max_loss) * rows[0]["valid_ndcg@10"]
+    return min((r for r in rows if r["valid_ndcg@10"] >= enough), key=lambda r: r["bytes"])
+
+
+def prune(network: SASRec, share: float) -> SASRec:
+    """A copy without the `share` of each layer's feed-forward units that have the smallest magnitude."""
+    hidden, state = [], dict(network.state_dict())
+    for i, block in enumerate(network.blocks):
+        magnitude = block.up.weight.norm(dim=1) * block.down.weight.norm(dim=0)
+        keep = magnitude.topk(max(1, round(len(magnitude) * (1 - share)))).indices.sort().values
+        hidden.append(len(keep))
+        for key, index in ((f"blocks.{i}.up.weight", (keep,)), (f"blocks.{i}.up.bias", (keep,)), (f"blocks.{i}.down.weight", (slice(None), keep))):
+            state[key] = state[key][index]
+    shape = {"items": network.table.num_embeddings - 1, "width": network.table.embedding_dim, "layers": len(hidden),
+             "heads": network.blocks[0].heads, "dropout": network.dropout.p, "max_len": network.max_len}  # fmt: skip
+    smaller = SASRec(**shape, hidden=hidden)
+    smaller.load_state_dict(state)
+    return smaller
+
+
+def finetune(network: SASRec, data: Prepared, train: dict, epochs: int) -> SASRec:
+    """Trains on for `epochs` at a tenth of the learning rate."""
+    lightning.seed_everything(train["seed"], workers=True, verbose=False)
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    learner = NextItem(network, train["loss"], train["negatives"], train["learning_rate"] / 10, train["weight_decay"])
+    module = HistoryData(data.train, data.valid.histories, data.valid.targets, network.max_len, train["batch_users"], train["seed"])
+    trainer = lightning.Trainer(
+        max_epochs=epochs, accelerator=train["accelerator"], devices=1, precision=train["precision"], gradient_clip_val=1.0,
+        limit_val_batches=0, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(learner.train(), module.train_dataloader())
+    return network.cpu().eval()
+
+
+def quantise_layers(path: Path) -> None:
+    """The layers' weights to int8, in place; the item table, which is int8 already, stays one table."""
+    float_path = path.with_suffix(".float.onnx")
+    path.rename(float_path)
+    logging.getLogger().setLevel(logging.ERROR)  # onnxruntime's advice to pre-process, once a model
+    quantize_dynamic(float_path, path, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8)
+    float_path.unlink()
+
+
+def measure(path: Path, data: Prepared, max_len: int) -> dict:
+    graph = onnx.session(path)
+    items = len(data.items)
+    found = {part: onnx.answers(graph, getattr(data, part), max_len, items) for part in ("valid", "test")}
+    return {
+        "bytes": path.stat().st_size,
+        "valid_ndcg@10": onnx.ndcg_at_10(found["valid"], data.valid.targets),
+        "test_ndcg@10": onnx.ndcg_at_10(found["test"], data.test.targets),
+        "ms_batch_1": round(onnx.latency_ms(onnx.session(path, 1), data.test, max_len, items, 1), 3),
+        "ms_batch_32": round(onnx.latency_ms(graph, data.test, max_len, items, 32), 3),
+    }
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,81 @@
+"""Torch to ONNX and back to numbers: exporting the served graph, running it, measuring it. Shared by export and compress."""
+
+import logging
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import torch
+
+from models.batches import pad
+from models.metrics import ndcg
+from models.sasrec import SASRec
+from models.topk import TopK
+from pipelines.histories import Part
+
+INPUTS = ("history", "exclude", "allowed")
+
+
+def export(network: SASRec, items: int, k: int, path: Path, int8_table: bool = False) -> None:
+    """Writes the served graph to one file: batch, history length and number of excluded items are dynamic."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)
+    graph = TopK(network.cpu().eval(), min(k, items), int8_table)
+    example = (torch.tensor([[1, 2, 0], [3, 4, 5]]), torch.tensor([[1, 2], [3, 4]]), torch.ones(2, items + 1, dtype=torch.bool))
+    batch, length, excluded = (torch.export.Dim(n, min=1) for n in ("batch", "length", "excluded"))
+    length = torch.export.Dim("length", min=1, max=network.max_len)
+    with torch.no_grad():
+        program = torch.onnx.export(
+            graph, example, dynamo=True, verbose=False, input_names=list(INPUTS), output_names=["items", "scores"],
+            dynamic_shapes=({0: batch, 1: length}, {0: batch, 1: excluded}, {0: batch}),
+        )  # fmt: skip
+    program.save(str(path), external_data=False)
+
+
+def session(path: Path, threads: int = 0) -> ort.InferenceSession:
+    """An onnxruntime session on the GPU if there is one, else on the CPU; threads 0 = all cores."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    providers = ["CUDAExecutionProvider"] if torch.cuda.is_available() else []
+    return ort.InferenceSession(str(path), options, providers=[*providers, "CPUExecutionProvider"])
+
+
+def feed(histories: list[np.ndarray], max_len: int, items: int) -> dict[str, np.ndarray]:
+    """The graph's inputs for these histories: everything seen is excluded, everything else allowed."""
+    return {
+        "history": pad([h[-max_len:] for h in histories]).numpy(),
+        "exclude": pad(histories).numpy(),
+        "allowed": np.ones((len(histories), items + 1), dtype=bool),
+    }
+
+
+def answers(graph: ort.InferenceSession, part: Part, max_len: int, items: int) -> np.ndarray:
+    """What the graph recommends to each shopper of the part: (N, k) item numbers, best first."""
+    order = np.argsort([len(h) for h in part.histories], kind="stable")
+    top = None
+    for start in range(0, len(order), 256):
+        rows = order[start : start + 256]
+        found = graph.run(["items"], feed([part.histories[r] for r in rows], max_len, items))[0]
+        top = np.zeros((len(order), found.shape[1]), np.int64) if top is None else top
+        top[rows] = found
+    return top
+
+
+def ndcg_at_10(top: np.ndarray, target: np.ndarray) -> float:
+    """Mean NDCG@10 of answers (N, k) for targets (N,)."""
+    hit = top[:, :10] == target[:, None]
+    rank = np.where(hit.any(1), hit.argmax(1), 10)
+    return float(ndcg(rank, 10).mean())
+
+
+def latency_ms(graph: ort.InferenceSession, part: Part, max_len: int, items: int, batch: int, repeats: int = 50) -> float:
+    """Median milliseconds of one call with `batch` shoppers."""
+    inputs = feed(part.histories[:batch], max_len, items)
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        graph.run(None, inputs)
+        times.append(time.perf_counter() - started)
+    return 1000 * float(np.median(times[5:]))
