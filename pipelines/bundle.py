@@ -91,7 +91,7 @@ def manifest(folder: Path, settings: dict, network: SASRec, data: Prepared) -> d
     return {
         "schema": 1,
         "version": hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:12],
-        "max_k": min(settings["serve"]["max_k"], len(data.items)),
+        "max_k": settings["serve"]["max_k"],
         "max_len": network.max_len,
         "items": len(data.items),
         "shoppers": len(data.user_ids),

@@ -8,6 +8,7 @@ import json
 import logging
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,6 +69,8 @@ def run(stage: Callable[[], None]) -> None:
     parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr, force=True)
     log.setLevel(logging.INFO)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # libraries' advice to their callers' authors; python -W shows it
     try:
         stage()
     except StageError as error:

@@ -1,0 +1,125 @@
+"""A tab "Report" on every run of retrain in the Airflow UI: metrics, candidates, data quality, and links to the Data Docs.
+
+An Airflow plugin: a small web application under /pushcart, open to whoever is logged in to Airflow. Reads the JSON reports of
+the run's folder (dags/workspace.py); knows nothing of the stages that wrote them.
+"""
+
+import html
+import json
+import os
+from pathlib import Path
+
+from airflow.plugins_manager import AirflowPlugin
+from fastapi import Depends, FastAPI, HTTPException
+from fastapi.responses import FileResponse, HTMLResponse
+
+from dags.workspace import folder
+
+CHECKOUT = Path(os.environ.get("PUSHCART_CHECKOUT") or Path(__file__).resolve().parent.parent)
+STYLE = """<style>
+body{font:15px/1.5 system-ui,sans-serif;margin:2rem;max-width:60rem;color:#1a202c;background:#fff}
+h1{font-size:1.3rem} h2{font-size:1.05rem;margin:1.8rem 0 .4rem}
+table{border-collapse:collapse} th,td{padding:.25rem .9rem .25rem 0;text-align:right;border-bottom:1px solid #e2e8f0}
+th:first-child,td:first-child{text-align:left} .chosen{font-weight:600} .muted{color:#64748b}
+</style>"""
+
+
+def logged_in():
+    """Lets in whoever is logged in to Airflow (header or cookie)."""
+    from airflow.api_fastapi.core_api.security import get_user
+
+    return Depends(get_user)
+
+
+app = FastAPI(title="Pushcart run reports", dependencies=[logged_in()])
+
+
+@app.get("/runs/{run_id}", response_class=HTMLResponse)
+def report(run_id: str) -> str:
+    """The page of one run."""
+    reports = _reports(run_id)
+    sections = [_metrics(reports), _candidates(reports), _quality(reports), _docs(reports, run_id)]
+    body = "".join(s for s in sections if s) or "<p class=muted>This run has written no reports yet.</p>"
+    return f"<!doctype html><meta charset=utf-8><title>Report</title>{STYLE}<h1>Run {html.escape(run_id)}</h1>{body}"
+
+
+@app.get("/runs/{run_id}/files/{path:path}")
+def file(run_id: str, path: str) -> FileResponse:
+    """A file of the run's reports: Data Docs, CSVs."""
+    reports = _reports(run_id).resolve()
+    wanted = (reports / path).resolve()
+    if reports not in wanted.parents or not wanted.is_file():
+        raise HTTPException(404, f"this run has no report {path}")
+    return FileResponse(wanted)
+
+
+class RunReports(AirflowPlugin):
+    name = "pushcart"
+    fastapi_apps = [{"app": app, "url_prefix": "/pushcart", "name": "Pushcart run reports"}]  # noqa: RUF012
+    external_views = [  # noqa: RUF012
+        {"name": "Report", "href": "pushcart/runs/{RUN_ID}", "destination": "dag_run", "url_route": "pushcart_report"}
+    ]
+
+
+def _reports(run_id: str) -> Path:
+    return folder(CHECKOUT, run_id) / "reports"
+
+
+def _read(path: Path) -> dict | None:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _metrics(reports: Path) -> str:
+    metrics = _read(reports / "metrics.json")
+    if not metrics:
+        return ""
+    columns = [m for m in ("ndcg@10", "recall@10", "mrr@10", "coverage@10", "novelty@10") if m in metrics["test"]]
+    rows = [[name] + [f"{metrics[key][c]:.4f}" for c in columns] for key, name in (("test", "this model"), ("item_knn", "item-kNN"), ("popularity", "popularity"))]
+    low, high = metrics["test"]["ndcg@10_interval"]
+    note = f"<p class=muted>NDCG@10 of this model: 95 % interval {low:.4f} to {high:.4f} over {metrics['test']['shoppers']:,} shoppers</p>"
+    segments = [[s] + [f"{v.get(m, float('nan')):.4f}" for m in ("test", "item_knn", "popularity")] for s, v in metrics["segments"].items() if v]
+    return (
+        "<h2>Quality on the test part</h2>" + _table(["", *columns], rows) + note
+        + "<h2>NDCG@10 by segment</h2>" + _table(["", "this model", "item-kNN", "popularity"], segments)
+    )  # fmt: skip
+
+
+def _candidates(reports: Path) -> str:
+    compression = _read(reports / "compression.json")
+    if not compression:
+        return ""
+    rows = [
+        [c["candidate"] + (" (chosen)" if c["candidate"] == compression["chosen"] else ""), f"{c['bytes']:,}", f"{c['valid_ndcg@10']:.4f}",
+         f"{c['test_ndcg@10']:.4f}", f"{c['ms_batch_1']:.2f}", f"{c['ms_batch_32']:.2f}"]
+        for c in compression["candidates"]
+    ]  # fmt: skip
+    return "<h2>Compression</h2>" + _table(["", "bytes", "valid NDCG@10", "test NDCG@10", "ms, batch 1", "ms, batch 32"], rows)
+
+
+def _quality(reports: Path) -> str:
+    quality = _read(reports / "quality.json")
+    if not quality:
+        return ""
+    rows = [[name, f"{t['rows']:,}", f"{t['broken']:,}", str(t["expectations"])] for name, t in quality["tables"].items()]
+    reasons = [[f["expectation"], f["reason"], f"{f['rows']:,}"] for t in quality["tables"].values() for f in t["failures"]]
+    return (
+        "<h2>Data quality</h2>" + _table(["table", "rows", "to the quarantine", "expectations"], rows)
+        + (_table(["expectation not met", "reason", "rows"], reasons) if reasons else "")
+    )  # fmt: skip
+
+
+def _docs(reports: Path, run_id: str) -> str:
+    links = [
+        f'<li><a href="{html.escape(run_id)}/files/data_docs/{name}/index.html" target="_blank">Data Docs: {title}</a></li>'
+        for name, title in (("raw", "raw tables"), ("prepared", "prepared data"))
+        if (reports / "data_docs" / name / "index.html").exists()
+    ]
+    return f"<h2>More</h2><ul>{''.join(links)}</ul>" if links else ""
+
+
+def _table(headings: list[str], rows: list[list[str]]) -> str:
+    head = "".join(f"<th>{html.escape(h)}</th>" for h in headings)
+    body = "".join(
+        f"<tr{' class=chosen' if '(chosen)' in row[0] else ''}>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in rows
+    )
+    return f"<table><tr>{head}</tr>{body}</table>"

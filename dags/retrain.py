@@ -1,0 +1,104 @@
+"""retrain: the graph of dvc.yaml as a DAG. open -> the stages -> save -> promote -> close.
+
+The trigger form's defaults are those of params.yaml. Each run works in a clone of its own (dags/workspace.py); `save` makes
+it a DVC experiment named after the run; `promote` puts its bento into the chosen environment if the gate lets it through.
+"""
+
+import shlex
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import yaml
+from airflow.sdk import DAG, Param, task
+
+from dags.rendering import Stage, ends, render
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+RUN_FOLDER = "{{ ti.xcom_pull(task_ids='open') }}"
+ENVIRONMENTS = sorted(p.stem for p in (CHECKOUT / "deploy" / "environments").glob("*.yaml"))
+SIZES = {"as params.yaml": {}, "small": {"width": 64, "layers": 1, "heads": 1}, "medium": {"width": 128, "layers": 2, "heads": 2}, "large": {"width": 256, "layers": 2, "heads": 4}}  # fmt: skip
+
+
+def form() -> dict[str, Param]:
+    """The trigger form: what a person may choose, typed, with params.yaml's values as defaults."""
+    params = yaml.safe_load((CHECKOUT / "params.yaml").read_text(encoding="utf-8"))
+    source, train = params["source"], params["train"]
+    return {
+        "source": Param(source["name"], title="Source", enum=["shop", "files", "sequences", "recbole", "reviews"], description="Where the events come from."),
+        "data": Param(source["data"], type="string", title="Data", description="File or folder the source reads; relative paths start at the checkout."),
+        "mapping": Param(None, type=["null", "string"], title="Mapping", description="For source `files`: a YAML file saying which column is what. Left out, it is guessed."),
+        "split": Param(params["prepare"]["split"], title="Split", enum=["leave_one_out", "time"], description="How test events are held out."),
+        "size": Param("as params.yaml", title="Model size", enum=list(SIZES), description="Width and depth of the transformer."),
+        "epochs": Param(train["epochs"], type="integer", minimum=1, maximum=1000, title="Epochs", description="At most; training stops early when validation NDCG@10 no longer rises."),
+        "compression": Param(params["compress"]["recipe"], title="Compression", enum=["none", "int8", "int8+pruned"], description="Which candidates are tried; the smallest within the allowed loss wins."),
+        "environment": Param("none", title="Promote to", enum=["none", *ENVIRONMENTS], description="Where the bento goes if the gate lets it through."),
+    }  # fmt: skip
+
+
+def command(stage: Stage) -> str:
+    """Runs one stage where its inputs already stand; a stage whose inputs did not change comes from DVC's run cache."""
+    return f"exec {shlex.quote(sys.executable)} -m dvc repro --single-item {shlex.quote(stage.name)}"
+
+
+with DAG(
+    "retrain",
+    description="Collect, check, prepare, train, evaluate, export, compress, bundle; then promote",
+    doc_md=__doc__,
+    schedule=None,
+    catchup=False,
+    params=form(),
+    render_template_as_native_obj=False,
+    default_args={"retries": 2, "retry_delay": timedelta(seconds=5)},
+    tags=["pushcart"],
+) as dag:
+
+    @task(task_id="open", doc_md="Clone the checkout for this run and fill the form into its params.yaml.")
+    def open_() -> str:
+        from airflow.sdk import get_current_context
+
+        from dags.workspace import open_run
+
+        context = get_current_context()
+        chosen = context["params"]
+        values = {"source.name": chosen["source"], "source.data": chosen["data"], "source.mapping": chosen["mapping"],
+                  "prepare.split": chosen["split"], "train.epochs": chosen["epochs"], "compress.recipe": chosen["compression"]}  # fmt: skip
+        values |= {f"train.{name}": value for name, value in SIZES[chosen["size"]].items()}
+        target = chosen["environment"] if chosen["environment"] != "none" else "production"
+        return str(open_run(CHECKOUT, context["run_id"], values, CHECKOUT / "deploy" / "environments" / f"{target}.yaml"))
+
+    @task(doc_md="Save the run as a DVC experiment of the checkout, named after the run (see `dvc exp show`).")
+    def save() -> str:
+        from airflow.sdk import get_current_context
+
+        from dags.workspace import save_run
+
+        return save_run(CHECKOUT, get_current_context()["run_id"])
+
+    @task(retries=0, doc_md="Put the bento into the chosen environment, if the gate on metrics, parity and data quality lets it through.")
+    def promote(run: str, experiment: str) -> str | None:
+        from airflow.sdk import get_current_context
+        from airflow.sdk.exceptions import AirflowSkipException
+
+        from deploy.environments import Environment
+
+        environment = get_current_context()["params"]["environment"]
+        if environment == "none":
+            raise AirflowSkipException("no environment was chosen in the form")
+        entry = Environment(CHECKOUT, environment).promote(Path(run) / "bento", who="airflow", why=f"run {experiment}", experiment=experiment)
+        return entry["version"]
+
+    @task(trigger_rule="none_failed", doc_md="Remove the run's clone; its reports, artefact and bento stay.")
+    def close() -> str:
+        from airflow.sdk import get_current_context
+
+        from dags.workspace import close_run
+
+        return str(close_run(CHECKOUT, get_current_context()["run_id"]))
+
+    opened, saved = open_(), save()
+    stages = render(CHECKOUT / "dvc.yaml", run=command, cwd=RUN_FOLDER, env={"DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1"})
+    first, last = ends(stages)
+    opened >> first
+    last >> saved
+    promote(opened, saved) >> close()

@@ -1,0 +1,151 @@
+"""The whole of Pushcart, once: a retrain through Airflow, its bento promoted, served and asked over HTTP.
+
+    make demo
+    make demo SOURCE=sequences DATA=path/to/folder
+    make demo SOURCE=files DATA=shop.csv MAPPING=shop.yaml
+
+Prints one table and writes the same to reports/summary.json. Afterwards the checkout holds what the run made: `dvc repro`
+does nothing, `dvc exp show` lists the run.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from deploy import local
+from deploy.environments import Environment
+
+CHECKOUT = Path(__file__).resolve().parent
+SHOP = "pipelines/sources/shop.yaml"
+ENVIRONMENT = "production"
+console = Console(width=max(Console().width, 100))
+
+
+def main() -> int:
+    chosen = arguments()
+    run = f"demo-{chosen.source}-{datetime.now():%Y%m%dT%H%M%S}"
+    conf = {"source": chosen.source, "data": chosen.data, "mapping": chosen.mapping, "environment": ENVIRONMENT}
+    if chosen.epochs:
+        conf["epochs"] = chosen.epochs
+    console.print(f"[bold]Pushcart[/bold]: retrain [cyan]{run}[/cyan] on {chosen.source} ({chosen.data})")
+    try:
+        with local.airflow(CHECKOUT, local.free_port()) as airflow:
+            console.print(f"Airflow is up at {airflow.url} (user {airflow.user}, password in .airflow/passwords.json)")
+            airflow.trigger(conf, run)
+            state = airflow.follow(run, tell)
+            stages = [stage(task) for task in sorted(airflow.tasks(run), key=lambda t: t["start_date"] or "~")]
+            if state != "success":
+                failed = next(t for t in airflow.tasks(run) if t["state"] == "failed")
+                console.print(f"[red]task {failed['task_id']} failed; the end of its log:[/red]")
+                for line in airflow.log(run, failed["task_id"], failed["try_number"])[-25:]:
+                    console.print("  " + line, markup=False, highlight=False)
+                return 1
+        bring_back(run)
+        with local.served(CHECKOUT, ENVIRONMENT, local.free_port()) as url:
+            answers = {user: local.ask(f"{url}/recommend", {"user_id": user, "k": 5}) for user in two_shoppers()}
+        summary = summarise(stages, answers)
+        show(summary, answers)
+    except local.PlatformError as error:
+        console.print(f"[red]error:[/red] {error}", markup=True)
+        return 1
+    return 0
+
+
+def arguments() -> argparse.Namespace:
+    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_argument("--source", default="shop", choices=["shop", "files", "sequences", "recbole", "reviews"])
+    cli.add_argument("--data", default=None, help="file or folder the source reads")
+    cli.add_argument("--mapping", default=None, help="source `files`: YAML file saying which column is what")
+    cli.add_argument("--epochs", type=int, default=None)
+    chosen = cli.parse_args()
+    if chosen.data is None:
+        if chosen.source != "shop":
+            cli.error(f"SOURCE={chosen.source} needs DATA=, the file or folder to read")
+        chosen.data = SHOP
+    elif not Path(chosen.data).exists():
+        cli.error(f"DATA={chosen.data} is not there")
+    else:
+        chosen.data = str(Path(chosen.data).resolve())
+    if chosen.mapping is not None:
+        if not Path(chosen.mapping).exists():
+            cli.error(f"MAPPING={chosen.mapping} is not there")
+        chosen.mapping = str(Path(chosen.mapping).resolve())
+    return chosen
+
+
+def tell(task: dict) -> None:
+    """A line when a task starts, ends or is tried again."""
+    if task["state"] in ("running", "success", "failed", "up_for_retry", "skipped"):
+        seconds = f"{task['duration']:.0f} s" if task["state"] != "running" and task["duration"] else ""
+        attempt = f"try {task['try_number']}" if task["try_number"] and task["try_number"] > 1 else ""
+        console.print(f"  {datetime.now():%H:%M:%S}  {task['task_id']:<10} {task['state']:<12} {seconds:>6} {attempt}", highlight=False)
+
+
+def stage(task: dict) -> dict:
+    return {"name": task["task_id"], "state": task["state"], "tries": task["try_number"], "seconds": round(task["duration"] or 0, 1)}
+
+
+def bring_back(run: str) -> None:
+    """The run's files into the checkout, as anyone would."""
+    done = subprocess.run([sys.executable, "-m", "dvc", "exp", "apply", run], cwd=CHECKOUT, capture_output=True, text=True)
+    if done.returncode:
+        raise local.PlatformError(f"dvc exp apply {run}: {done.stderr.strip()}")
+
+
+def two_shoppers() -> list[str]:
+    import polars as pl
+
+    users = pl.read_parquet(CHECKOUT / "data" / "prepared" / "users.parquet").sort("events", "user_id", descending=True)["user_id"]
+    return [users[len(users) // 4], users[3 * len(users) // 4]]
+
+
+def summarise(stages: list[dict], answers: dict[str, dict]) -> dict:
+    metrics = json.loads((CHECKOUT / "reports" / "metrics.json").read_text(encoding="utf-8"))
+    compression = json.loads((CHECKOUT / "reports" / "compression.json").read_text(encoding="utf-8"))
+    current = Environment(CHECKOUT, ENVIRONMENT).entries()["current"]
+    summary = {
+        "stages": stages,
+        "metrics": {m: {k: metrics[m][k] for k in ("ndcg@10", "recall@10")} for m in ("test", "popularity", "item_knn")},
+        "artifact": {k: compression[k] for k in ("fp32_bytes", "bytes", "ndcg_kept")},
+        "serving": {
+            "version": current["version"],
+            "answered": all(a["items"] and a["model_version"] == current["version"] for a in answers.values()),
+        },
+    }
+    (CHECKOUT / "reports" / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    return summary
+
+
+def show(summary: dict, answers: dict[str, dict]) -> None:
+    table = Table(title="retrain", show_header=True, title_justify="left")
+    for heading in ("", "", "", ""):
+        table.add_column(heading, overflow="fold")
+    table.add_row("task", "state", "tries", "seconds", style="bold", end_section=True)
+    for row in summary["stages"]:
+        table.add_row(row["name"], row["state"], str(row["tries"]), f"{row['seconds']:.1f}")
+    table.add_section()
+    table.add_row("quality on the test part", "NDCG@10", "Recall@10", "", style="bold", end_section=True)
+    for name, label in (("test", "this model"), ("popularity", "popularity"), ("item_knn", "item-kNN")):
+        values = summary["metrics"][name]
+        table.add_row(label, f"{values['ndcg@10']:.4f}", f"{values['recall@10']:.4f}", "")
+    table.add_section()
+    sizes = summary["artifact"]
+    table.add_row("size", "fp32", "compressed", "NDCG@10 kept", style="bold", end_section=True)
+    table.add_row("model.onnx", f"{sizes['fp32_bytes']:,} B", f"{sizes['bytes']:,} B", f"{sizes['ndcg_kept']:.1%}")
+    for user, answer in answers.items():
+        table.add_section()
+        table.add_row(f"for shopper {user}", answer["fallback"] or f"model {answer['model_version']}", "", "score", style="bold", end_section=True)
+        for item in answer["items"]:
+            table.add_row(item["title"] or item["item_id"], item["item_id"], "", f"{item['score']:.2f}")
+    console.print(table)
+    console.print(f"served version {summary['serving']['version']}, answered: {summary['serving']['answered']}; summary in reports/summary.json")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
