@@ -84,11 +84,18 @@ def tell(task: dict) -> None:
     if task["state"] in ("running", "success", "failed", "up_for_retry", "skipped"):
         seconds = f"{task['duration']:.0f} s" if task["state"] != "running" and task["duration"] else ""
         attempt = f"try {task['try_number']}" if task["try_number"] and task["try_number"] > 1 else ""
-        console.print(f"  {datetime.now():%H:%M:%S}  {task['task_id']:<10} {task['state']:<12} {seconds:>6} {attempt}", highlight=False)
+        console.print(
+            f"  {datetime.now():%H:%M:%S}  {task['task_id']:<10} {task['state']:<12} {seconds:>6} {attempt}", highlight=False
+        )
 
 
 def stage(task: dict) -> dict:
-    return {"name": task["task_id"], "state": task["state"], "tries": task["try_number"], "seconds": round(task["duration"] or 0, 1)}
+    return {
+        "name": task["task_id"],
+        "state": task["state"],
+        "tries": task["try_number"],
+        "seconds": round(task["duration"] or 0, 1),
+    }
 
 
 def bring_back(run: str) -> None:
@@ -101,7 +108,9 @@ def bring_back(run: str) -> None:
 def two_shoppers() -> list[str]:
     import polars as pl
 
-    users = pl.read_parquet(CHECKOUT / "data" / "prepared" / "users.parquet").sort("events", "user_id", descending=True)["user_id"]
+    users = pl.read_parquet(CHECKOUT / "data" / "prepared" / "users.parquet").sort("events", "user_id", descending=True)[
+        "user_id"
+    ]
     return [users[len(users) // 4], users[3 * len(users) // 4]]
 
 
@@ -140,11 +149,20 @@ def show(summary: dict, answers: dict[str, dict]) -> None:
     table.add_row("model.onnx", f"{sizes['fp32_bytes']:,} B", f"{sizes['bytes']:,} B", f"{sizes['ndcg_kept']:.1%}")
     for user, answer in answers.items():
         table.add_section()
-        table.add_row(f"for shopper {user}", answer["fallback"] or f"model {answer['model_version']}", "", "score", style="bold", end_section=True)
+        table.add_row(
+            f"for shopper {user}",
+            answer["fallback"] or f"model {answer['model_version']}",
+            "",
+            "score",
+            style="bold",
+            end_section=True,
+        )
         for item in answer["items"]:
             table.add_row(item["title"] or item["item_id"], item["item_id"], "", f"{item['score']:.2f}")
     console.print(table)
-    console.print(f"served version {summary['serving']['version']}, answered: {summary['serving']['answered']}; summary in reports/summary.json")
+    console.print(
+        f"served version {summary['serving']['version']}, answered: {summary['serving']['answered']}; summary in reports/summary.json"
+    )
 
 
 if __name__ == "__main__":

@@ -67,7 +67,8 @@ def parse(dvc_yaml: Path) -> list[Stage]:
 def upstream(stages: list[Stage]) -> dict[str, set[str]]:
     """For each stage the names of those that write what it reads (a file, a folder, or something inside one)."""
     return {
-        s.name: {o.name for o in stages if o is not s and any(_overlap(dep, out) for dep in s.deps for out in o.outs)} for s in stages
+        s.name: {o.name for o in stages if o is not s and any(_overlap(dep, out) for dep in s.deps for out in o.outs)}
+        for s in stages
     }
 
 
@@ -142,7 +143,9 @@ def _loops(name: str, spec: dict, context: dict) -> list[tuple[str, dict]]:
         axes = {axis: _resolve(values, context, name) for axis, values in spec["matrix"].items()}
         turns = []
         for chosen in product(*(list(enumerate(values)) for values in axes.values())):
-            labels = [str(v) if not isinstance(v, dict | list) else f"{axis}{i}" for axis, (i, v) in zip(axes, chosen, strict=True)]
+            labels = [
+                str(v) if not isinstance(v, dict | list) else f"{axis}{i}" for axis, (i, v) in zip(axes, chosen, strict=True)
+            ]
             turns.append(("@" + "-".join(labels), {"item": {axis: v for axis, (_, v) in zip(axes, chosen, strict=True)}}))
         return turns
     return [("", {})]
@@ -160,7 +163,9 @@ def _stage(name: str, spec: dict, context: dict) -> Stage:
     policy = (spec.get("meta") or {}).get("airflow") or {}
     unknown = set(policy) - POLICY
     if unknown:
-        raise GraphError(f"stage {name}: meta.airflow: unknown {', '.join(sorted(unknown))}; it may have {', '.join(sorted(POLICY))}")
+        raise GraphError(
+            f"stage {name}: meta.airflow: unknown {', '.join(sorted(unknown))}; it may have {', '.join(sorted(POLICY))}"
+        )
     outs = paths("outs", "metrics", "plots")
     return Stage(name, spec.get("desc", ""), str(_resolve(command, context, name)), paths("deps"), outs, policy)
 

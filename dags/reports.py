@@ -74,10 +74,17 @@ def _metrics(reports: Path) -> str:
     if not metrics:
         return ""
     columns = [m for m in ("ndcg@10", "recall@10", "mrr@10", "coverage@10", "novelty@10") if m in metrics["test"]]
-    rows = [[name] + [f"{metrics[key][c]:.4f}" for c in columns] for key, name in (("test", "this model"), ("item_knn", "item-kNN"), ("popularity", "popularity"))]
+    rows = [
+        [name] + [f"{metrics[key][c]:.4f}" for c in columns]
+        for key, name in (("test", "this model"), ("item_knn", "item-kNN"), ("popularity", "popularity"))
+    ]
     low, high = metrics["test"]["ndcg@10_interval"]
     note = f"<p class=muted>NDCG@10 of this model: 95 % interval {low:.4f} to {high:.4f} over {metrics['test']['shoppers']:,} shoppers</p>"
-    segments = [[s] + [f"{v.get(m, float('nan')):.4f}" for m in ("test", "item_knn", "popularity")] for s, v in metrics["segments"].items() if v]
+    segments = [
+        [s] + [f"{v.get(m, float('nan')):.4f}" for m in ("test", "item_knn", "popularity")]
+        for s, v in metrics["segments"].items()
+        if v
+    ]
     return (
         "<h2>Quality on the test part</h2>" + _table(["", *columns], rows) + note
         + "<h2>NDCG@10 by segment</h2>" + _table(["", "this model", "item-kNN", "popularity"], segments)
@@ -120,6 +127,7 @@ def _docs(reports: Path, run_id: str) -> str:
 def _table(headings: list[str], rows: list[list[str]]) -> str:
     head = "".join(f"<th>{html.escape(h)}</th>" for h in headings)
     body = "".join(
-        f"<tr{' class=chosen' if '(chosen)' in row[0] else ''}>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in rows
+        f"<tr{' class=chosen' if '(chosen)' in row[0] else ''}>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>"
+        for row in rows
     )
     return f"<table><tr>{head}</tr>{body}</table>"

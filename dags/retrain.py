@@ -75,7 +75,10 @@ with DAG(
 
         return save_run(CHECKOUT, get_current_context()["run_id"])
 
-    @task(retries=0, doc_md="Put the bento into the chosen environment, if the gate on metrics, parity and data quality lets it through.")
+    @task(
+        retries=0,
+        doc_md="Put the bento into the chosen environment, if the gate on metrics, parity and data quality lets it through.",
+    )
     def promote(run: str, experiment: str) -> str | None:
         from airflow.sdk import get_current_context
         from airflow.sdk.exceptions import AirflowSkipException
@@ -85,7 +88,9 @@ with DAG(
         environment = get_current_context()["params"]["environment"]
         if environment == "none":
             raise AirflowSkipException("no environment was chosen in the form")
-        entry = Environment(CHECKOUT, environment).promote(Path(run) / "bento", who="airflow", why=f"run {experiment}", experiment=experiment)
+        entry = Environment(CHECKOUT, environment).promote(
+            Path(run) / "bento", who="airflow", why=f"run {experiment}", experiment=experiment
+        )
         return entry["version"]
 
     @task(trigger_rule="none_failed", doc_md="Remove the run's clone; its reports, artefact and bento stay.")

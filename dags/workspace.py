@@ -64,7 +64,9 @@ def open_run(checkout: Path, run_id: str, form: dict, production: Path) -> Path:
     params["baseline"] = baseline(checkout, production, f"{params['source']['name']}:{params['source']['data']}")
     if yaml.safe_dump(params) != before:
         text = yaml.safe_dump(params, sort_keys=False, allow_unicode=True)
-        (clone / "params.yaml").write_text(f"# Filled in by Airflow run {run_id}; the commented original is in git.\n{text}", encoding="utf-8")
+        (clone / "params.yaml").write_text(
+            f"# Filled in by Airflow run {run_id}; the commented original is in git.\n{text}", encoding="utf-8"
+        )
     return clone
 
 

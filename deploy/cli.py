@@ -29,7 +29,9 @@ def promote(
     run = Path(".airflow/runs") / bento / "bento"
     folder, experiment = (run, bento) if run.exists() and not Path(bento, "bento.yaml").exists() else (Path(bento), None)
     try:
-        entry = _environment(environment).promote(folder, who=getpass.getuser(), why=why or "promoted by hand", experiment=experiment, force=force)
+        entry = _environment(environment).promote(
+            folder, who=getpass.getuser(), why=why or "promoted by hand", experiment=experiment, force=force
+        )
     except GateError as error:
         _fail("\n  ".join([f"{environment} stays as it is; the gate refuses this bento:", *error.reasons]))
     except (EnvironmentProblem, ArtefactError) as error:
@@ -58,7 +60,9 @@ def status(environment: Annotated[str | None, typer.Argument(help="one environme
         entries = _environment(name).entries()
         rows = [e for e in [entries["current"], *entries["previous"]] if e]
         for i, entry in enumerate(rows):
-            table.add_row("" if i else name, entry["bento"], entry["when"], entry["who"], entry["why"], style=None if not i else "dim")
+            table.add_row(
+                "" if i else name, entry["bento"], entry["when"], entry["who"], entry["why"], style=None if not i else "dim"
+            )
         if not rows:
             table.add_row(name, "nothing yet", "", "", "")
     Console().print(table)

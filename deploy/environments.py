@@ -119,7 +119,9 @@ class Environment:
             found.append(f"NDCG@10 {ndcg:.4f} is not above popularity's {needed:.4f} (gate.min_gain_over_popularity)")
         served = self._served()
         if served and served["data"]["source"] == manifest["data"]["source"]:
-            floor = served["metrics"]["test"]["ndcg@10"] * served["compression"]["ndcg_kept"] * (1 - gate["max_drop_from_production"])
+            floor = (
+                served["metrics"]["test"]["ndcg@10"] * served["compression"]["ndcg_kept"] * (1 - gate["max_drop_from_production"])
+            )
             if ndcg < floor:
                 found.append(f"NDCG@10 {ndcg:.4f} is below {floor:.4f}, what {self.name} has less gate.max_drop_from_production")
         if parity["max_score_error"] > gate["max_parity_error"]:
@@ -161,7 +163,12 @@ class Environment:
             cwd=self.checkout, capture_output=True, text=True,
         ).stdout.split()  # fmt: skip
         if refs:
-            subprocess.run(["git", "tag", "--force", f"{self.name}-{entry['version']}", refs[-1]], cwd=self.checkout, check=True, capture_output=True)
+            subprocess.run(
+                ["git", "tag", "--force", f"{self.name}-{entry['version']}", refs[-1]],
+                cwd=self.checkout,
+                check=True,
+                capture_output=True,
+            )
 
     def _drop_old(self, entries: list[dict]) -> None:
         for entry in entries:

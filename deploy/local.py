@@ -109,7 +109,9 @@ def airflow(checkout: Path, port: int) -> Iterator[Airflow]:
         passwords.touch(mode=0o600)
         passwords.write_text(json.dumps({"admin": secrets.token_urlsafe(12)}))
     url = f"http://{HOST}:{port}"
-    with _process([sys.executable, "-m", "airflow", "standalone"], environment(checkout, url, port), home / "standalone.log", checkout) as process:
+    with _process(
+        [sys.executable, "-m", "airflow", "standalone"], environment(checkout, url, port), home / "standalone.log", checkout
+    ) as process:
         _wait(f"{url}/api/v2/monitor/health", process, home / "standalone.log", 180)
         yield Airflow(url, json.loads(passwords.read_text())["admin"])
 
@@ -170,7 +172,9 @@ def up(checkout: Path, name: str, airflow_port: int, serve_port: int, told: Call
         running = stack.enter_context(airflow(checkout, airflow_port))
         told(f"Airflow     {running.url}   user {running.user}   password {running.password}")
         if not target.link.exists():
-            told(f"Model       nothing is promoted to {name} yet: start a retrain with \"Promote to: {name}\", and it will be served")
+            told(
+                f'Model       nothing is promoted to {name} yet: start a retrain with "Promote to: {name}", and it will be served'
+            )
             while not target.link.exists():
                 time.sleep(1)
         told(f"Model       {stack.enter_context(served(checkout, name, serve_port))}   serves {name}")
@@ -196,7 +200,9 @@ def _http(method: str, url: str, body: dict | None = None, token: str = "") -> d
 def _process(command: list[str], settings: dict, log: Path, cwd: Path) -> Iterator[subprocess.Popen]:
     """A process group of its own, stopped whole at the end: asked first, killed after 20 s."""
     with log.open("w") as output:
-        process = subprocess.Popen(command, env=settings, stdout=output, stderr=subprocess.STDOUT, cwd=cwd, start_new_session=True)
+        process = subprocess.Popen(
+            command, env=settings, stdout=output, stderr=subprocess.STDOUT, cwd=cwd, start_new_session=True
+        )
     try:
         yield process
     finally:

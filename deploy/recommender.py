@@ -55,7 +55,9 @@ class Recommender:
         self.number = {item_id: i for i, item_id in enumerate(self.ids, 1)}
         self.columns = {name: values for name, values in catalogue.items() if name != "item_id"}
         self._codes = {c: _codes(self.columns[c]) for c in ("category", "brand") if c in self.columns}
-        self._arrays = {c: _padded(self.columns[c], kind) for c, kind in (("price", float), ("in_stock", bool)) if c in self.columns}
+        self._arrays = {
+            c: _padded(self.columns[c], kind) for c, kind in (("price", float), ("in_stock", bool)) if c in self.columns
+        }
         popular = json.loads((folder / "popular.json").read_text(encoding="utf-8"))
         self._popular = {name: np.array(numbers) for name, numbers in popular.items()}
         with np.load(folder / "similar.npz", allow_pickle=False) as similar:

@@ -21,7 +21,7 @@ import yaml
 from models.sasrec import SASRec
 from pipelines import histories
 from pipelines.histories import Prepared
-from pipelines.stage import StageError, log, output, params, read_json, run, write_json
+from pipelines.stage import StageError, log, output, read_json, run, write_json
 from pipelines.train import load
 
 SHOWN = ("item_id", "title", "category", "brand", "price", "in_stock")  # what a page shows and a filter reads

@@ -41,7 +41,9 @@ def main() -> None:
     write_json("reports/quality.json", _report(verdicts, broken, stops, tables))
     log.info("check: Data Docs at %s", Path("reports/data_docs/raw/index.html").resolve())
     for verdict in verdicts:
-        log.info("check: %s: %s of %s rows to the quarantine", verdict.table, f"{len(broken[verdict.table]):,}", f"{verdict.rows:,}")
+        log.info(
+            "check: %s: %s of %s rows to the quarantine", verdict.table, f"{len(broken[verdict.table]):,}", f"{verdict.rows:,}"
+        )
     if any(stops):
         raise StageError("\n".join(s for s in stops if s) + "\nThe broken rows, with reasons, are in data/quarantine.")
     with output("data/checked") as folder:
@@ -81,7 +83,9 @@ def _stop(verdict: Verdict, table: pl.DataFrame, share: float, allowed: float) -
         if not failure.rows:
             lines.append(f"{verdict.table}: {failure.expectation}: {failure.reason} (observed {failure.observed})")
     if share > allowed:
-        lines.append(f"{verdict.table}: {share:.1%} of {verdict.rows:,} rows are broken; check.max_broken_share allows {allowed:.0%}")
+        lines.append(
+            f"{verdict.table}: {share:.1%} of {verdict.rows:,} rows are broken; check.max_broken_share allows {allowed:.0%}"
+        )
         for failure in sorted(critical, key=lambda f: -len(f.rows)):
             if failure.rows:
                 lines.append(f"  {failure.expectation}: {len(failure.rows):,} rows: {failure.reason}; for example")
@@ -92,7 +96,9 @@ def _stop(verdict: Verdict, table: pl.DataFrame, share: float, allowed: float) -
 def _shown(table: pl.DataFrame, row: int) -> str:
     values = table.row(row, named=True)
     number = values.pop(SOURCE_ROW)
-    return f"row {number}: " + ", ".join(f"{k}={v}" for k, v in values.items() if k in ("user_id", "item_id", "event", "timestamp", "price", "event_id"))
+    return f"row {number}: " + ", ".join(
+        f"{k}={v}" for k, v in values.items() if k in ("user_id", "item_id", "event", "timestamp", "price", "event_id")
+    )
 
 
 def _report(verdicts: list[Verdict], broken: dict[str, pl.DataFrame], stops: list, tables: dict) -> dict:

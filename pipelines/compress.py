@@ -48,7 +48,13 @@ def main() -> None:
             if "int8" in name:
                 quantise_layers(path)
             rows.append({"candidate": name} | measure(path, data, network.max_len))
-            log.info("compress: %-11s %9s bytes, valid NDCG@10 %.4f, %.2f ms", name, f"{rows[-1]['bytes']:,}", rows[-1]["valid_ndcg@10"], rows[-1]["ms_batch_1"])
+            log.info(
+                "compress: %-11s %9s bytes, valid NDCG@10 %.4f, %.2f ms",
+                name,
+                f"{rows[-1]['bytes']:,}",
+                rows[-1]["valid_ndcg@10"],
+                rows[-1]["ms_batch_1"],
+            )
         winner = choose(rows, settings["max_ndcg_loss"])
         with output("data/compressed") as compressed:
             (folder / f"{winner['candidate']}.onnx").rename(compressed / "model.onnx")
@@ -58,7 +64,12 @@ def main() -> None:
               "valid_ndcg_kept": kept["valid"], "candidates": rows}  # fmt: skip
     write_json("reports/compression.json", report)
     pl.DataFrame(rows).write_csv("reports/compression.csv")
-    log.info("compress: %s wins: %.2f x the bytes, %.1f %% of the NDCG@10", winner["candidate"], winner["bytes"] / fp32["bytes"], 100 * kept["test"])
+    log.info(
+        "compress: %s wins: %.2f x the bytes, %.1f %% of the NDCG@10",
+        winner["candidate"],
+        winner["bytes"] / fp32["bytes"],
+        100 * kept["test"],
+    )
 
 
 def choose(rows: list[dict], max_loss: float) -> dict:
@@ -74,7 +85,11 @@ def prune(network: SASRec, share: float) -> SASRec:
         magnitude = block.up.weight.norm(dim=1) * block.down.weight.norm(dim=0)
         keep = magnitude.topk(max(1, round(len(magnitude) * (1 - share)))).indices.sort().values
         hidden.append(len(keep))
-        for key, index in ((f"blocks.{i}.up.weight", (keep,)), (f"blocks.{i}.up.bias", (keep,)), (f"blocks.{i}.down.weight", (slice(None), keep))):
+        for key, index in (
+            (f"blocks.{i}.up.weight", (keep,)),
+            (f"blocks.{i}.up.bias", (keep,)),
+            (f"blocks.{i}.down.weight", (slice(None), keep)),
+        ):
             state[key] = state[key][index]
     shape = {"items": network.table.num_embeddings - 1, "width": network.table.embedding_dim, "layers": len(hidden),
              "heads": network.blocks[0].heads, "dropout": network.dropout.p, "max_len": network.max_len}  # fmt: skip
@@ -88,7 +103,9 @@ def finetune(network: SASRec, data: Prepared, train: dict, epochs: int) -> SASRe
     lightning.seed_everything(train["seed"], workers=True, verbose=False)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     learner = NextItem(network, train["loss"], train["negatives"], train["learning_rate"] / 10, train["weight_decay"])
-    module = HistoryData(data.train, data.valid.histories, data.valid.targets, network.max_len, train["batch_users"], train["seed"])
+    module = HistoryData(
+        data.train, data.valid.histories, data.valid.targets, network.max_len, train["batch_users"], train["seed"]
+    )
     trainer = lightning.Trainer(
         max_epochs=epochs, accelerator=train["accelerator"], devices=1, precision=train["precision"], gradient_clip_val=1.0,
         limit_val_batches=0, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,

@@ -8,7 +8,6 @@ intervals. A test item outside the vocabulary's training part still counts: noth
 """
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -43,10 +42,20 @@ def main() -> None:
         rank, top = rank_all(scores, data.test, max(settings["ks"]))
         report[name] = summary(rank, top, popularity, settings, train["seed"])
         log.info("evaluate: %-10s NDCG@10 %.4f, Recall@10 %.4f", name, report[name]["ndcg@10"], report[name]["recall@10"])
-        at_k += [{"model": name, "k": k, "ndcg": metrics.ndcg(rank, k).mean(), "recall": metrics.recall(rank, k).mean()} for k in range(1, 21)]
+        at_k += [
+            {"model": name, "k": k, "ndcg": metrics.ndcg(rank, k).mean(), "recall": metrics.recall(rank, k).mean()}
+            for k in range(1, 21)
+        ]
         for segment, rows in parts.items():
             if rows.any():
-                by_segment.append({"model": name, "segment": segment, "shoppers": int(rows.sum()), "ndcg@10": metrics.ndcg(rank[rows], 10).mean()})
+                by_segment.append(
+                    {
+                        "model": name,
+                        "segment": segment,
+                        "shoppers": int(rows.sum()),
+                        "ndcg@10": metrics.ndcg(rank[rows], 10).mean(),
+                    }
+                )
     report["segments"] = {s: {r["model"]: r["ndcg@10"] for r in by_segment if r["segment"] == s} for s in parts}
     if baseline["ndcg"] is not None and baseline["source"] == f"{source['name']}:{source['data']}":
         report["production"] = {"ndcg@10": baseline["ndcg"], "gain": report["test"]["ndcg@10"] / baseline["ndcg"] - 1}

@@ -27,9 +27,16 @@ def main() -> None:
         parity = compare(network, folder / "model.onnx", items, settings["max_k"])
         write_json("reports/parity.json", parity)
         if parity["max_score_error"] > TOLERANCE:
-            raise StageError(f"the ONNX graph and torch differ by {parity['max_score_error']:.2g} in a score (at most {TOLERANCE:g})")
+            raise StageError(
+                f"the ONNX graph and torch differ by {parity['max_score_error']:.2g} in a score (at most {TOLERANCE:g})"
+            )
         size = (folder / "model.onnx").stat().st_size
-    log.info("export: %s bytes, scores within %.1e of torch on %s histories", f"{size:,}", parity["max_score_error"], parity["shoppers"])
+    log.info(
+        "export: %s bytes, scores within %.1e of torch on %s histories",
+        f"{size:,}",
+        parity["max_score_error"],
+        parity["shoppers"],
+    )
 
 
 def compare(network: torch.nn.Module, path: Path, items: int, k: int) -> dict:

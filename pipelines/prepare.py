@@ -115,7 +115,9 @@ def vocabulary(history: pl.DataFrame, earlier: str | None) -> pl.DataFrame:
 def divide(history: pl.DataFrame, items: pl.DataFrame, settings: dict) -> tuple[pl.DataFrame, dict]:
     """One row a shopper with the positions of the split (see the module's first lines), and the cuts of a time split."""
     numbered = history.lazy().join(items.lazy(), on="item_id", maintain_order="left").sort("user_id", "timestamp", "item_id")
-    lists = numbered.group_by("user_id", maintain_order=True).agg(pl.col("item").alias("items"), pl.col("timestamp").alias("timestamps"))
+    lists = numbered.group_by("user_id", maintain_order=True).agg(
+        pl.col("item").alias("items"), pl.col("timestamp").alias("timestamps")
+    )
     length = pl.col("items").list.len().cast(pl.Int64)
     if settings["split"] == "leave_one_out":
         enough = length >= 3
@@ -155,13 +157,17 @@ def item_features(items: pl.DataFrame, split: pl.DataFrame) -> pl.DataFrame:
         .group_by("item").agg(popularity=pl.len(), recency=pl.col("weight").sum())
         .collect(engine="streaming")
     )  # fmt: skip
-    features = items.join(seen, on="item", how="left", maintain_order="left").with_columns(pl.col("popularity", "recency").fill_null(0))
+    features = items.join(seen, on="item", how="left", maintain_order="left").with_columns(
+        pl.col("popularity", "recency").fill_null(0)
+    )
     if (CHECKED / "items.parquet").exists():
         described = pl.read_parquet(CHECKED / "items.parquet").drop("source_row")
         features = features.join(described, on="item_id", how="left", maintain_order="left")
         if "price" in described.columns and described["price"].count():
             log_price = (1 + pl.col("price")).log()
-            features = features.with_columns(log_price=(log_price - log_price.mean()) / pl.max_horizontal(log_price.std(), pl.lit(1e-6)))
+            features = features.with_columns(
+                log_price=(log_price - log_price.mean()) / pl.max_horizontal(log_price.std(), pl.lit(1e-6))
+            )
     return features.sort("item")
 
 

@@ -13,12 +13,12 @@ import polars as pl
 
 os.environ["GX_ANALYTICS_ENABLED"] = "False"
 
-import great_expectations as gx  # noqa: E402
-from great_expectations.core import ExpectationValidationResult  # noqa: E402
-from great_expectations.data_context.types.base import ProgressBarsConfig  # noqa: E402
-from great_expectations.expectations.expectation_configuration import ExpectationConfiguration  # noqa: E402
+import great_expectations as gx
+from great_expectations.core import ExpectationValidationResult
+from great_expectations.data_context.types.base import ProgressBarsConfig
+from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
-from pipelines.stage import StageError  # noqa: E402
+from pipelines.stage import StageError
 
 logging.getLogger("great_expectations").setLevel(logging.WARNING)
 

@@ -63,7 +63,9 @@ def main() -> None:
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
         )
-        module = HistoryData(data.train, data.valid.histories, data.valid.targets, settings["max_len"], settings["batch_users"], settings["seed"])
+        module = HistoryData(
+            data.train, data.valid.histories, data.valid.targets, settings["max_len"], settings["batch_users"], settings["seed"]
+        )
         # Our own checkpoint, just written by this program on this machine: Lightning's state needs full loading.
         trainer.fit(learner, module, ckpt_path=str(resume) if resume.exists() else None, weights_only=False)
         if trainer.interrupted:

@@ -113,7 +113,7 @@ def _files(data: Path, mapping: dict) -> dict[str, Path]:
     if unknown:
         raise StageError(f"source.mapping: unknown table {', '.join(sorted(unknown))}; it may have {', '.join(TABLES)}")
     if data.is_file():
-        return {table: data for table in (mapping or TABLES)}
+        return dict.fromkeys(mapping or TABLES, data)
     readable = [f for f in sorted(data.iterdir()) if _suffix(f) in SUFFIXES]
     if not readable:
         raise StageError(f"source.data: no CSV, Parquet or JSON-lines file in {data}")
@@ -204,7 +204,9 @@ def _check(mapping: dict, files: dict[str, Path], frames: dict[Path, pl.LazyFram
     for table, rules in mapping.items():
         allowed = {"columns", "values", "constants", "timezone", "file"}
         if not isinstance(rules, dict) or set(rules) - allowed or not isinstance(rules.get("columns"), dict):
-            raise StageError(f"source.mapping.{table}: expected `columns:` and, optionally, {', '.join(sorted(allowed - {'columns'}))}")
+            raise StageError(
+                f"source.mapping.{table}: expected `columns:` and, optionally, {', '.join(sorted(allowed - {'columns'}))}"
+            )
         there = set(frames[files[table]].collect_schema()) - {SOURCE_ROW}
         for canonical, column in rules["columns"].items():
             if str(column) not in there:
@@ -296,7 +298,9 @@ def _translate(table: str, frame: pl.LazyFrame, rules: dict, shared: bool) -> pl
         known = {v: kind for kind, names in EVENT_NAMES.items() for v in names}
         plain = pl.col("event").str.to_lowercase().str.replace_all(r"[\W_]+", "")
         canonical = pl.col("event").is_in(EVENT_KINDS)
-        return frame.with_columns(pl.when(canonical).then("event").otherwise(plain.replace_strict(known, default=pl.col("event"))).alias("event"))
+        return frame.with_columns(
+            pl.when(canonical).then("event").otherwise(plain.replace_strict(known, default=pl.col("event"))).alias("event")
+        )
     if table == "items" and "category" in columns:
         frame = frame.with_columns(pl.col("category").str.replace_all(r"\s*[>/|＞]\s*", " > "))
     if shared:  # a log repeats an item on every row: the last value said of it holds

@@ -201,7 +201,12 @@ def _funnel(walked: dict, visits: dict, words: dict, world: dict, rng: np.random
 
     carted = logistic(-1.6) & world["in_stock"][item]
     bought = carted & logistic(-0.3)
-    parts = [(np.full(len(session), True), "view", 0), (logistic(-2.2), "favourite", 8), (carted, "cart", 15), (bought, "purchase", 30)]
+    parts = [
+        (np.full(len(session), True), "view", 0),
+        (logistic(-2.2), "favourite", 8),
+        (carted, "cart", 15),
+        (bought, "purchase", 30),
+    ]
     frames = [
         _events(person[rows], item[rows], kind, at[rows] + delay * SECOND, world)
         .with_columns(session=pl.Series(session[rows]), platform=pl.Series(visits["platform"][session[rows]]))
@@ -234,9 +239,7 @@ def _events(person: np.ndarray, item: np.ndarray, kind: str, at: np.ndarray, wor
     )
 
 
-def _campaigns(
-    words: dict, tastes: dict, world: dict, days: int, rng: np.random.Generator
-) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _campaigns(words: dict, tastes: dict, world: dict, days: int, rng: np.random.Generator) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Pushes to a random half of the shoppers, so that their true effect is known."""
     names = [c["name"] for c in words["categories"]]
     events, truths = [], []
