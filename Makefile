@@ -21,8 +21,8 @@ $(READY): requirements.lock pyproject.toml
 	@cmp -s requirements.lock $(VENV)/requirements.lock || { \
 	  echo "setting up $(VENV) (a few minutes, once) ..."; \
 	  rm -rf $(VENV) && $(PYTHON) -m venv $(VENV) && \
-	  $(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock && cp requirements.lock $(VENV)/requirements.lock; }
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	  $(BIN)/pip install -qq --disable-pip-version-check -r requirements.lock && cp requirements.lock $(VENV)/requirements.lock; }
+	@$(BIN)/pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $(READY)
 
 demo: $(READY)

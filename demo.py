@@ -29,6 +29,11 @@ console = Console(width=max(Console().width, 100))
 
 def main() -> int:
     chosen = arguments()
+    changed = uncommitted()
+    if changed:
+        console.print(f"[red]error:[/red] uncommitted changes in {', '.join(changed)}: a run works on what is committed, and bringing its files "
+                      "back would undo them. Commit them, or put them aside with git stash.")  # fmt: skip
+        return 1
     run = f"demo-{chosen.source}-{datetime.now():%Y%m%dT%H%M%S}"
     conf = {"source": chosen.source, "data": chosen.data, "mapping": chosen.mapping, "environment": ENVIRONMENT}
     if chosen.epochs:
@@ -77,6 +82,17 @@ def arguments() -> argparse.Namespace:
             cli.error(f"MAPPING={chosen.mapping} is not there")
         chosen.mapping = str(Path(chosen.mapping).resolve())
     return chosen
+
+
+def uncommitted() -> list[str]:
+    """Tracked files changed since the last commit, but for those that an earlier demo brought back."""
+    names = subprocess.run(
+        ["git", "diff", "--name-only", "HEAD"], cwd=CHECKOUT, check=True, capture_output=True, text=True
+    ).stdout.split()
+    applied = subprocess.run(
+        ["git", "rev-parse", "--verify", "--quiet", "refs/exps/exec/EXEC_APPLY"], cwd=CHECKOUT, capture_output=True
+    )
+    return [n for n in names if not (applied.returncode == 0 and n in ("params.yaml", "dvc.lock"))]
 
 
 def tell(task: dict) -> None:

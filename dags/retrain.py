@@ -16,7 +16,6 @@ from dags.rendering import Stage, ends, render
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 RUN_FOLDER = "{{ ti.xcom_pull(task_ids='open') }}"
-ENVIRONMENTS = sorted(p.stem for p in (CHECKOUT / "deploy" / "environments").glob("*.yaml"))
 SIZES = {"as params.yaml": {}, "small": {"width": 64, "layers": 1, "heads": 1}, "medium": {"width": 128, "layers": 2, "heads": 2}, "large": {"width": 256, "layers": 2, "heads": 4}}  # fmt: skip
 
 
@@ -32,7 +31,7 @@ def form() -> dict[str, Param]:
         "size": Param("as params.yaml", title="Model size", enum=list(SIZES), description="Width and depth of the transformer."),
         "epochs": Param(train["epochs"], type="integer", minimum=1, maximum=1000, title="Epochs", description="At most; training stops early when validation NDCG@10 no longer rises."),
         "compression": Param(params["compress"]["recipe"], title="Compression", enum=["none", "int8", "int8+pruned"], description="Which candidates are tried; the smallest within the allowed loss wins."),
-        "environment": Param("none", title="Promote to", enum=["none", *ENVIRONMENTS], description="Where the bento goes if the gate lets it through."),
+        "environment": Param("none", title="Promote to", enum=["none", *params["environments"]], description="Where the bento goes if the gate lets it through."),
     }  # fmt: skip
 
 

@@ -48,8 +48,12 @@ def open_run(checkout: Path, run_id: str, form: dict, production: Path) -> Path:
         _git(clone, "config", key, _setting(checkout, key))
     cache = subprocess.run([*_DVC, "cache", "dir"], cwd=checkout, check=True, capture_output=True, text=True).stdout.strip()
     _dvc(clone, "cache", "dir", "--local", str(checkout / cache))
-    params = yaml.safe_load((clone / "params.yaml").read_text(encoding="utf-8"))
-    before = yaml.safe_dump(params)
+    from ruamel.yaml import YAML  # keeps the comments, which PyYAML drops
+
+    editor = YAML()
+    editor.width = 200
+    editor.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
+    params = editor.load((clone / "params.yaml").read_text(encoding="utf-8"))
     for name, value in form.items():
         if value is not None:
             _set(params, name, value)
@@ -61,12 +65,9 @@ def open_run(checkout: Path, run_id: str, form: dict, production: Path) -> Path:
         params["source"]["data"] = str(data)
     if isinstance(params["source"]["mapping"], str):
         params["source"]["mapping"] = _mapping(checkout / params["source"]["mapping"])
-    params["baseline"] = baseline(checkout, production, f"{params['source']['name']}:{params['source']['data']}")
-    if yaml.safe_dump(params) != before:
-        text = yaml.safe_dump(params, sort_keys=False, allow_unicode=True)
-        (clone / "params.yaml").write_text(
-            f"# Filled in by Airflow run {run_id}; the commented original is in git.\n{text}", encoding="utf-8"
-        )
+    params["baseline"].update(baseline(checkout, production, f"{params['source']['name']}:{params['source']['data']}"))
+    with (clone / "params.yaml").open("w", encoding="utf-8") as file:
+        editor.dump(params, file)
     return clone
 
 

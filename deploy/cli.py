@@ -7,12 +7,12 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from deploy.environments import Environment, EnvironmentProblem, GateError
+from deploy.environments import Environment, EnvironmentProblem, GateError, environments
 from deploy.recommender import ArtefactError
 
 app = typer.Typer(help="Promote, roll back and serve Pushcart's bentos.", no_args_is_help=True, add_completion=False)
 
-Name = Annotated[str, typer.Argument(help="environment, as in deploy/environments/<name>.yaml")]
+Name = Annotated[str, typer.Argument(help="environment, one of those in params.yaml")]
 Why = Annotated[str, typer.Option(help="the reason, kept with the entry")]
 
 
@@ -56,8 +56,11 @@ def status(environment: Annotated[str | None, typer.Argument(help="one environme
     from rich.table import Table
 
     table = Table("environment", "bento", "since", "by", "why")
-    for name in [environment] if environment else sorted(p.stem for p in _checkout().glob("deploy/environments/*.yaml")):
-        entries = _environment(name).entries()
+    for name in [environment] if environment else environments(_checkout()):
+        try:
+            entries = _environment(name).entries()
+        except EnvironmentProblem as error:
+            _fail(str(error))
         rows = [e for e in [entries["current"], *entries["previous"]] if e]
         for i, entry in enumerate(rows):
             table.add_row(

@@ -1,7 +1,7 @@
 """Environments: what staging and production serve. Promote, roll back, look.
 
-An environment is a small file in git (deploy/environments/<name>.yaml: what is current, what was before) and a store of bentos
-beside it (.environments/<name>/bentos/<version>) with a link `current`, which the served process follows.
+An environment is a small file to keep in git (deploy/environments/<name>.yaml: what is current, what was before) and a store of
+bentos (.environments/<name>/bentos/<version>) with a link `current`, which the served process follows.
 """
 
 import fcntl
@@ -33,11 +33,16 @@ class EnvironmentProblem(Exception):
     """There is no such environment, bento or earlier entry; the message says what to do."""
 
 
+def environments(checkout: Path) -> list[str]:
+    """The names of the environments that there are."""
+    return yaml.safe_load((checkout / "params.yaml").read_text(encoding="utf-8"))["environments"]
+
+
 class Environment:
     """One environment of a checkout.
 
     Raises:
-        EnvironmentProblem: deploy/environments/<name>.yaml is not there.
+        EnvironmentProblem: params.yaml names no such environment.
     """
 
     def __init__(self, checkout: Path, name: str):
@@ -45,13 +50,26 @@ class Environment:
         self.file = checkout / "deploy" / "environments" / f"{name}.yaml"
         self.store = checkout / ".environments" / name
         self.link = self.store / "current"
-        if not self.file.exists():
-            there = ", ".join(sorted(p.stem for p in self.file.parent.glob("*.yaml")))
-            raise EnvironmentProblem(f"no environment {name!r}; there are {there}")
+        if name not in environments(checkout):
+            raise EnvironmentProblem(f"no environment {name!r}; params.yaml names {', '.join(environments(checkout))}")
 
     def entries(self) -> dict:
-        """{"current": entry or None, "previous": [entries, newest first]}."""
-        return yaml.safe_load(self.file.read_text(encoding="utf-8"))
+        """{"current": entry or None, "previous": [entries, newest first]}.
+
+        Raises:
+            EnvironmentProblem: the file and what is served differ, as after git or DVC brought an older file back.
+        """
+        entries = {"current": None, "previous": []}
+        if self.file.exists():
+            entries = yaml.safe_load(self.file.read_text(encoding="utf-8"))
+        noted = entries["current"]["version"] if entries["current"] else None
+        served = Path(os.readlink(self.link)).name if self.link.is_symlink() else None
+        if noted != served:
+            raise EnvironmentProblem(
+                f"{self.file.relative_to(self.checkout)} names {noted or 'nothing'}, but {served or 'nothing'} is served; "
+                f"bring the file back (git checkout or git stash), or remove it and {self.store.relative_to(self.checkout)} to start anew"
+            )
+        return entries
 
     def promote(self, bento: Path, *, who: str, why: str, experiment: str | None = None, force: bool = False) -> dict:
         """Makes this bento the current one, if the gate lets it through or it is forced; returns its entry.
@@ -149,7 +167,9 @@ class Environment:
         link.unlink(missing_ok=True)
         link.symlink_to(Path("bentos") / entries["current"]["version"])
         os.replace(link, self.link)
-        comment = "".join(line for line in self.file.read_text(encoding="utf-8").splitlines(True) if line.startswith("#"))
+        comment = (
+            f"# What {self.name} serves. Written by pushcart promote and rollback; commit it to keep the history in git log.\n"
+        )
         partial = self.file.with_name(f".{self.file.name}.partial")
         partial.write_text(comment + yaml.safe_dump(entries, sort_keys=False, allow_unicode=True), encoding="utf-8")
         os.replace(partial, self.file)
