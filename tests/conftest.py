@@ -1,0 +1,81 @@
+"""What tests share: a workspace with small settings, and one small run of the whole chain that many tests look at."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from filelock import FileLock
+
+ROOT = Path(__file__).resolve().parent.parent
+REAL_DATA = ROOT.parent / "shared" / "data"
+STAGES = ("collect", "check", "prepare", "verify", "train", "evaluate", "export", "compress", "bundle")
+
+
+def small_params() -> dict:
+    """params.yaml, sized for tests."""
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params["source"]["data"] = str(ROOT / "pipelines/sources/shop.yaml")
+    params["source"]["shop"] |= {"shoppers": 300, "items": 120, "days": 30}
+    params["train"] |= {"width": 32, "layers": 1, "heads": 2, "epochs": 3, "max_len": 20, "batch_users": 32}
+    params["evaluate"]["bootstrap"] = 50
+    return params
+
+
+def make_workspace(folder: Path, params: dict) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("expectations", "pipelines", "models", "deploy"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True), encoding="utf-8")
+    return folder
+
+
+def run_stages(*names: str) -> None:
+    """Runs stages in this process, in the working directory."""
+    from importlib import import_module
+
+    for name in names:
+        import_module(f"pipelines.{name}").main()
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A function that makes a workspace with changed settings (dotted names) and enters it."""
+
+    def make(**changes: object) -> Path:
+        params = small_params()
+        for name, value in changes.items():
+            *sections, key = name.split("__")
+            target = params
+            for section in sections:
+                target = target[section]
+            target[key] = value
+        folder = make_workspace(tmp_path / "workspace", params)
+        monkeypatch.chdir(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace in which every stage has run on a small shop; made once for all workers. Do not write to it."""
+    shared = tmp_path_factory.getbasetemp().parent / "pushcart-finished"
+    with FileLock(f"{shared}.lock"), pytest.MonkeyPatch.context() as patch:
+        if not (shared / "bento").exists():
+            shutil.rmtree(shared, ignore_errors=True)
+            patch.chdir(make_workspace(shared, small_params()))
+            run_stages(*STAGES)
+    return shared
+
+
+@pytest.fixture
+def real_data():
+    """A function from a dataset's name to its folder; skips where the real data is not there."""
+
+    def find(name: str) -> Path:
+        if not (REAL_DATA / name).exists():
+            pytest.skip(f"real data {name} is not beside this checkout")
+        return REAL_DATA / name
+
+    return find

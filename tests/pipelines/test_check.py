@@ -1,0 +1,128 @@
+"""The checks: broken rows go to the quarantine, too many of them stop the run and say why."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from pipelines.stage import StageError, read_json
+from tests.conftest import run_stages
+
+
+def raw_with(share: float) -> tuple[pl.DataFrame, set[str]]:
+    """4,000 events of which `share` are broken, each in one of five ways; and the broken event ids."""
+    n = 4000
+    broken = round(n * share)
+    events = pl.DataFrame(
+        {
+            "event_id": [f"e{i}" for i in range(n)],
+            "user_id": [f"u{i % 50}" for i in range(n)],
+            "item_id": [f"i{i % 30}" for i in range(n)],
+            "event": ["view"] * n,
+            "timestamp": pl.Series(range(1_700_000_000_000_000, 1_700_000_000_000_000 + n)).cast(pl.Datetime("us", "UTC")),
+            "price": [9.9] * n,
+            "source_row": pl.Series(range(1, n + 1), dtype=pl.UInt32),
+        }
+    )
+    ids = [f"e{i * (n // broken)}" for i in range(broken)]
+    how = {
+        "user_id": None, "item_id": None, "event": "hover", "price": -5.0, "timestamp": None,
+    }  # fmt: skip
+    for turn, (column, value) in enumerate(how.items()):
+        rows = pl.col("event_id").is_in(ids[turn::5])
+        events = events.with_columns(pl.when(rows).then(pl.lit(value)).otherwise(pl.col(column)).alias(column))
+    return events, set(ids)
+
+
+def write_raw(folder: Path, events: pl.DataFrame) -> None:
+    (folder / "data/raw").mkdir(parents=True)
+    events.write_parquet(folder / "data/raw/events.parquet")
+
+
+def test_two_percent_broken_goes_on_and_the_quarantine_holds_exactly_them(workspace):
+    folder = workspace()
+    events, broken = raw_with(0.02)
+    write_raw(folder, events)
+    run_stages("check")
+    quarantine = pl.read_parquet("data/quarantine/events.parquet")
+    assert set(quarantine["event_id"]) == broken
+    assert set(quarantine["reason"]) == {"no user_id", "no item_id", "unknown event", "impossible price", "no readable timestamp"}
+    assert set(pl.read_parquet("data/checked/events.parquet")["event_id"]) == set(events["event_id"]) - broken
+    assert read_json("reports/quality.json")["passed"]
+    assert Path("reports/data_docs/raw/index.html").exists()
+
+
+def test_forty_percent_broken_stops_and_names_expectation_column_count_and_rows(workspace):
+    folder = workspace()
+    events, broken = raw_with(0.4)
+    write_raw(folder, events)
+    with pytest.raises(StageError) as stopped:
+        run_stages("check")
+    message = str(stopped.value)
+    assert "40.0% of 4,000 rows are broken; check.max_broken_share allows 10%" in message
+    assert "expect_column_values_to_not_be_null(user_id): 320 rows" in message
+    assert "expect_column_values_to_be_in_set(event): 320 rows" in message
+    assert message.count("    row ") == 15  # three of each of the five kinds
+    assert not Path("data/checked").exists()
+    assert set(pl.read_parquet("data/quarantine/events.parquet")["event_id"]) == broken
+
+
+def test_the_second_delivery_of_an_event_is_quarantined_and_the_first_kept(workspace):
+    folder = workspace()
+    events, _ = raw_with(0.02)
+    again = events.filter(pl.col("event_id") == "e1").with_columns(source_row=pl.lit(9999, pl.UInt32))
+    write_raw(folder, pl.concat([events, again]))
+    run_stages("check")
+    quarantine = pl.read_parquet("data/quarantine/events.parquet").filter(pl.col("event_id") == "e1")
+    assert quarantine["source_row"].to_list() == [9999]
+    assert pl.read_parquet("data/checked/events.parquet").filter(pl.col("event_id") == "e1").height == 1
+
+
+def test_personal_data_is_kept_out(workspace):
+    folder = workspace()
+    events, _ = raw_with(0.02)
+    mail, phone = pl.col("event_id") == "e1", pl.col("event_id") == "e2"
+    events = events.with_columns(
+        user_id=pl.when(mail).then(pl.lit("jo@example.com")).when(phone).then(pl.lit("13812345678")).otherwise("user_id")
+    )
+    write_raw(folder, events)
+    run_stages("check")
+    reasons = dict(pl.read_parquet("data/quarantine/events.parquet").select("event_id", "reason").iter_rows())
+    assert reasons["e1"] == reasons["e2"] == "personal data in user_id"
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"check__max_age_days": 30}, "the newest event is too old"),
+    ({"baseline__rows": 100_000, "baseline__source": "files:x"}, "too few or too many rows"),
+])  # fmt: skip
+def test_stale_or_shrunken_feeds_stop(workspace, changes: dict, message: str):
+    folder = workspace(source__name="files", source__data="x", **changes)
+    write_raw(folder, raw_with(0.02)[0])
+    with pytest.raises(StageError, match=message):
+        run_stages("check")
+
+
+def test_the_shop_s_truth_agrees_with_the_quarantine(workspace):
+    workspace(source__shop__dirt=0.05)
+    run_stages("collect", "check")
+    dirt = pl.read_parquet("data/truth/dirt.parquet").filter(pl.col("kind") != "bot")
+    quarantine = pl.read_parquet("data/quarantine/events.parquet")
+    twice = dirt.filter(pl.col("kind") == "duplicate").height
+    other = dirt.filter(pl.col("kind") != "duplicate")
+    assert set(other["source_row"]) <= set(quarantine["source_row"])
+    assert quarantine.height == other.height + twice
+
+
+def test_no_leak_passes_verification(workspace):
+    workspace()
+    run_stages("collect", "check", "prepare")
+    path = Path("data/prepared/histories.parquet")
+    good = pl.read_parquet(path)
+    good.with_columns(pl.col("timestamps").list.reverse()).write_parquet(path)
+    with pytest.raises(StageError, match="leakage over time"):
+        run_stages("verify")
+    good.with_columns(items=pl.col("items").list.eval(pl.element() + 10_000)).write_parquet(path)
+    with pytest.raises(StageError, match="outside the vocabulary"):
+        run_stages("verify")
+    good.write_parquet(path)
+    run_stages("verify")
