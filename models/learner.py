@@ -5,7 +5,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from models.losses import LOSSES
+from models.losses import LOSSES, distillation
 from models.metrics import ndcg, ranks
 
 
@@ -55,6 +55,27 @@ class NextItem(pl.LightningModule):
             optimiser, self.learning_rate, total_steps=max(steps, 2), pct_start=0.05, cycle_momentum=False
         )
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class Distilled(NextItem):
+    """Learns to answer as a larger network does, from each position of a history.
+
+    Args:
+        teacher: a trained network over the same items. The rest as for NextItem.
+    """
+
+    def __init__(self, network: torch.nn.Module, teacher: torch.nn.Module, learning_rate: float, weight_decay: float):
+        super().__init__(network, "full_softmax", 0, learning_rate, weight_decay)
+        self.teacher = teacher.eval().requires_grad_(False)
+
+    def on_train_epoch_start(self) -> None:
+        self.teacher.eval()  # Lightning puts all of the module into training mode
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        history, target = batch
+        real = target > 0
+        logits, answers = (n(history)[real] @ n.item_vectors().T + n.bias for n in (self.network, self.teacher))
+        return distillation(logits, answers)
 
 
 def held_out_ranks(network: torch.nn.Module, history: Tensor, target: Tensor, seen: Tensor) -> Tensor:

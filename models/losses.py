@@ -31,4 +31,12 @@ def sampled_softmax(
     return F.cross_entropy(logits, torch.zeros(len(target), dtype=torch.long, device=query.device))
 
 
+def distillation(logits: Tensor, teacher: Tensor) -> Tensor:
+    """KL divergence from the teacher's distribution over the catalogue (Hinton et al. 2015, temperature 1).
+
+    logits, teacher (N, V) -> scalar. Column 0, padding, takes no part.
+    """
+    return F.kl_div(F.log_softmax(logits[:, 1:], 1), F.log_softmax(teacher[:, 1:], 1), reduction="batchmean", log_target=True)
+
+
 LOSSES = {"full_softmax": full_softmax, "sampled_softmax": sampled_softmax}

@@ -10,7 +10,10 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -118,37 +121,36 @@ def manifest(folder: Path, settings: dict, network: SASRec, data: Prepared) -> d
 
 def build_bento(version: str) -> None:
     """Builds ./bento from the artefact and deploy/'s service, which it holds a copy of."""
-    os.environ["BENTOML_DO_NOT_TRACK"] = "True"
     with tempfile.TemporaryDirectory() as scratch:
-        os.environ["BENTOML_HOME"] = f"{scratch}/home"
-        import bentoml
-
-        context = Path(scratch, "context")
+        context, store = Path(scratch, "context"), Path(scratch, "store")
         shutil.copytree("artefact", context / "artefact")
         (context / "deploy").mkdir()
         for name in ("__init__.py", "recommender.py", "service.py"):
             shutil.copy(Path("deploy", name), context / "deploy" / name)
         # The service pins what it imports and nothing else: no torch, no training code.
-        packages = ["bentoml", "numpy", "onnxruntime-gpu", "prometheus-client"]
-        try:
-            built = bentoml.build(
-                "deploy.service:Pushcart", name="pushcart", version=version, build_ctx=str(context), include=["deploy/*.py", "artefact/*"],
-                python={"packages": pinned(packages), "lock_packages": False},
-                labels={"version": version},
-            )  # fmt: skip
-        except bentoml.exceptions.BentoMLException as error:
-            raise StageError(f"BentoML could not build the bento: {error}") from error
+        recipe = {
+            "service": "deploy.service:Pushcart",
+            "name": "pushcart",
+            "labels": {"version": version},
+            "include": ["deploy/*.py", "artefact/*"],
+            "python": {"packages": pinned("bentoml", "numpy", "onnxruntime-gpu", "prometheus-client"), "lock_packages": False},
+        }
+        (context / "bentofile.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+        command = [sys.executable, "-m", "bentoml", "build", ".", "--version", version]
+        environment = os.environ | {"BENTOML_HOME": str(store), "BENTOML_DO_NOT_TRACK": "True"}
+        built = subprocess.run(command, cwd=context, env=environment, capture_output=True, text=True)
+        if built.returncode:
+            raise StageError(f"BentoML could not build the bento: {built.stderr.strip()[-2000:]}")
         with output("bento") as folder:
-            shutil.copytree(built.path, folder, dirs_exist_ok=True)
+            shutil.copytree(store / "bentos" / "pushcart" / version, folder, dirs_exist_ok=True)
             described = yaml.safe_load((folder / "bento.yaml").read_text(encoding="utf-8"))
             described["creation_time"] = BENTO_TIME
             (folder / "bento.yaml").write_text(yaml.safe_dump(described, sort_keys=False), encoding="utf-8")
 
 
-def pinned(packages: list[str]) -> list[str]:
-    from importlib.metadata import version
-
-    return [f"{name}=={version(name)}" for name in packages]
+def pinned(*packages: str) -> list[str]:
+    """Requirements of the versions installed here."""
+    return [f"{name}=={metadata.version(name)}" for name in packages]
 
 
 def sha256(path: Path) -> str:

@@ -49,7 +49,7 @@ def compare(network: torch.nn.Module, path: Path, items: int, k: int) -> dict:
     found_items, found = graph.run(None, inputs)
     one = graph.run(None, onnx.feed(chosen[:1], network.max_len, items))[1]
     real = np.isfinite(expected.numpy())
-    error = max(np.abs(found - expected.numpy())[real].max(), np.abs(one[0] - found[0])[real[0]].max())
+    error = max(np.abs(found[real] - expected.numpy()[real]).max(), np.abs(one[0][real[0]] - found[0][real[0]]).max())
     same = (found_items[:, :10] == expected_items.numpy()[:, :10]).mean()
     return {"shoppers": len(chosen), "max_score_error": float(error), "top_10_same": float(same)}
 

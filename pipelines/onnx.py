@@ -25,9 +25,10 @@ def export(network: SASRec, items: int, k: int, path: Path, int8_table: bool = F
     example = (torch.tensor([[1, 2, 0], [3, 4, 5]]), torch.tensor([[1, 2], [3, 4]]), torch.ones(2, items + 1, dtype=torch.bool))
     batch, length, excluded = (torch.export.Dim(n, min=1) for n in ("batch", "length", "excluded"))
     length = torch.export.Dim("length", min=1, max=network.max_len)
+    # Unoptimised: folding constants would store the table a second time, transposed. onnxruntime optimises when it loads.
     with torch.no_grad():
         program = torch.onnx.export(
-            graph, example, dynamo=True, verbose=False, input_names=list(INPUTS), output_names=["items", "scores"],
+            graph, example, dynamo=True, verbose=False, optimize=False, input_names=list(INPUTS), output_names=["items", "scores"],
             dynamic_shapes=({0: batch, 1: length}, {0: batch, 1: excluded}, {0: batch}),
         )  # fmt: skip
     program.save(str(path), external_data=False)

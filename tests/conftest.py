@@ -1,5 +1,6 @@
 """What tests share: a workspace with small settings, and one small run of the whole chain that many tests look at."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -60,7 +61,8 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace in which every stage has run on a small shop; made once for all workers. Do not write to it."""
-    shared = tmp_path_factory.getbasetemp().parent / "pushcart-finished"
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "pushcart-finished"
     with FileLock(f"{shared}.lock"), pytest.MonkeyPatch.context() as patch:
         if not (shared / "bento").exists():
             shutil.rmtree(shared, ignore_errors=True)

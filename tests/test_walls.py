@@ -8,9 +8,34 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ML = {"torch", "pytorch_lightning", "onnxruntime", "onnx", "polars", "pandas", "numpy", "scipy", "great_expectations", "dvc", "dvclive", "bentoml"}
+ML = {
+    "torch",
+    "pytorch_lightning",
+    "onnxruntime",
+    "onnx",
+    "polars",
+    "pandas",
+    "numpy",
+    "scipy",
+    "great_expectations",
+    "dvc",
+    "dvclive",
+    "bentoml",
+}
 FORBIDDEN = {
-    "models": {"pipelines", "dags", "deploy", "airflow", "dvc", "bentoml", "great_expectations", "polars", "pathlib", "os", "json"},
+    "models": {
+        "pipelines",
+        "dags",
+        "deploy",
+        "airflow",
+        "dvc",
+        "bentoml",
+        "great_expectations",
+        "polars",
+        "pathlib",
+        "os",
+        "json",
+    },
     "pipelines": {"dags", "deploy", "airflow"},
     "deploy": {"pipelines", "models", "dags", "torch", "pytorch_lightning", "polars", "pandas", "great_expectations", "airflow"},
     "dags": {"pipelines", "models"} | ML,

@@ -55,7 +55,11 @@ def test_loops_and_templates(tmp_path: Path):
     stages = {
         "each": {"foreach": "${sizes}", "do": {"cmd": "train ${item}", "outs": ["m/${item}"]}},
         "named": {"foreach": {"x": {"lr": 1}}, "do": {"cmd": "t ${key} ${item.lr}"}},
-        "grid": {"matrix": {"size": ["s", "l"], "seed": [1, 2]}, "cmd": "t ${item.size} ${item.seed}", "deps": ["m/${item.size}"]},
+        "grid": {
+            "matrix": {"size": ["s", "l"], "seed": [1, 2]},
+            "cmd": "t ${item.size} ${item.seed}",
+            "deps": ["m/${item.size}"],
+        },
         "mean": {"cmd": ["a", "b"], "deps": [{"m/s": {}}], "metrics": [{"out.json": {"cache": False}}]},
     }
     found = {s.name: s for s in parse(write(tmp_path, stages, {"sizes": ["s", "l"]}))}

@@ -114,7 +114,11 @@ RANKS = hnp.arrays(np.int64, st.integers(1, 50), elements=st.integers(0, 40))
 class TestMetrics:
     @given(RANKS, st.integers(1, 20))
     def test_by_definition(self, rank: np.ndarray, k: int):
-        for f, gain in ((metrics.recall, lambda r: 1), (metrics.ndcg, lambda r: 1 / math.log2(r + 2)), (metrics.mrr, lambda r: 1 / (r + 1))):
+        for f, gain in (
+            (metrics.recall, lambda r: 1),
+            (metrics.ndcg, lambda r: 1 / math.log2(r + 2)),
+            (metrics.mrr, lambda r: 1 / (r + 1)),
+        ):
             np.testing.assert_allclose(f(rank, k), [gain(r) if r < k else 0 for r in rank])
 
     @given(RANKS)
@@ -125,7 +129,10 @@ class TestMetrics:
             assert 0 <= values[0] <= values[-1] <= 1
         assert metrics.recall(rank, 50).mean() == 1
 
-    @given(hnp.arrays(np.float32, (4, 12), elements=st.sampled_from(np.arange(5, dtype=np.float32))), st.lists(st.integers(0, 11), min_size=4, max_size=4))
+    @given(
+        hnp.arrays(np.float32, (4, 12), elements=st.sampled_from(np.arange(5, dtype=np.float32))),
+        st.lists(st.integers(0, 11), min_size=4, max_size=4),
+    )
     def test_ranks_count_ties_against(self, scores: np.ndarray, target: list[int]):
         found = metrics.ranks(torch.tensor(scores), torch.tensor(target)).tolist()
         assert found == [sum(s >= row[t] for s in row) - 1 for row, t in zip(scores, target, strict=True)]

@@ -36,7 +36,16 @@ class TestShop:
         tables = self.tables(dirt=0.05)
         dirt = tables["events"].join(tables["truth_dirt"], on="source_row", how="inner")
         kinds = dict(dirt.group_by("kind").len().iter_rows())
-        assert set(kinds) == {"duplicate", "no user", "no item", "no time", "impossible price", "unknown item", "unknown event", "bot"}
+        assert set(kinds) == {
+            "duplicate",
+            "no user",
+            "no item",
+            "no time",
+            "impossible price",
+            "unknown item",
+            "unknown event",
+            "bot",
+        }
         assert dirt.filter(pl.col("kind") == "no user")["user_id"].null_count() == kinds["no user"]
         clean = tables["events"].join(tables["truth_dirt"], on="source_row", how="anti")
         assert clean["event_id"].is_unique().all()
@@ -86,7 +95,14 @@ def test_recbole_reads_typed_headers_and_drops_the_postal_code(tmp_path: Path):
 
 
 def test_reviews_leave_the_reviewer_out(tmp_path: Path):
-    line = {"reviewerID": "A1", "asin": "B1", "reviewerName": "Jo Doe", "reviewText": "mine", "overall": 5.0, "unixReviewTime": 1393545600}
+    line = {
+        "reviewerID": "A1",
+        "asin": "B1",
+        "reviewerName": "Jo Doe",
+        "reviewText": "mine",
+        "overall": 5.0,
+        "unixReviewTime": 1393545600,
+    }
     with gzip.open(tmp_path / "r.json.gz", "wt") as file:
         file.write(json.dumps(line) + "\n")
     tables = read("reviews", tmp_path)
@@ -143,10 +159,12 @@ class TestFiles:
         assert guessed["events"]["event"].to_list() == ["view", "purchase"]
 
     def test_parquet_and_json_lines_in_a_folder(self, tmp_path: Path):
-        pl.DataFrame({"uid": [1, 2], "sku": ["a", "b"], "action": ["buy", "pv"], "ts": [1_700_000_000, 1_700_000_001]}).write_parquet(
-            tmp_path / "events.parquet"
+        pl.DataFrame(
+            {"uid": [1, 2], "sku": ["a", "b"], "action": ["buy", "pv"], "ts": [1_700_000_000, 1_700_000_001]}
+        ).write_parquet(tmp_path / "events.parquet")
+        (tmp_path / "items.jsonl").write_text(
+            '{"sku": "a", "name": "A", "instock": true}\n{"sku": "b", "name": "B", "instock": false}\n'
         )
-        (tmp_path / "items.jsonl").write_text('{"sku": "a", "name": "A", "instock": true}\n{"sku": "b", "name": "B", "instock": false}\n')
         tables = read("files", tmp_path)
         assert tables["events"]["user_id"].to_list() == ["1", "2"]
         assert tables["items"]["in_stock"].to_list() == [True, False]

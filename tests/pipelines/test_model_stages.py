@@ -1,0 +1,160 @@
+"""The stages from training to the bento, on one small run of the whole chain."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from models.topk import TopK
+from pipelines import compress, histories, train
+from pipelines import onnx as graphs
+from pipelines.stage import StageError, read_json
+from tests.conftest import run_stages
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the finished workspace that a test may change."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder, symlinks=True)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_reports_say_what_readers_need(finished: Path):
+    metrics = read_json(finished / "reports/metrics.json")
+    for model in ("test", "popularity", "item_knn"):
+        low, high = metrics[model]["ndcg@10_interval"]
+        assert 0 <= low <= metrics[model]["ndcg@10"] <= high <= metrics[model]["recall@10_interval"][1] <= 1
+    assert set(metrics["segments"]) == {"new shoppers", "regular shoppers", "head items", "tail items"}
+    assert (finished / "reports/plots/at_k.csv").read_text().startswith("model,k,ndcg,recall")
+    assert (finished / "reports/train/metrics.json").exists()
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_the_graph_agrees_with_torch_on_real_histories(run: Path, tmp_path: Path, int8: bool):
+    network, data = train.load("data/model"), histories.load()
+    path = tmp_path / "m.onnx"
+    graphs.export(network, len(data.items), 20, path, int8_table=int8)
+    inputs = graphs.feed(data.test.histories, network.max_len, len(data.items))
+    rng = np.random.default_rng(0)
+    inputs["allowed"] &= rng.random(inputs["allowed"].shape) < 0.5
+    with torch.inference_mode():
+        expected_items, expected = TopK(network, 20, int8)(*(torch.from_numpy(v) for v in inputs.values()))
+    items, scores = graphs.session(path).run(None, inputs)
+    np.testing.assert_allclose(scores, expected.numpy(), atol=1e-4)
+    assert (items == expected_items.numpy())[np.isfinite(scores)].mean() > 0.999
+
+
+def test_the_compressed_table_stands_once(run: Path):
+    items = len(histories.load().items) + 1
+    candidates = {c["candidate"]: c for c in read_json("reports/compression.json")["candidates"]}
+    assert list(candidates) == ["fp32", "int8", "pruned", "pruned+int8"]
+    graphs.export(train.load("data/model"), items - 1, 20, Path("m.onnx"), int8_table=True)
+    compress.quantise_layers(Path("m.onnx"))
+    tables = [t for t in onnx.load("m.onnx").graph.initializer if items in t.dims and 32 in t.dims]
+    assert len(tables) == 1
+    assert tables[0].data_type == onnx.TensorProto.INT8
+
+
+def test_pruning_keeps_the_largest_units_and_their_answers():
+    torch.manual_seed(0)
+    network = train.SASRec(items=20, width=8, layers=2, heads=2, dropout=0.0, max_len=6).eval()
+    with torch.no_grad():
+        for block in network.blocks:
+            block.down.weight[:, ::2] = 0  # half of the units say nothing
+    smaller = compress.prune(network, 0.5).eval()
+    assert [b.up.out_features for b in smaller.blocks] == [16, 16]
+    history = torch.tensor([[1, 5, 7]])
+    torch.testing.assert_close(smaller.scores(history), network.scores(history))
+
+
+def test_the_smallest_within_the_allowed_loss_wins():
+    figures = (("fp32", 100, 0.10, 1.0), ("int8", 30, 0.0995, 0.97), ("pruned", 20, 0.09, 0.7))
+    rows = [{"candidate": c, "bytes": b, "valid_ndcg@10": n, "overlap@10": o} for c, b, n, o in figures]
+    assert compress.choose(rows, 0.01, 0.5)["candidate"] == "int8"
+    assert compress.choose(rows, 0.2, 0.5)["candidate"] == "pruned"
+    assert compress.choose(rows, 0.2, 0.8)["candidate"] == "int8"
+    assert compress.choose(rows, 0.0, 0.0)["candidate"] == "fp32"
+
+
+def test_training_goes_on_after_being_killed_and_ends_as_if_it_had_not(run: Path, monkeypatch: pytest.MonkeyPatch):
+    undisturbed = np.load("data/model/weights.npz")
+    epochs = []
+
+    def killed(self, trainer, module):
+        epochs.append(trainer.current_epoch)
+        if len(epochs) == 2:
+            raise KeyboardInterrupt  # the second epoch is trained but not saved
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.PlainProgress, "on_train_epoch_end", killed)
+        with pytest.raises(BaseException, match=r"interrupted|1"):
+            run_stages("train")
+    assert epochs == [0, 1]
+    assert list(Path("data/.checkpoints").glob("*/last.ckpt"))
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            train.PlainProgress, "on_train_epoch_end", lambda self, trainer, module: epochs.append(trainer.current_epoch)
+        )
+        run_stages("train")
+    assert epochs in ([0, 1, 1, 2], [0, 1, 2])
+    resumed = np.load("data/model/weights.npz")
+    for name in undisturbed.files:
+        np.testing.assert_allclose(resumed[name], undisturbed[name], atol=2e-2)
+    assert not list(Path("data/.checkpoints").iterdir())
+
+
+def test_outputs_appear_whole_or_not_at_all(run: Path, monkeypatch: pytest.MonkeyPatch):
+    before = sorted(p.name for p in Path("artefact").iterdir())
+    monkeypatch.setattr("pipelines.bundle.similar", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run_stages("bundle")
+    assert sorted(p.name for p in Path("artefact").iterdir()) == before
+
+
+def test_same_inputs_same_bento(run: Path):
+    before = {p.relative_to(run): p.read_bytes() for p in Path("bento").resolve().rglob("*") if p.is_file()}
+    version = read_json("artefact/manifest.json")["version"]
+    old = read_json("artefact/manifest.json")
+    run_stages("bundle")
+    new = read_json("artefact/manifest.json")
+    assert new == old
+    assert {p.relative_to(run): p.read_bytes() for p in Path("bento").resolve().rglob("*") if p.is_file()} == before
+
+
+def test_a_graph_that_disagrees_with_torch_stops(run: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pipelines.export.TOLERANCE", -1.0)
+    with pytest.raises(StageError, match="differ"):
+        run_stages("export")
+    assert json.loads(Path("reports/parity.json").read_text())["max_score_error"] < 1e-3
+
+
+def test_evaluation_holds_the_model_against_production(run: Path):
+    import yaml
+
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    source = f"{params['source']['name']}:{params['source']['data']}"
+    params["baseline"] |= {"source": source, "ndcg": 0.5}
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    run_stages("evaluate")
+    report = read_json("reports/metrics.json")
+    assert report["production"]["gain"] == pytest.approx(report["test"]["ndcg@10"] / 0.5 - 1)
+
+
+def test_wrong_settings_are_named(run: Path):
+    import yaml
+
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    for section, key, value, message in (
+        ("train", "loss", "hinge", "train.loss"),
+        ("train", "heads", 3, "multiple of train.heads"),
+    ):
+        changed = params | {section: params[section] | {key: value}}
+        Path("params.yaml").write_text(yaml.safe_dump(changed))
+        with pytest.raises(StageError, match=message):
+            run_stages("train")
