@@ -119,7 +119,6 @@ def test_outputs_appear_whole_or_not_at_all(run: Path, monkeypatch: pytest.Monke
 
 def test_same_inputs_same_bento(run: Path):
     before = {p.relative_to(run): p.read_bytes() for p in Path("bento").resolve().rglob("*") if p.is_file()}
-    version = read_json("artefact/manifest.json")["version"]
     old = read_json("artefact/manifest.json")
     run_stages("bundle")
     new = read_json("artefact/manifest.json")
