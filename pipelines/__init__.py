@@ -1,1 +1,13 @@
 """The stages of dvc.yaml, one module each: files in, files out. Knows models/; nothing of Airflow, nothing of serving."""
+
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+# `dvc repro` in a shell where the virtualenv is not active finds another `python`: go on with the checkout's own.
+if find_spec("polars") is None:
+    own = Path(".venv/bin/python")
+    if not own.exists() or Path(sys.prefix).resolve() == own.parent.parent.resolve():
+        sys.exit("error: this python lacks Pushcart's packages; run `make setup`, then `source .venv/bin/activate`")
+    os.execv(own, [str(own), *sys.orig_argv[1:]])

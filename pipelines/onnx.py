@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import torch
+from onnxscript import ir
+from onnxscript.optimizer import optimize_ir
 
 from models.batches import pad
 from models.metrics import ndcg
@@ -25,12 +27,18 @@ def export(network: SASRec, items: int, k: int, path: Path, int8_table: bool = F
     example = (torch.tensor([[1, 2, 0], [3, 4, 5]]), torch.tensor([[1, 2], [3, 4]]), torch.ones(2, items + 1, dtype=torch.bool))
     batch, length, excluded = (torch.export.Dim(n, min=1) for n in ("batch", "length", "excluded"))
     length = torch.export.Dim("length", min=1, max=network.max_len)
-    # Unoptimised: folding constants would store the table a second time, transposed. onnxruntime optimises when it loads.
     with torch.no_grad():
         program = torch.onnx.export(
             graph, example, dynamo=True, verbose=False, optimize=False, input_names=list(INPUTS), output_names=["items", "scores"],
             dynamic_shapes=({0: batch, 1: length}, {0: batch, 1: excluded}, {0: batch}),
         )  # fmt: skip
+    # Layers' weights are folded into the form that quantisation looks for; the table is not, or it would stand twice.
+    table = {items + 1, network.table.embedding_dim}
+
+    def fold(node: ir.Node) -> bool | None:
+        return False if any(v is not None and v.shape is not None and set(v.shape) == table for v in node.inputs) else None
+
+    optimize_ir(program.model, should_fold=fold, input_size_limit=1 << 30, output_size_limit=1 << 30)
     program.save(str(path), external_data=False)
 
 

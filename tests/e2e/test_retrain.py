@@ -30,7 +30,9 @@ def dvc(cwd: Path, *words: str) -> str:
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """This tree as a checkout of its own, sized for tests."""
     folder = tmp_path_factory.mktemp("platform") / "checkout"
-    files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
+    files = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.split()
     for name in files:
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +42,13 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["source"]["shop"]["shoppers"] = 1200
     params["train"]["epochs"] = 8
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    for words in (["init", "-q", "-b", "main"], ["config", "user.name", "t"], ["config", "user.email", "t@localhost"], ["add", "-A"], ["commit", "-qm", "all"]):
+    for words in (
+        ["init", "-q", "-b", "main"],
+        ["config", "user.name", "t"],
+        ["config", "user.email", "t@localhost"],
+        ["add", "-A"],
+        ["commit", "-qm", "all"],
+    ):
         subprocess.run(["git", *words], cwd=folder, check=True)
     return folder
 
@@ -63,7 +71,11 @@ def killed_run(airflow: local.Airflow, checkout: Path) -> str:
     while not list(clone.glob("data/.checkpoints/*/last.ckpt")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    victims = [p for p in psutil.process_iter(["cmdline", "cwd"]) if p.info["cwd"] == str(clone) and "pipelines.train" in (p.info["cmdline"] or [])]
+    victims = [
+        p
+        for p in psutil.process_iter(["cmdline", "cwd"])
+        if p.info["cwd"] == str(clone) and "pipelines.train" in (p.info["cmdline"] or [])
+    ]
     assert victims
     for victim in victims:
         victim.send_signal(signal.SIGKILL)
