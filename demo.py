@@ -148,7 +148,7 @@ def summarise(stages: list[dict], answers: dict[str, dict]) -> dict:
 
 
 def show(summary: dict, answers: dict[str, dict]) -> None:
-    table = Table(title="retrain", show_header=True, title_justify="left")
+    table = Table(show_header=False)
     for heading in ("", "", "", ""):
         table.add_column(heading, overflow="fold")
     table.add_row("task", "state", "tries", "seconds", style="bold", end_section=True)

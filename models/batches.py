@@ -59,7 +59,11 @@ class ByLength(Sampler):
 
 
 class HistoryData(pl.LightningDataModule):
-    """Training sequences, and validation histories with the item that came next."""
+    """Training sequences, and validation histories with the item that came next.
+
+    Batches hold `batch` shoppers, or fewer (down to 16) where an epoch would otherwise have under 100 batches: a small shop
+    needs as many steps to learn as a large one.
+    """
 
     def __init__(
         self, train: list[np.ndarray], valid: list[np.ndarray], valid_targets: np.ndarray, max_len: int, batch: int, seed: int
@@ -67,7 +71,7 @@ class HistoryData(pl.LightningDataModule):
         super().__init__()
         self.train = Histories([h for h in train if len(h) > 1], max_len)
         self.valid = Histories(valid, max_len, valid_targets)
-        self.batch, self.seed = batch, seed
+        self.batch, self.seed = min(batch, max(16, len(self.train) // 100)), seed
 
     def train_dataloader(self) -> DataLoader:
         sampler = ByLength(self.train.lengths, self.batch, self.seed)
