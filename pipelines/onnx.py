@@ -72,11 +72,11 @@ def answers(graph: ort.InferenceSession, part: Part, max_len: int, items: int) -
     return top
 
 
-def ndcg_at_10(top: np.ndarray, target: np.ndarray) -> float:
-    """Mean NDCG@10 of answers (N, k) for targets (N,)."""
+def ndcg_at_10(top: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """NDCG@10 (N,) of answers (N, k) for targets (N,)."""
     hit = top[:, :10] == target[:, None]
     rank = np.where(hit.any(1), hit.argmax(1), 10)
-    return float(ndcg(rank, 10).mean())
+    return ndcg(rank, 10)
 
 
 def latency_ms(graph: ort.InferenceSession, part: Part, max_len: int, items: int, batch: int, repeats: int = 50) -> float:

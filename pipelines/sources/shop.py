@@ -302,12 +302,12 @@ def _dirty(events: pl.DataFrame, share: float, rng: np.random.Generator) -> tupl
 
 
 def _bots(events: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
-    """Two crawlers that view hundreds of items within the hour."""
+    """Two crawlers that view thousands of items within the hour."""
     items = events.filter(pl.col("kind") == "").get_column("item_id").drop_nulls().unique().sort()
     start = events["timestamp"].drop_nulls().sort().gather([len(events) // 3, len(events) // 2]).dt.epoch("us")
     rows = []
     for bot, at in enumerate(start):
-        count = 600
+        count = 2400
         times = at + (np.sort(rng.random(count)) * 3000 * SECOND).astype(np.int64)
         rows.append(
             pl.DataFrame(

@@ -77,11 +77,16 @@ def test_pruning_keeps_the_largest_units_and_their_answers():
 
 def test_the_smallest_within_the_allowed_loss_wins():
     figures = (("fp32", 100, 0.10, 1.0), ("int8", 30, 0.0995, 0.97), ("pruned", 20, 0.09, 0.7))
-    rows = [{"candidate": c, "bytes": b, "valid_ndcg@10": n, "overlap@10": o} for c, b, n, o in figures]
+    rows = [
+        {"candidate": c, "bytes": b, "valid_ndcg@10": n, "valid_loss": 0.1 - n, "valid_loss_se": 0.0, "overlap@10": o}
+        for c, b, n, o in figures
+    ]
     assert compress.choose(rows, 0.01, 0.5)["candidate"] == "int8"
     assert compress.choose(rows, 0.2, 0.5)["candidate"] == "pruned"
     assert compress.choose(rows, 0.2, 0.8)["candidate"] == "int8"
     assert compress.choose(rows, 0.0, 0.0)["candidate"] == "fp32"
+    rows[1]["valid_loss_se"] = 0.001  # in a small shop, half a percent is chance
+    assert compress.choose(rows, 0.0, 0.0)["candidate"] == "int8"
 
 
 def test_training_goes_on_after_being_killed_and_ends_as_if_it_had_not(run: Path, monkeypatch: pytest.MonkeyPatch):
