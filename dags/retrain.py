@@ -36,8 +36,14 @@ def form() -> dict[str, Param]:
 
 
 def command(stage: Stage) -> str:
-    """Runs one stage where its inputs already stand; a stage whose inputs did not change comes from DVC's run cache."""
-    return f"exec {shlex.quote(sys.executable)} -m dvc repro --single-item {shlex.quote(stage.name)}"
+    """Runs one stage where its inputs already stand; a stage whose inputs did not change comes from DVC's run cache.
+
+    Airflow gives tasks a socket as standard input, which bash may take for a remote login and read ~/.bashrc, where another
+    python may come first: so the path is set here, and the stage's own shell gets no socket.
+    """
+    python = Path(sys.executable)
+    path = shlex.quote(str(python.parent))
+    return f'export PATH={path}:"$PATH"; exec {shlex.quote(str(python))} -m dvc repro --single-item {shlex.quote(stage.name)} </dev/null'
 
 
 with DAG(

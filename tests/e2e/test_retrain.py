@@ -23,7 +23,11 @@ pytestmark = pytest.mark.e2e
 
 
 def dvc(cwd: Path, *words: str) -> str:
-    return subprocess.run([sys.executable, "-m", "dvc", *words], cwd=cwd, check=True, capture_output=True, text=True).stdout
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # as in a shell with the virtualenv active
+    environment = os.environ | {"PATH": path, "PYTHONPATH": str(cwd)}
+    done = subprocess.run([sys.executable, "-m", "dvc", *words], cwd=cwd, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +59,17 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def airflow(checkout: Path):
-    # The tests' own package is this tree's; the checkout's must come first.
-    os.environ["PYTHONPATH"] = str(checkout)
-    with local.airflow(checkout, local.free_port()) as running:
-        yield running
-    del os.environ["PYTHONPATH"]
+    home = checkout.parent / "home"
+    home.mkdir()
+    (home / ".bashrc").write_text(f"export PATH={home}:$PATH\n")
+    (home / "python").write_text("#!/bin/sh\necho wrong python; exit 1\n")
+    (home / "python").chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(checkout))  # this tree is installed in the virtualenv; the checkout's modules come first
+        patch.setenv("HOME", str(home))  # a service manager starts Airflow without SHLVL, and then bash reads ~/.bashrc
+        patch.delenv("SHLVL", raising=False)
+        with local.airflow(checkout, local.free_port()) as running:
+            yield running
 
 
 @pytest.fixture(scope="module")
