@@ -23,7 +23,7 @@ def export(network: SASRec, items: int, k: int, path: Path, int8_table: bool = F
     """Writes the served graph to one file: batch, history length and number of excluded items are dynamic."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
-    graph = TopK(network.cpu().eval(), min(k, items), int8_table)
+    graph = TopK(network.cpu(), min(k, items), int8_table).eval()
     example = (torch.tensor([[1, 2, 0], [3, 4, 5]]), torch.tensor([[1, 2], [3, 4]]), torch.ones(2, items + 1, dtype=torch.bool))
     batch, length, excluded = (torch.export.Dim(n, min=1) for n in ("batch", "length", "excluded"))
     length = torch.export.Dim("length", min=1, max=network.max_len)

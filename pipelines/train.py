@@ -48,31 +48,34 @@ def main() -> None:
     if resume.exists():
         log.info("train: going on from %s", resume)
     shown = [TQDMProgressBar()] if sys.stderr.isatty() else [PlainProgress(settings["epochs"])]
-    with output("reports/train") as reports:
-        trainer = pl.Trainer(
-            max_epochs=settings["epochs"],
-            accelerator=settings["accelerator"],
-            devices=settings["devices"],
-            strategy=settings["strategy"],
-            precision=settings["precision"],
-            gradient_clip_val=1.0,
-            callbacks=[EarlyStopping("valid/ndcg@10", patience=settings["patience"], mode="max"), best, latest, *shown],
-            logger=DVCLiveLogger(dir=str(reports), dvcyaml=None, save_dvc_exp=False, report=None),
-            enable_progress_bar=sys.stderr.isatty(),
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-        )
-        module = HistoryData(
-            data.train, data.valid.histories, data.valid.targets, settings["max_len"], settings["batch_users"], settings["seed"]
-        )
-        # Our own checkpoint, just written by this program on this machine: Lightning's state needs full loading.
-        trainer.fit(learner, module, ckpt_path=str(resume) if resume.exists() else None, weights_only=False)
-        if trainer.interrupted:
-            raise StageError("interrupted; run again to go on from the last finished epoch")
+    curves = checkpoints / "curves"
+    trainer = pl.Trainer(
+        max_epochs=settings["epochs"],
+        accelerator=settings["accelerator"],
+        devices=settings["devices"],
+        strategy=settings["strategy"],
+        precision=settings["precision"],
+        gradient_clip_val=1.0,
+        callbacks=[EarlyStopping("valid/ndcg@10", patience=settings["patience"], mode="max"), best, latest, *shown],
+        logger=DVCLiveLogger(dir=str(curves), resume=resume.exists(), dvcyaml=None, save_dvc_exp=False, report=None),
+        enable_progress_bar=sys.stderr.isatty(),
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    module = HistoryData(
+        data.train, data.valid.histories, data.valid.targets, settings["max_len"], settings["batch_users"], settings["seed"]
+    )
+    # Our own checkpoint, just written by this program on this machine: Lightning's state needs full loading.
+    trainer.fit(learner, module, ckpt_path=str(resume) if resume.exists() else None, weights_only=False)
+    if trainer.interrupted:
+        raise StageError("interrupted; run again to go on from the last finished epoch")
+    if not trainer.is_global_zero:
+        return  # of several processes training together, the first alone writes
     state = torch.load(best.best_model_path, map_location="cpu", weights_only=False)["state_dict"]
     log.info("train: best valid NDCG@10 %.4f after %s epochs", float(best.best_model_score), trainer.current_epoch)
     save("data/model", {k.removeprefix("network."): v for k, v in state.items()}, shape)
+    with output("reports/train") as reports:
+        shutil.copytree(curves, reports, dirs_exist_ok=True)
     shutil.rmtree(checkpoints)
 
 

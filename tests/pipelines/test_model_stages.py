@@ -2,12 +2,15 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
+import yaml
 
 from models.topk import TopK
 from pipelines import compress, histories, train
@@ -110,6 +113,8 @@ def test_training_goes_on_after_being_killed_and_ends_as_if_it_had_not(run: Path
         )
         run_stages("train")
     assert epochs in ([0, 1, 1, 2], [0, 1, 2])
+    curve = Path("reports/train/plots/metrics/valid/ndcg@10.tsv").read_text().splitlines()[1:]
+    assert len(curve) >= 3  # the epochs before the kill stand in the plot too
     resumed = np.load("data/model/weights.npz")
     for name in undisturbed.files:
         np.testing.assert_allclose(resumed[name], undisturbed[name], atol=2e-2)
@@ -164,3 +169,16 @@ def test_wrong_settings_are_named(run: Path):
         Path("params.yaml").write_text(yaml.safe_dump(changed))
         with pytest.raises(StageError, match=message):
             run_stages("train")
+
+
+@pytest.mark.e2e
+def test_two_processes_train_one_network(run: Path):
+    settings = yaml.safe_load(Path("params.yaml").read_text())
+    settings["train"] |= {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}
+    Path("params.yaml").write_text(yaml.safe_dump(settings))
+    shutil.rmtree("data/model")
+    subprocess.run([sys.executable, "-m", "pipelines.train"], check=True, timeout=300)
+    epochs = Path("reports/train/plots/metrics/valid/ndcg@10.tsv").read_text().splitlines()[1:]
+    assert 1 <= len(epochs) <= settings["train"]["epochs"]
+    assert train.load("data/model").scores(torch.tensor([[1, 2]])).isfinite().any()
+    assert not list(Path("data/.checkpoints").iterdir())
