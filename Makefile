@@ -1,4 +1,4 @@
-# make demo   set up, run the whole retrain through Airflow, promote, serve, ask   (SOURCE= DATA= MAPPING= EPOCHS=)
+# make demo   set up, run the whole retrain through Airflow, promote, serve, ask   (SOURCE= DATA= MAPPING= MODEL= EPOCHS=)
 # make test   set up, run all tests      make test-fast   unit tests only
 # make up     Airflow's UI and the served model until Ctrl-C   (AIRFLOW_PORT= SERVE_PORT=)
 # make lint   ruff                       make clean       remove what runs left behind (keeps .venv)
@@ -26,7 +26,7 @@ $(READY): requirements.lock pyproject.toml
 	@touch $(READY)
 
 demo: $(READY)
-	@$(BIN)/python demo.py $(if $(SOURCE),--source "$(SOURCE)") $(if $(DATA),--data "$(DATA)") $(if $(MAPPING),--mapping "$(MAPPING)") $(if $(EPOCHS),--epochs $(EPOCHS))
+	@$(BIN)/python demo.py $(if $(SOURCE),--source "$(SOURCE)") $(if $(DATA),--data "$(DATA)") $(if $(MAPPING),--mapping "$(MAPPING)") $(if $(MODEL),--model $(MODEL)) $(if $(EPOCHS),--epochs $(EPOCHS))
 
 up: $(READY)
 	@$(BIN)/pushcart up

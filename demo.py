@@ -1,6 +1,7 @@
 """The whole of Pushcart, once: a retrain through Airflow, its bento promoted, served and asked over HTTP.
 
     make demo
+    make demo MODEL=gru
     make demo SOURCE=sequences DATA=path/to/folder
     make demo SOURCE=files DATA=shop.csv MAPPING=shop.yaml
 
@@ -36,8 +37,7 @@ def main() -> int:
         return 1
     run = f"demo-{chosen.source}-{datetime.now():%Y%m%dT%H%M%S}"
     conf = {"source": chosen.source, "data": chosen.data, "mapping": chosen.mapping, "environment": ENVIRONMENT}
-    if chosen.epochs:
-        conf["epochs"] = chosen.epochs
+    conf |= {name: value for name, value in (("model", chosen.model), ("epochs", chosen.epochs)) if value}
     console.print(f"[bold]Pushcart[/bold]: retrain [cyan]{run}[/cyan] on {chosen.source} ({chosen.data})")
     try:
         with local.airflow(CHECKOUT, local.free_port()) as airflow:
@@ -67,6 +67,7 @@ def arguments() -> argparse.Namespace:
     cli.add_argument("--source", default="shop", choices=["shop", "files", "sequences", "recbole", "reviews"])
     cli.add_argument("--data", default=None, help="file or folder the source reads")
     cli.add_argument("--mapping", default=None, help="source `files`: YAML file saying which column is what")
+    cli.add_argument("--model", default=None, help="the model family, one of those in params.yaml")
     cli.add_argument("--epochs", type=int, default=None)
     chosen = cli.parse_args()
     if chosen.data is None:

@@ -16,6 +16,7 @@ from dags.rendering import Stage, ends, render
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 RUN_FOLDER = "{{ ti.xcom_pull(task_ids='open') }}"
+MODELS = ["popularity", "item_knn", "ease", "mlp", "ncf", "two_tower", "cnn", "gru", "sasrec", "hstu"]
 SIZES = {"as params.yaml": {}, "small": {"width": 64, "layers": 1, "heads": 1}, "medium": {"width": 128, "layers": 2, "heads": 2}, "large": {"width": 256, "layers": 2, "heads": 4}}  # fmt: skip
 
 
@@ -28,7 +29,8 @@ def form() -> dict[str, Param]:
         "data": Param(source["data"], type="string", title="Data", description="File or folder the source reads; relative paths start at the checkout."),
         "mapping": Param(None, type=["null", "string"], title="Mapping", description="For source `files`: a YAML file saying which column is what. Left out, it is guessed."),
         "split": Param(params["prepare"]["split"], title="Split", enum=["leave_one_out", "time"], description="How test events are held out."),
-        "size": Param("as params.yaml", title="Model size", enum=list(SIZES), description="Width and depth of the transformer."),
+        "model": Param(train["model"], title="Model", enum=MODELS, description="The model family; docs/models.md says when to choose which."),
+        "size": Param("as params.yaml", title="Model size", enum=list(SIZES), description="Width and depth of the network."),
         "epochs": Param(train["epochs"], type="integer", minimum=1, maximum=1000, title="Epochs", description="At most; training stops early when validation NDCG@10 no longer rises."),
         "compression": Param(params["compress"]["recipe"], title="Compression", enum=["none", "int8", "int8+pruned"], description="Which candidates are tried; the smallest within the allowed loss wins."),
         "environment": Param("none", title="Promote to", enum=["none", *params["environments"]], description="Where the bento goes if the gate lets it through."),
@@ -67,7 +69,7 @@ with DAG(
         context = get_current_context()
         chosen = context["params"]
         values = {"source.name": chosen["source"], "source.data": chosen["data"], "source.mapping": chosen["mapping"],
-                  "prepare.split": chosen["split"], "train.epochs": chosen["epochs"], "compress.recipe": chosen["compression"]}  # fmt: skip
+                  "prepare.split": chosen["split"], "train.model": chosen["model"], "train.epochs": chosen["epochs"], "compress.recipe": chosen["compression"]}  # fmt: skip
         values |= {f"train.{name}": value for name, value in SIZES[chosen["size"]].items()}
         target = chosen["environment"] if chosen["environment"] != "none" else "production"
         return str(open_run(CHECKOUT, context["run_id"], values, CHECKOUT / "deploy" / "environments" / f"{target}.yaml"))

@@ -63,14 +63,15 @@ class Recommender:
         with np.load(folder / "similar.npz", allow_pickle=False) as similar:
             self._similar, self._similarity = similar["items"], similar["scores"]
         with np.load(folder / "histories.npz", allow_pickle=False) as known:
-            self._offsets, self._histories = known["offsets"], known["items"]
+            self._offsets, self._histories, self._times = known["offsets"], known["items"], known["times"]
             self._users = {user: i for i, user in enumerate(known["user_ids"].tolist())}
         self._session = _session(folder / "model.onnx")
 
-    def history(self, user_id: str) -> np.ndarray:
-        """Item numbers that a known shopper met, oldest first; empty for an unknown one."""
+    def history(self, user_id: str) -> tuple[np.ndarray, np.ndarray]:
+        """What a known shopper met, oldest first: item numbers and seconds, int64; empty for an unknown one."""
         at = self._users.get(user_id)
-        return self._histories[self._offsets[at] : self._offsets[at + 1]] if at is not None else self._histories[:0]
+        span = slice(self._offsets[at], self._offsets[at + 1]) if at is not None else slice(0)
+        return self._histories[span].astype(np.int64), self._times[span]
 
     def recommend(
         self,
@@ -98,18 +99,22 @@ class Recommender:
         given = list(history or []) + ([context["item_id"]] if context.get("item_id") else [])
         unknown = [i for i in given if i not in self.number]
         numbers = np.array([self.number[i] for i in given if i in self.number], dtype=np.int64)
+        times = np.zeros_like(numbers)
         if history is None and user_id is not None:
-            numbers = np.concatenate([self.history(user_id).astype(np.int64), numbers])
+            stored, when = self.history(user_id)
+            times = np.concatenate([when, np.full_like(numbers, when[-1] if len(when) else 0)])
+            numbers = np.concatenate([stored, numbers])
         allowed = self._allowed(filters)
         exclude = numbers if exclude_seen else numbers[:0]
         if not len(numbers):
             return Recommendation(*self._most_popular(k, allowed, context.get("platform")), unknown)
         inputs = {
             "history": numbers[None, -self.max_len :],
+            "times": times[None, -self.max_len :],
             "exclude": exclude[None] if len(exclude) else np.zeros((1, 1), np.int64),
             "allowed": allowed[None],
         }
-        items, scores = self._session.run(None, inputs)
+        items, scores = self._session.run(None, {i.name: inputs[i.name] for i in self._session.get_inputs()})
         found = np.isfinite(scores[0])[:k]
         return Recommendation(self._shown(items[0][:k][found], scores[0][:k][found]), None, unknown)
 
@@ -122,7 +127,8 @@ class Recommender:
         if item_id not in self.number:
             raise UnknownItem(item_id)
         at = self.number[item_id]
-        return self._shown(self._similar[at][:k], self._similarity[at][:k])
+        found = self._similar[at] > 0
+        return self._shown(self._similar[at][found][:k], self._similarity[at][found][:k])
 
     def _most_popular(self, k: int, allowed: np.ndarray, platform: str | None) -> tuple[list[dict], str]:
         name = platform if platform in self._popular else "all"

@@ -1,6 +1,7 @@
 """Histories to padded batches of tensors, grouped by length so that little work goes into padding. Knows no files."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import pytorch_lightning as pl
@@ -9,27 +10,40 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 
-class Histories(Dataset):
-    """A list of histories (int arrays of item numbers, oldest first); indexing with a list gives one batch.
+@dataclass
+class Sequences:
+    """What shoppers met, oldest first; and, where something is to be predicted, what came next."""
 
-    A batch is (history (B, L) int64 padded with 0 on the right, target): of the next items (B, L) when training, of the
-    one held-out item (B,) when `targets` is given, together with `seen` (B, S), all items met before.
+    items: list[np.ndarray]  # item numbers, int64
+    times: list[np.ndarray]  # seconds, int64, one an item
+    targets: np.ndarray | None = None  # (N,) int64
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+class Histories(Dataset):
+    """Sequences as batches: indexing with a list of rows gives one.
+
+    A batch is (history (B, L), times (B, L), target), all int64 padded with 0 on the right: of the next items (B, L) when the
+    sequences have no targets, else of the one held-out item (B,), together with `seen` (B, S), all items met before.
     """
 
-    def __init__(self, histories: list[np.ndarray], max_len: int, targets: np.ndarray | None = None):
-        self.histories, self.max_len, self.targets = histories, max_len, targets
-        reach = [len(h) - (targets is None) for h in histories]
+    def __init__(self, sequences: Sequences, max_len: int):
+        self.sequences, self.max_len = sequences, max_len
+        reach = [len(h) - (sequences.targets is None) for h in sequences.items]
         self.lengths = np.minimum(reach, max_len)
 
     def __len__(self) -> int:
-        return len(self.histories)
+        return len(self.sequences)
 
     def __getitem__(self, rows: list[int]) -> tuple[Tensor, ...]:
-        chosen = [self.histories[r] for r in rows]
-        if self.targets is None:
-            windows = [h[-(self.max_len + 1) :] for h in chosen]
-            return pad([w[:-1] for w in windows]), pad([w[1:] for w in windows])
-        return pad([h[-self.max_len :] for h in chosen]), torch.from_numpy(self.targets[rows]), pad(chosen)
+        items, times = ([column[r] for r in rows] for column in (self.sequences.items, self.sequences.times))
+        if self.sequences.targets is None:
+            items, times = ([h[-(self.max_len + 1) :] for h in column] for column in (items, times))
+            return pad([h[:-1] for h in items]), pad([t[:-1] for t in times]), pad([h[1:] for h in items])
+        history, when = (pad([h[-self.max_len :] for h in column]) for column in (items, times))
+        return history, when, torch.from_numpy(self.sequences.targets[rows]), pad(items)
 
 
 class ByLength(Sampler):
@@ -59,18 +73,17 @@ class ByLength(Sampler):
 
 
 class HistoryData(pl.LightningDataModule):
-    """Training sequences, and validation histories with the item that came next.
+    """Training sequences, and validation sequences with the item that came next.
 
     Batches hold `batch` shoppers, or fewer (down to 16) where an epoch would otherwise have under 100 batches: a small shop
     needs as many steps to learn as a large one.
     """
 
-    def __init__(
-        self, train: list[np.ndarray], valid: list[np.ndarray], valid_targets: np.ndarray, max_len: int, batch: int, seed: int
-    ):
+    def __init__(self, train: Sequences, valid: Sequences, max_len: int, batch: int, seed: int):
         super().__init__()
-        self.train = Histories([h for h in train if len(h) > 1], max_len)
-        self.valid = Histories(valid, max_len, valid_targets)
+        long = [i for i, h in enumerate(train.items) if len(h) > 1]
+        self.train = Histories(Sequences([train.items[i] for i in long], [train.times[i] for i in long]), max_len)
+        self.valid = Histories(valid, max_len)
         self.batch, self.seed = min(batch, max(16, len(self.train) // 100)), seed
 
     def train_dataloader(self) -> DataLoader:

@@ -3,38 +3,64 @@
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from models.losses import LOSSES, distillation
+from models.losses import SAMPLED, batch_draws, distillation, full_softmax, uniform_draws
 from models.metrics import ndcg, ranks
+from models.sequence import NextItemNetwork
 
 
 class NextItem(pl.LightningModule):
     """Learns, from each position of a history, the item that came next; validated by NDCG@10 over all unseen items.
 
     Args:
-        network: maps history (B, L) to queries (B, L, D), with item_vectors(), bias and scores() (models.sasrec.SASRec).
-        loss: a name of models.losses.LOSSES; negatives: items drawn a batch by sampled_softmax.
+        network: models.sequence.NextItemNetwork. loss: one of models.losses.LOSSES.
+        popularity: (items + 1,) how often each item is a target in training; items at 0 take no part in the loss.
+        negatives: items drawn a batch by losses that draw (in_batch_softmax takes the batch's own targets).
         learning_rate, weight_decay: of AdamW; the rate warms up over the first 5 % of the steps and falls with a cosine.
     """
 
-    def __init__(self, network: torch.nn.Module, loss: str, negatives: int, learning_rate: float, weight_decay: float):
+    def __init__(
+        self,
+        network: NextItemNetwork,
+        loss: str,
+        popularity: np.ndarray,
+        negatives: int,
+        learning_rate: float,
+        weight_decay: float,
+    ):
         super().__init__()
-        self.network = network
-        self.extra = {"negatives": negatives} if loss == "sampled_softmax" else {}
-        self.loss = LOSSES[loss]
+        self.network, self.loss, self.negatives = network, loss, negatives
+        counts = torch.as_tensor(popularity, dtype=torch.float32)
+        self.share = nn.Buffer(counts / counts.sum(), persistent=False)
+        self.pool = nn.Buffer(counts.nonzero().squeeze(1), persistent=False)
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.validation_ranks: list[np.ndarray] = []
 
-    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
-        history, target = batch
-        real = target > 0
-        query = self.network(history)[real]
-        loss = self.loss(query, self.network.item_vectors(), self.network.bias, target[real], **self.extra)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(query))
+    def training_step(self, batch: tuple[Tensor, ...], index: int) -> Tensor:
+        history, times, target = batch
+        loss = self.objective(history, times, target)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=int((target > 0).sum()))
         return loss
 
-    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], index: int) -> None:
+    def objective(self, history: Tensor, times: Tensor, target: Tensor) -> Tensor:
+        network, head, real = self.network, self.network.head, target > 0
+        target = target[real]
+        if self.loss == "full_softmax":
+            table = network.embeddings()
+            query = network.encode(F.embedding(history, table), times)[real]
+            return full_softmax(query, head.vectors(table), head.bias.masked_fill(self.share == 0, -torch.inf), target)
+        query = network(history, times)[real]
+        drawn, log_draws = (
+            batch_draws(target, self.share) if self.loss == "in_batch_softmax" else uniform_draws(self.negatives, self.pool)
+        )
+        positive = head.pairs(query, head.vectors(network.embed(target)), head.bias[target])
+        negative = head.scores(query, head.vectors(network.embed(drawn)), head.bias[drawn])
+        negative = negative.masked_fill(drawn == target[:, None], -torch.inf)
+        return SAMPLED[self.loss](positive, negative, log_draws, len(self.pool))
+
+    def validation_step(self, batch: tuple[Tensor, ...], index: int) -> None:
         self.validation_ranks.append(held_out_ranks(self.network, *batch).cpu().numpy())
 
     def on_validation_epoch_end(self) -> None:
@@ -44,12 +70,13 @@ class NextItem(pl.LightningModule):
 
     def configure_optimizers(self) -> dict:
         # Tables, biases and norms do not shrink: an item met rarely would fade with every step of the others.
-        tables = {id(m.weight) for m in self.modules() if isinstance(m, torch.nn.Embedding)}
+        tables = {id(m.weight) for m in self.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
         shrinking, free = [], []
         for parameter in self.parameters():
             (shrinking if parameter.ndim > 1 and id(parameter) not in tables else free).append(parameter)
         groups = [{"params": shrinking, "weight_decay": self.weight_decay}, {"params": free, "weight_decay": 0.0}]
-        optimiser = torch.optim.AdamW(groups, lr=self.learning_rate, fused=True)
+        fused = "mixed" not in self.trainer.precision  # Lightning clips no gradients that a fused optimiser unscales
+        optimiser = torch.optim.AdamW(groups, lr=self.learning_rate, fused=fused)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimiser, self.learning_rate, total_steps=max(steps, 2), pct_start=0.05, cycle_momentum=False
@@ -64,24 +91,27 @@ class Distilled(NextItem):
         teacher: a trained network over the same items. The rest as for NextItem.
     """
 
-    def __init__(self, network: torch.nn.Module, teacher: torch.nn.Module, learning_rate: float, weight_decay: float):
-        super().__init__(network, "full_softmax", 0, learning_rate, weight_decay)
+    def __init__(self, network: NextItemNetwork, teacher: NextItemNetwork, learning_rate: float, weight_decay: float):
+        super().__init__(network, "full_softmax", np.ones(network.table.num_embeddings), 0, learning_rate, weight_decay)
         self.teacher = teacher.eval().requires_grad_(False)
 
     def on_train_epoch_start(self) -> None:
         self.teacher.eval()  # Lightning puts all of the module into training mode
 
-    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
-        history, target = batch
+    def objective(self, history: Tensor, times: Tensor, target: Tensor) -> Tensor:
         real = target > 0
-        logits, answers = (n(history)[real] @ n.item_vectors().T + n.bias for n in (self.network, self.teacher))
-        return distillation(logits, answers)
+        return distillation(
+            *(
+                n.head.scores(n(history, times)[real], n.head.vectors(n.embeddings()), n.head.bias)
+                for n in (self.network, self.teacher)
+            )
+        )
 
 
-def held_out_ranks(network: torch.nn.Module, history: Tensor, target: Tensor, seen: Tensor) -> Tensor:
+def held_out_ranks(network: NextItemNetwork, history: Tensor, times: Tensor, target: Tensor, seen: Tensor) -> Tensor:
     """Ranks (B,) of the held-out items among all items that the shopper has not met.
 
-    history (B, L), target (B,), seen (B, S) int64, padded with 0.
+    history, times (B, L), target (B,), seen (B, S) int64, padded with 0.
     """
-    scores = network.scores(history).float()
+    scores = network.scores(history, times).float()
     return ranks(scores.scatter(1, seen, -torch.inf), target)

@@ -1,34 +1,96 @@
-"""Next-item losses over query vectors and an item table. Tensors only."""
+"""Next-item losses, interchangeable: what an event's query scores for the item that came next, and for items that did not. Tensors
+only.
+
+full_softmax holds the target against the whole catalogue; the others against items drawn for the batch.
+"""
+
+import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+CHUNK = 1 << 22  # logits that stand in memory at a time
+
+
+class CrossEntropy(torch.autograd.Function):
+    """Mean cross-entropy of query @ vectors.T + bias, a chunk of rows at a time, so that (N, V) logits never stand in memory.
+
+    The gradient is taken in the same pass, while a chunk's logits are at hand (as in Hsu et al., "Liger Kernel", 2024).
+    """
+
+    @staticmethod
+    def forward(ctx, query: Tensor, vectors: Tensor, bias: Tensor, target: Tensor) -> Tensor:
+        device = query.device.type
+        kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
+        rows = max(1, CHUNK // len(vectors))
+        of_query, of_vectors, of_bias = torch.empty_like(query), torch.zeros_like(vectors), torch.zeros_like(bias)
+        loss = torch.zeros((), device=query.device)
+        with torch.autocast(device, enabled=False):
+            table = vectors.to(kind)
+            for start in range(0, len(query), rows):
+                chunk, wanted = query[start : start + rows].to(kind), target[start : start + rows, None]
+                logits = (chunk @ table.T).float().add_(bias)
+                log_sum = logits.logsumexp(1, keepdim=True)
+                loss += (log_sum - logits.gather(1, wanted)).sum()
+                error = logits.sub_(log_sum).exp_()  # softmax - one-hot, the gradient of the logits
+                error.scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=error.dtype))
+                of_bias += error.sum(0)
+                error = error.to(kind)
+                of_query[start : start + rows] = error @ table
+                of_vectors += error.T @ chunk
+        ctx.save_for_backward(of_query, of_vectors, of_bias)
+        return loss / len(query)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        of_query, of_vectors, of_bias = ctx.saved_tensors
+        gradient = gradient / len(of_query)
+        return gradient * of_query, gradient * of_vectors, gradient * of_bias, None
+
 
 def full_softmax(query: Tensor, vectors: Tensor, bias: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy over the whole catalogue.
 
-    query (N, D), vectors (V, D), bias (V,), target (N,) int64 -> scalar. Row 0 of the catalogue is padding and takes no part.
+    query (N, D), vectors (V, D), bias (V,), target (N,) int64 -> scalar. An item whose bias is -inf takes no part.
     """
-    return F.cross_entropy(query @ vectors[1:].T + bias[1:], target - 1)
+    return CrossEntropy.apply(query, vectors, bias, target)
 
 
-def sampled_softmax(
-    query: Tensor, vectors: Tensor, bias: Tensor, target: Tensor, negatives: int, generator: torch.Generator | None = None
-) -> Tensor:
-    """Cross-entropy over the target and `negatives` items drawn uniformly and shared by the batch.
+def sampled_softmax(positive: Tensor, negative: Tensor, log_draws: Tensor, items: int) -> Tensor:
+    """Cross-entropy over the target and the drawn items, corrected so that it estimates the full softmax (Bengio & Senécal 2003).
 
-    With uniform draws the logQ correction (Bengio & Senécal 2003) is the same for every negative: log((V - 1) / negatives) is
-    added to their logits, so that the loss estimates the full softmax. A draw equal to a row's target is masked in that row.
-    Shapes as in full_softmax.
+    positive (N,) logits of the targets; negative (N, K) logits of the drawn, -inf where a draw is the row's target;
+    log_draws (K,): ln of how often each drawn item is expected among the K draws; items: in the catalogue. -> scalar.
     """
-    count = vectors.shape[0] - 1
-    drawn = torch.randint(1, count + 1, (negatives,), generator=generator, device=query.device)
-    positive = (query * vectors[target]).sum(1, keepdim=True) + bias[target, None]
-    negative = query @ vectors[drawn].T + bias[drawn] + torch.log(torch.tensor(count / negatives))
-    negative = negative.masked_fill(drawn[None, :] == target[:, None], -torch.inf)
-    logits = torch.cat([positive, negative], 1)
-    return F.cross_entropy(logits, torch.zeros(len(target), dtype=torch.long, device=query.device))
+    logits = torch.cat([positive[:, None], negative - log_draws], 1)
+    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
+
+
+def bce(positive: Tensor, negative: Tensor, log_draws: Tensor, items: int) -> Tensor:
+    """Binary cross-entropy, the drawn together weighing as much as the target. Shapes as in sampled_softmax."""
+    return (F.softplus(-positive) + F.softplus(negative).mean(1)).mean()
+
+
+def gbce(positive: Tensor, negative: Tensor, log_draws: Tensor, items: int, calibration: float = 0.75) -> Tensor:
+    """Generalised BCE (Petrov & Macdonald, gSASRec, 2023): sigmoid(positive) ** beta undoes the overconfidence of few negatives.
+
+    beta = a (t (1 - 1/a) + 1/a), a = K / (items - 1), t = calibration: 0 is BCE summed over the draws, 1 is calibrated.
+    """
+    rate = min(negative.shape[1] / max(items - 1, 1), 1.0)
+    beta = rate * (calibration * (1 - 1 / rate) + 1 / rate)
+    return (beta * F.softplus(-positive) + F.softplus(negative).sum(1)).mean() / (negative.shape[1] + 1)
+
+
+def bpr(positive: Tensor, negative: Tensor, log_draws: Tensor, items: int) -> Tensor:
+    """Bayesian personalised ranking (Rendle et al. 2009): the target above each drawn item. Shapes as in sampled_softmax."""
+    return F.softplus(negative - positive[:, None]).mean()
+
+
+def mse(positive: Tensor, negative: Tensor, log_draws: Tensor, items: int) -> Tensor:
+    """Squared error of logits that should be 1 for the target and 0 for the drawn. Shapes as in sampled_softmax."""
+    return ((positive - 1) ** 2 + torch.where(negative.isfinite(), negative, 0.0).square().mean(1)).mean()
 
 
 def distillation(logits: Tensor, teacher: Tensor) -> Tensor:
@@ -39,4 +101,24 @@ def distillation(logits: Tensor, teacher: Tensor) -> Tensor:
     return F.kl_div(F.log_softmax(logits[:, 1:], 1), F.log_softmax(teacher[:, 1:], 1), reduction="batchmean", log_target=True)
 
 
-LOSSES = {"full_softmax": full_softmax, "sampled_softmax": sampled_softmax}
+def uniform_draws(count: int, pool: Tensor) -> tuple[Tensor, Tensor]:
+    """`count` items drawn uniformly from the pool (P,), and ln of how often each is expected: both (count,)."""
+    drawn = pool[torch.randint(len(pool), (count,), device=pool.device)]
+    return drawn, torch.full((count,), math.log(count / len(pool)), device=pool.device)
+
+
+def batch_draws(target: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """The batch's own targets (N,) as draws; share (V,): of each item in all training targets (logQ correction, Yi et al. 2019)."""
+    return target, torch.log(len(target) * share[target])
+
+
+Sampled = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+SAMPLED: dict[str, Sampled] = {
+    "sampled_softmax": sampled_softmax,
+    "in_batch_softmax": sampled_softmax,
+    "bce": bce,
+    "gbce": gbce,
+    "bpr": bpr,
+    "mse": mse,
+}
+LOSSES = ("full_softmax", *SAMPLED)

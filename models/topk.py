@@ -7,50 +7,82 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.sasrec import SASRec, last
+from models.baselines import Neighbours
+from models.sequence import NextItemNetwork, last
+
+
+class Table(nn.Module):
+    """Rows (V, D) float, kept as they are or as int8 with a symmetric scale a row: row = int8 * scale, |error| <= scale / 2."""
+
+    def __init__(self, rows: Tensor, int8: bool):
+        super().__init__()
+        self.scale = nn.Buffer(rows.abs().amax(1).clamp(min=1e-12) / 127) if int8 else None
+        self.rows = nn.Buffer((rows / self.scale[:, None]).round().to(torch.int8) if int8 else rows.clone())
+
+    def lookup(self, items: Tensor) -> Tensor:
+        """items (B, L) -> (B, L, D) float."""
+        rows = F.embedding(items, self.rows).float()
+        return rows if self.scale is None else rows * self.scale[items][:, :, None]
+
+    def all(self) -> Tensor:
+        """(V, D) float."""
+        return self.rows if self.scale is None else self.rows.float() * self.scale[:, None]
+
+    def product(self, query: Tensor) -> Tensor:
+        """query (B, D) -> (B, V) float; the scale is applied to the products, which are fewer than the rows' numbers."""
+        return query @ self.rows.T if self.scale is None else query @ self.rows.float().T * self.scale
+
+
+class NetworkScores(nn.Module):
+    """A trained network, with what is known of items folded into the table, as one step from history to scores."""
+
+    def __init__(self, network: NextItemNetwork, int8: bool):
+        super().__init__()
+        self.network = network
+        embeddings = network.embeddings().detach()
+        vectors = network.head.vectors(embeddings).detach()
+        self.table = Table(embeddings, int8)
+        self.bias = nn.Buffer(network.head.bias.detach().clone())
+        if network.head.tied:
+            self.norm_scale = nn.Buffer(vectors.norm(dim=1) / embeddings.norm(dim=1).clamp(min=1e-12))
+        else:
+            self.vectors = Table(vectors, int8)
+
+    def scores(self, history: Tensor, times: Tensor) -> Tensor:
+        """(B, L) int64 both -> (B, items + 1) float."""
+        query = last(self.network.encode(self.table.lookup(history), times), history)
+        if self.network.head.tied:
+            return self.table.product(query) * self.norm_scale + self.bias
+        if self.network.head.dot:
+            return self.vectors.product(query) + self.bias
+        return self.network.head.scores(query, self.vectors.all(), self.bias)
 
 
 class TopK(nn.Module):
-    """Wraps a trained network for export.
+    """Wraps a trained model for export.
 
     Args:
-        network: the network. k: length of the answer (at most the number of items).
-        int8: keep the item table as int8, one symmetric scale a row: row = int8 * scale, |error| <= scale / 2.
+        model: a network, or neighbours. k: length of the answer (at most the number of items).
+        int8: keep the item table as int8, one symmetric scale a row.
     """
 
-    def __init__(self, network: SASRec, k: int, int8: bool = False):
+    def __init__(self, model: NextItemNetwork | Neighbours, k: int, int8: bool = False):
         super().__init__()
-        self.network, self.k, self.int8 = network, k, int8
-        table = network.table.weight.detach()
-        self.norm_scale = nn.Buffer(network.log_temperature.detach().exp() / table.norm(dim=1).clamp(min=1e-12))
-        self.bias = nn.Buffer(network.bias.detach().clone())
-        if int8:
-            scale = table.abs().amax(1).clamp(min=1e-12) / 127
-            self.table = nn.Buffer((table / scale[:, None]).round().to(torch.int8))
-            self.lookup_scale = nn.Buffer(scale)
-            self.norm_scale.mul_(scale)
-        else:
-            self.table = nn.Buffer(table.clone())
+        self.model, self.k = NetworkScores(model, int8) if isinstance(model, NextItemNetwork) else model, k
 
-    def forward(self, history: Tensor, exclude: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, history: Tensor, times: Tensor, exclude: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
         """The k best allowed items after each history.
 
         Args:
             history: (B, L) int64 item numbers, oldest first, padded with 0 on the right, 1 <= L <= max_len.
+            times: (B, L) int64 seconds of the events; all equal where unknown.
             exclude: (B, S) int64 item numbers never to answer (those already seen), padded with 0.
             allowed: (B, items + 1) bool, true where the request's filters let the item through.
 
         Returns:
             items (B, k) int64 and scores (B, k) float32, best first; a score of -inf marks that no item was left.
         """
-        embedded = F.embedding(history, self.table).float()
-        table = self.table
-        if self.int8:
-            embedded = embedded * self.lookup_scale[history][:, :, None]
-            table = self.table.float()
-        query = last(self.network.encode(embedded), history)
-        scores = query @ table.T * self.norm_scale + self.bias
-        scores = torch.where(allowed, scores, -torch.inf)
+        scores = torch.where(allowed, self.model.scores(history, times), -torch.inf)
         nothing = torch.zeros_like(exclude[:, :1])  # padding (item 0) is excluded always
         excluded = torch.cat([exclude, nothing], 1)
         scores = scores.scatter(1, excluded, torch.full_like(excluded, -torch.inf, dtype=scores.dtype))

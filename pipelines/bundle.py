@@ -21,7 +21,8 @@ import polars as pl
 import torch
 import yaml
 
-from models.sasrec import SASRec
+from models.baselines import Neighbours
+from models.sequence import NextItemNetwork
 from pipelines import histories
 from pipelines.histories import Prepared
 from pipelines.stage import StageError, log, output, read_json, run, write_json
@@ -45,8 +46,9 @@ def main() -> None:
         np.savez_compressed(
             folder / "histories.npz",
             user_ids=np.array(data.user_ids, dtype=np.str_),
-            offsets=np.cumsum([0, *map(len, data.full)]),
-            items=np.concatenate(data.full).astype(np.int32),
+            offsets=np.cumsum([0, *map(len, data.full.items)]),
+            items=np.concatenate(data.full.items).astype(np.int32),
+            times=np.concatenate(data.full.times),
         )
         write_json(folder / "manifest.json", manifest(folder, settings, network, data))
     version = read_json("artefact/manifest.json")["version"]
@@ -72,9 +74,14 @@ def popular(items: pl.DataFrame) -> dict[str, list[int]]:
     return lists
 
 
-def similar(network: SASRec, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Each item's k nearest by cosine: numbers (items + 1, k) int32 and cosines (items + 1, k) float16."""
-    vectors = torch.nn.functional.normalize(network.table.weight.detach(), dim=1)
+def similar(network: NextItemNetwork | Neighbours, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Each item's k nearest: numbers (V, k) int32, padded with 0, and cosines (or neighbours' weights) (V, k) float16."""
+    if isinstance(network, Neighbours):
+        order = network.weights.argsort(1, descending=True)[:, :k]
+        weights = network.weights.gather(1, order)
+        numbers = network.items.gather(1, order).masked_fill(weights <= 0, 0)
+        return numbers.numpy().astype(np.int32), weights.numpy().astype(np.float16)
+    vectors = torch.nn.functional.normalize(network.embeddings().detach(), dim=1)
     numbers, cosines = [], []
     for start in range(0, len(vectors), 1024):
         block = vectors[start : start + 1024] @ vectors.T
@@ -87,7 +94,7 @@ def similar(network: SASRec, k: int) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(numbers), np.concatenate(cosines)
 
 
-def manifest(folder: Path, settings: dict, network: SASRec, data: Prepared) -> dict:
+def manifest(folder: Path, settings: dict, network: NextItemNetwork | Neighbours, data: Prepared) -> dict:
     quality, compression = read_json("reports/quality.json"), read_json("reports/compression.json")
     metrics, parity = read_json("reports/metrics.json"), read_json("reports/parity.json")
     files = {f.name: sha256(f) for f in sorted(folder.iterdir()) if not f.name.startswith(".")}
@@ -111,6 +118,7 @@ def manifest(folder: Path, settings: dict, network: SASRec, data: Prepared) -> d
         "compression": {k: v for k, v in compression.items() if k != "candidates"},
         "inputs": {
             "history": "int64 (batch, length), item numbers from 1, padded with 0 on the right",
+            "times": "int64 (batch, length), seconds of the events; all 0 where unknown",
             "exclude": "int64 (batch, excluded), item numbers, padded with 0",
             "allowed": "bool (batch, items + 1)",
         },

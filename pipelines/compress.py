@@ -18,10 +18,13 @@ import numpy as np
 import polars as pl
 import pytorch_lightning as lightning
 from onnxruntime.quantization import QuantType, quantize_dynamic
+from torch import nn
 
+from models.baselines import Neighbours
 from models.batches import HistoryData
 from models.learner import Distilled
-from models.sasrec import SASRec
+from models.sasrec import SelfAttention
+from models.sequence import NextItemNetwork
 from pipelines import histories, onnx
 from pipelines.histories import Prepared
 from pipelines.stage import StageError, log, output, params, run, write_json
@@ -40,6 +43,8 @@ def main() -> None:
     rows = []
     with output("data/candidates") as folder:
         for name in RECIPES[settings["recipe"]]:
+            if not applies(name, network):
+                continue
             if "pruned" in name and pruned is None:
                 pruned = finetune(prune(network, settings["prune_share"]), network, data, train, settings["finetune_epochs"])
             chosen = pruned if "pruned" in name else network
@@ -89,34 +94,32 @@ def choose(rows: list[dict], max_loss: float, min_overlap: float) -> dict:
     return min(fit, key=lambda r: r["bytes"])
 
 
-def prune(network: SASRec, share: float) -> SASRec:
+def applies(candidate: str, network: NextItemNetwork | Neighbours) -> bool:
+    """Can it be made of this model? Tables of numbers are networks' alone, and feed-forward layers the transformer's."""
+    if "pruned" in candidate:
+        return isinstance(network, NextItemNetwork) and isinstance(network.encoder, SelfAttention)
+    return candidate == "fp32" or isinstance(network, NextItemNetwork)
+
+
+def prune(network: NextItemNetwork, share: float) -> NextItemNetwork:
     """A copy without the `share` of each layer's feed-forward units that have the smallest magnitude."""
-    hidden, state = [], dict(network.state_dict())
-    for i, block in enumerate(network.blocks):
+    smaller = deepcopy(network)
+    for block in smaller.encoder.blocks:
         magnitude = block.up.weight.norm(dim=1) * block.down.weight.norm(dim=0)
         keep = magnitude.topk(max(1, round(len(magnitude) * (1 - share)))).indices.sort().values
-        hidden.append(len(keep))
-        for key, index in (
-            (f"blocks.{i}.up.weight", (keep,)),
-            (f"blocks.{i}.up.bias", (keep,)),
-            (f"blocks.{i}.down.weight", (slice(None), keep)),
-        ):
-            state[key] = state[key][index]
-    shape = {"items": network.table.num_embeddings - 1, "width": network.table.embedding_dim, "layers": len(hidden),
-             "heads": network.blocks[0].heads, "dropout": network.dropout.p, "max_len": network.max_len}  # fmt: skip
-    smaller = SASRec(**shape, hidden=hidden)
-    smaller.load_state_dict(state)
+        up, down = nn.Linear(block.up.in_features, len(keep)), nn.Linear(len(keep), block.down.out_features)
+        up.load_state_dict({"weight": block.up.weight[keep], "bias": block.up.bias[keep]})
+        down.load_state_dict({"weight": block.down.weight[:, keep], "bias": block.down.bias})
+        block.up, block.down = up, down
     return smaller
 
 
-def finetune(network: SASRec, teacher: SASRec, data: Prepared, train: dict, epochs: int) -> SASRec:
+def finetune(network: NextItemNetwork, teacher: NextItemNetwork, data: Prepared, train: dict, epochs: int) -> NextItemNetwork:
     """Trains the pruned network for `epochs` to answer as the whole one does, at a quarter of the learning rate."""
     lightning.seed_everything(train["seed"], workers=True, verbose=False)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     learner = Distilled(network, deepcopy(teacher), train["learning_rate"] / 4, train["weight_decay"])
-    module = HistoryData(
-        data.train, data.valid.histories, data.valid.targets, network.max_len, train["batch_users"], train["seed"]
-    )
+    module = HistoryData(data.train, data.valid, network.max_len, train["batch_users"], train["seed"])
     trainer = lightning.Trainer(
         max_epochs=epochs, accelerator=train["accelerator"], devices=1, precision=train["precision"], gradient_clip_val=1.0,
         limit_val_batches=0, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,

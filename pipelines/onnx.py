@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -10,36 +11,44 @@ import torch
 from onnxscript import ir
 from onnxscript.optimizer import optimize_ir
 
-from models.batches import pad
+from models.baselines import Neighbours
+from models.batches import Sequences, pad
 from models.metrics import ndcg
-from models.sasrec import SASRec
+from models.sequence import NextItemNetwork
 from models.topk import TopK
-from pipelines.histories import Part
 
-INPUTS = ("history", "exclude", "allowed")
+INPUTS = ("history", "times", "exclude", "allowed")
 
 
-def export(network: SASRec, items: int, k: int, path: Path, int8_table: bool = False) -> None:
+def export(network: NextItemNetwork | Neighbours, items: int, k: int, path: Path, int8_table: bool = False) -> None:
     """Writes the served graph to one file: batch, history length and number of excluded items are dynamic."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     graph = TopK(network.cpu(), min(k, items), int8_table).eval()
-    example = (torch.tensor([[1, 2, 0], [3, 4, 5]]), torch.tensor([[1, 2], [3, 4]]), torch.ones(2, items + 1, dtype=torch.bool))
+    history, exclude = torch.tensor([[1, 2, 0], [3, 4, 5]]), torch.tensor([[1, 2], [3, 4]])
+    example = (history, 100 * history, exclude, torch.ones(2, items + 1, dtype=torch.bool))
     batch, length, excluded = (torch.export.Dim(n, min=1) for n in ("batch", "length", "excluded"))
     length = torch.export.Dim("length", min=1, max=network.max_len)
     with torch.no_grad():
         program = torch.onnx.export(
             graph, example, dynamo=True, verbose=False, optimize=False, input_names=list(INPUTS), output_names=["items", "scores"],
-            dynamic_shapes=({0: batch, 1: length}, {0: batch, 1: excluded}, {0: batch}),
+            dynamic_shapes=({0: batch, 1: length}, {0: batch, 1: length}, {0: batch, 1: excluded}, {0: batch}),
         )  # fmt: skip
-    # Layers' weights are folded into the form that quantisation looks for; the table is not, or it would stand twice.
-    table = {items + 1, network.table.embedding_dim}
 
+    # Layers' weights are folded into the form that quantisation looks for; a table is not, or it would stand twice.
     def fold(node: ir.Node) -> bool | None:
-        return False if any(v is not None and v.shape is not None and set(v.shape) == table for v in node.inputs) else None
+        return False if any(v is not None and v.shape is not None and items + 1 in v.shape for v in node.inputs) else None
 
     optimize_ir(program.model, should_fold=fold, input_size_limit=1 << 30, output_size_limit=1 << 30)
+    unread = [i for i, value in enumerate(program.model.graph.inputs) if not value.uses()]  # times, by most families
+    for i in reversed(unread):
+        del program.model.graph.inputs[i]
     program.save(str(path), external_data=False)
+
+
+def call(graph: ort.InferenceSession, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Runs a graph on those of the inputs that it reads: items (B, k) int64 and scores (B, k) float32."""
+    return graph.run(None, {i.name: inputs[i.name] for i in graph.get_inputs()})
 
 
 def session(path: Path, threads: int = 0) -> ort.InferenceSession:
@@ -51,22 +60,24 @@ def session(path: Path, threads: int = 0) -> ort.InferenceSession:
     return ort.InferenceSession(str(path), options, providers=[*providers, "CPUExecutionProvider"])
 
 
-def feed(histories: list[np.ndarray], max_len: int, items: int) -> dict[str, np.ndarray]:
-    """The graph's inputs for these histories: everything seen is excluded, everything else allowed."""
+def feed(part: Sequences, rows: Iterable[int], max_len: int, items: int) -> dict[str, np.ndarray]:
+    """All inputs that a graph may read, for these rows: everything seen is excluded, everything else allowed."""
+    histories = [part.items[r] for r in rows]
     return {
         "history": pad([h[-max_len:] for h in histories]).numpy(),
+        "times": pad([part.times[r][-max_len:] for r in rows]).numpy(),
         "exclude": pad(histories).numpy(),
         "allowed": np.ones((len(histories), items + 1), dtype=bool),
     }
 
 
-def answers(graph: ort.InferenceSession, part: Part, max_len: int, items: int) -> np.ndarray:
+def answers(graph: ort.InferenceSession, part: Sequences, max_len: int, items: int) -> np.ndarray:
     """What the graph recommends to each shopper of the part: (N, k) item numbers, best first."""
-    order = np.argsort([len(h) for h in part.histories], kind="stable")
+    order = np.argsort([len(h) for h in part.items], kind="stable")
     top = None
     for start in range(0, len(order), 256):
         rows = order[start : start + 256]
-        found = graph.run(["items"], feed([part.histories[r] for r in rows], max_len, items))[0]
+        found = call(graph, feed(part, rows, max_len, items))[0]
         top = np.zeros((len(order), found.shape[1]), np.int64) if top is None else top
         top[rows] = found
     return top
@@ -79,12 +90,12 @@ def ndcg_at_10(top: np.ndarray, target: np.ndarray) -> np.ndarray:
     return ndcg(rank, 10)
 
 
-def latency_ms(graph: ort.InferenceSession, part: Part, max_len: int, items: int, batch: int, repeats: int = 50) -> float:
+def latency_ms(graph: ort.InferenceSession, part: Sequences, max_len: int, items: int, batch: int, repeats: int = 50) -> float:
     """Median milliseconds of one call with `batch` shoppers."""
-    inputs = feed(part.histories[:batch], max_len, items)
+    inputs = feed(part, range(min(batch, len(part))), max_len, items)
     times = []
     for _ in range(repeats):
         started = time.perf_counter()
-        graph.run(None, inputs)
+        call(graph, inputs)
         times.append(time.perf_counter() - started)
     return 1000 * float(np.median(times[5:]))

@@ -2,6 +2,7 @@
 
 In:  data/checked, settings `prepare`, `baseline.vocabulary`, `source`.
 Out: data/prepared/histories.parquet (a row a shopper, oldest item first), items.parquet (number 1.. = row order, features),
+     attributes.json (what the numbers in items' `attributes` mean, from 1),
      users.parquet (features), prepared.json (sizes, what was removed and why).
 
 A history holds the first time a shopper meets each item: that is what the protocol of the published tables ranks (items
@@ -41,11 +42,12 @@ def main() -> None:
     }
     if not sizes["valid"] or not sizes["test"]:
         raise StageError("prepare: no shopper has a history long enough to validate and test on (3 different items)")
-    features = item_features(items, split)
+    features, names = attributes(item_features(items, split, source(chosen["name"]).ORDERED_ONLY), settings["attributes"])
     people = user_features(actions)
     with output("data/prepared") as folder:
         split.write_parquet(folder / "histories.parquet")
         features.write_parquet(folder / "items.parquet")
+        write_json(folder / "attributes.json", names)
         people.write_parquet(folder / "users.parquet")
         write_json(folder / "prepared.json", {"split": settings["split"], **cuts, "sizes": sizes, "removed": removed})
     log.info("prepare: %s", ", ".join(f"{v:,} {k}" for k, v in sizes.items()))
@@ -141,11 +143,11 @@ def divide(history: pl.DataFrame, items: pl.DataFrame, settings: dict) -> tuple[
     return split.drop("before_test").collect(engine="streaming"), {"valid_from": str(valid_from), "test_from": str(test_from)}
 
 
-def item_features(items: pl.DataFrame, split: pl.DataFrame) -> pl.DataFrame:
+def item_features(items: pl.DataFrame, split: pl.DataFrame, ordered_only: bool) -> pl.DataFrame:
     """The vocabulary with what is known of each item and what training shows of it.
 
     popularity: shoppers in training who met it; recency: the same, each weighted by 2^(-age / 30 days) at the end of
-    training; log_price: ln(1 + price), standardised over the catalogue (absent if no item has a price).
+    training (all weigh 1 where times tell order only); log_price: ln(1 + price), standardised over the catalogue (absent if no item has a price).
     """
     training = split.lazy().select(
         pl.col("items").list.head(pl.col("train_end")).alias("item"),
@@ -153,7 +155,7 @@ def item_features(items: pl.DataFrame, split: pl.DataFrame) -> pl.DataFrame:
     ).explode("item", "timestamp").drop_nulls()  # fmt: skip
     age = (pl.col("timestamp").max() - pl.col("timestamp")).dt.total_seconds() / 86400
     seen = (
-        training.with_columns(weight=0.5 ** (age / 30))
+        training.with_columns(weight=pl.lit(1.0) if ordered_only else 0.5 ** (age / 30))
         .group_by("item").agg(popularity=pl.len(), recency=pl.col("weight").sum())
         .collect(engine="streaming")
     )  # fmt: skip
@@ -169,6 +171,39 @@ def item_features(items: pl.DataFrame, split: pl.DataFrame) -> pl.DataFrame:
                 log_price=(log_price - log_price.mean()) / pl.max_horizontal(log_price.std(), pl.lit(1e-6))
             )
     return features.sort("item")
+
+
+def attributes(features: pl.DataFrame, kinds: list[str]) -> tuple[pl.DataFrame, list[str]]:
+    """Adds a column `attributes`: what is known of each item as a list of numbers from 1; and names the numbers.
+
+    kinds: of category (every level of the path), brand, price (the tenth of the catalogue it falls into), attributes (labels),
+    words (of the title). What is said of one item alone, or of more than half of them, tells items apart badly and is left out.
+    """
+    labels = {
+        "category": pl.col("category").str.split(" > ") if "category" in features.columns else None,
+        "brand": pl.concat_list("brand") if "brand" in features.columns else None,
+        "price": pl.concat_list(
+            pl.col("price").qcut(10, labels=[str(i) for i in range(10)], allow_duplicates=True).cast(pl.String)
+        )
+        if "log_price" in features.columns
+        else None,
+        "attributes": pl.col("attributes").str.extract_all(r"\S+") if "attributes" in features.columns else None,
+        "words": pl.col("title").str.to_lowercase().str.extract_all(r"\w{2,}") if "title" in features.columns else None,
+    }
+    unknown = set(kinds) - set(labels)
+    if unknown:
+        raise StageError(f"prepare.attributes: {', '.join(sorted(unknown))} is not one of {', '.join(labels)}")
+    long = [
+        features.select("item", name=labels[kind]).explode("name").drop_nulls()
+        .select("item", name=pl.format("{}:{}", pl.lit(kind), "name")).unique()
+        for kind in kinds if labels[kind] is not None
+    ]  # fmt: skip
+    said = pl.concat([*long, pl.DataFrame(schema={"item": features.schema["item"], "name": pl.String})])
+    told = said.group_by("name").len().filter(pl.col("len") > 1, pl.col("len") <= len(features) / 2).sort("name")
+    told = told.with_row_index("number", 1)
+    numbers = said.join(told, on="name").group_by("item").agg(attributes=pl.col("number").sort().cast(pl.Int64))
+    joined = features.drop("attributes", strict=False).join(numbers, on="item", how="left", maintain_order="left")
+    return joined.with_columns(pl.col("attributes").fill_null([])), told["name"].to_list()
 
 
 def user_features(actions: pl.LazyFrame) -> pl.DataFrame:

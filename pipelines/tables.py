@@ -30,6 +30,7 @@ ITEMS = {
     "description": pl.String,
     "category": pl.String,  # a path, written "kitchen > kettles"
     "brand": pl.String,
+    "attributes": pl.String,  # further labels, separated by spaces
     "price": pl.Float64,
     "in_stock": pl.Boolean,
     "image": pl.String,

@@ -1,4 +1,4 @@
-"""train: a next-item recommender on the prepared histories, with Lightning.
+"""train: the recommender that `train.model` names, on the prepared histories; networks with Lightning.
 
 In:  data/prepared, settings `train`.
 Out: data/model/weights.npz and model.json (the network's shape), reports/train (DVCLive metrics and plots).
@@ -18,29 +18,48 @@ from pathlib import Path
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from dvclive import Live
 from dvclive.lightning import DVCLiveLogger
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
 
+from models.baselines import Neighbours, ease, incidence, item_knn, popularity
 from models.batches import HistoryData
+from models.families import build, loss_of
 from models.learner import NextItem
-from models.losses import LOSSES
-from models.sasrec import SASRec
+from models.metrics import ndcg
+from models.sequence import NextItemNetwork
 from pipelines import histories
+from pipelines.histories import Prepared
+from pipelines.ranking import rank_all
 from pipelines.stage import StageError, log, output, params, run, write_json
+
+SHAPE = ("width", "layers", "heads", "dropout", "max_len", "gated", "unnamed")
+BASELINES = ("popularity", "item_knn", "ease")
 
 
 def main() -> None:
-    settings = params("train")
-    if settings["loss"] not in LOSSES:
-        raise StageError(f"train.loss is {settings['loss']!r}; it must be one of {', '.join(LOSSES)}")
+    settings, data = params("train"), histories.load()
+    if settings["model"] in BASELINES:
+        solve(settings["model"], data)
+    else:
+        learn(settings, data)
+
+
+def learn(settings: dict, data: Prepared) -> None:
+    """Trains a network."""
+    try:
+        loss = loss_of(settings["model"], settings["loss"])
+    except ValueError as error:
+        raise StageError(f"train.{error}") from error
     if settings["width"] % settings["heads"]:
         raise StageError(f"train.width ({settings['width']}) must be a multiple of train.heads ({settings['heads']})")
     pl.seed_everything(settings["seed"], workers=True, verbose=False)
     torch.set_float32_matmul_precision("high")
-    data = histories.load()
-    shape = {"items": histories.vocabulary_size()} | {k: settings[k] for k in ("width", "layers", "heads", "dropout", "max_len")}
-    network = SASRec(**shape)
-    learner = NextItem(network, settings["loss"], settings["negatives"], settings["learning_rate"], settings["weight_decay"])
+    shape = {k: settings[k] for k in SHAPE}
+    attributes = data.attributes() if settings["side_information"] else None
+    network = build(settings["model"], len(data.items), shape, None if attributes is None else torch.from_numpy(attributes))
+    counts = data.popularity()
+    learner = NextItem(network, loss, counts, settings["negatives"], settings["learning_rate"], settings["weight_decay"])
     checkpoints = Path("data/.checkpoints") / fingerprint(settings)
     best = ModelCheckpoint(checkpoints, filename="best", monitor="valid/ndcg@10", mode="max", enable_version_counter=False)
     latest = ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False)
@@ -55,6 +74,7 @@ def main() -> None:
         devices=settings["devices"],
         strategy=settings["strategy"],
         precision=settings["precision"],
+        accumulate_grad_batches=settings["accumulate"],
         gradient_clip_val=1.0,
         callbacks=[EarlyStopping("valid/ndcg@10", patience=settings["patience"], mode="max"), best, latest, *shown],
         logger=DVCLiveLogger(dir=str(curves), resume=resume.exists(), dvcyaml=None, save_dvc_exp=False, report=None),
@@ -62,35 +82,55 @@ def main() -> None:
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    module = HistoryData(
-        data.train, data.valid.histories, data.valid.targets, settings["max_len"], settings["batch_users"], settings["seed"]
-    )
+    module = HistoryData(data.train, data.valid, settings["max_len"], settings["batch_users"], settings["seed"])
     # Our own checkpoint, just written by this program on this machine: Lightning's state needs full loading.
     trainer.fit(learner, module, ckpt_path=str(resume) if resume.exists() else None, weights_only=False)
     if trainer.interrupted:
         raise StageError("interrupted; run again to go on from the last finished epoch")
     if not trainer.is_global_zero:
         return  # of several processes training together, the first alone writes
-    state = torch.load(best.best_model_path, map_location="cpu", weights_only=False)["state_dict"]
+    learner.load_state_dict(torch.load(best.best_model_path, map_location="cpu", weights_only=False)["state_dict"])
+    some = range(0, len(data.valid), max(1, len(data.valid) // 1024))
+    network.eval().admit(torch.from_numpy(counts), *module.valid[list(some)][:2])
     log.info("train: best valid NDCG@10 %.4f after %s epochs", float(best.best_model_score), trainer.current_epoch)
-    save("data/model", {k.removeprefix("network."): v for k, v in state.items()}, shape)
+    save("data/model", {"model": settings["model"], "items": len(data.items), **shape}, network)
     with output("reports/train") as reports:
         shutil.copytree(curves, reports, dirs_exist_ok=True)
     shutil.rmtree(checkpoints)
 
 
-def save(folder: str, state: dict[str, torch.Tensor], shape: dict) -> None:
+def solve(model: str, data: Prepared) -> None:
+    """Makes a model of linear algebra, which takes no epochs."""
+    met = incidence(data.train.items, len(data.items) + 1)
+    try:
+        made = {"popularity": lambda: popularity(data.recency()), "item_knn": lambda: item_knn(met), "ease": lambda: ease(met)}[
+            model
+        ]()
+    except ValueError as error:
+        raise StageError(f"train.model: {error}") from error
+    save("data/model", {"model": model}, made)
+    rank, _ = rank_all(made, data.valid, 10)
+    with output("reports/train") as reports, Live(str(reports), dvcyaml=None, save_dvc_exp=False, report=None) as live:
+        live.log_metric("valid/ndcg@10", float(ndcg(rank, 10).mean()))
+        live.next_step()
+
+
+def save(folder: str, shape: dict, network: torch.nn.Module) -> None:
     """Writes weights.npz and model.json, from which `load` makes the network again. Nothing is pickled."""
     with output(folder) as path:
-        np.savez(path / "weights.npz", **{k: v.cpu().numpy() for k, v in state.items()})
+        np.savez(path / "weights.npz", **{k: v.cpu().numpy() for k, v in network.state_dict().items()})
         write_json(path / "model.json", shape)
 
 
-def load(folder: str) -> SASRec:
-    """The network saved in `folder`, ready to predict."""
-    network = SASRec(**json.loads(Path(folder, "model.json").read_text(encoding="utf-8")))
-    with np.load(Path(folder, "weights.npz"), allow_pickle=False) as weights:
-        network.load_state_dict({k: torch.from_numpy(weights[k]) for k in weights.files})
+def load(folder: str) -> NextItemNetwork | Neighbours:
+    """The model saved in `folder`, ready to predict."""
+    shape = json.loads(Path(folder, "model.json").read_text(encoding="utf-8"))
+    with np.load(Path(folder, "weights.npz"), allow_pickle=False) as arrays:
+        state = {k: torch.from_numpy(arrays[k]) for k in arrays.files}
+    if shape["model"] in BASELINES:
+        return Neighbours(**state)
+    network = build(shape.pop("model"), shape.pop("items"), shape, state.get("known"))
+    network.load_state_dict(state)
     return network.eval()
 
 

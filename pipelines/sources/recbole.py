@@ -37,7 +37,7 @@ def read(data: Path, settings: dict) -> dict[str, pl.LazyFrame]:
         frame = _atomic(items)
         present = set(frame.collect_schema())
         chosen = {"title": _first(TITLES, present), "category": _first(CATEGORIES, present)}
-        chosen |= {c: c for c in ("brand", "price", "description") if c in present}
+        chosen |= {c: c for c in ("brand", "price", "description") if c in present} | {"attributes": chosen["category"]}
         tables["items"] = frame.select("item_id", **{to: pl.col(by) for to, by in chosen.items() if by})
     users = files[0].with_suffix(".user")
     if users.exists():

@@ -40,8 +40,6 @@ def read(data: Path, settings: dict) -> dict[str, pl.LazyFrame]:
     attributes = list(files[0].parent.glob("*_item2attributes.json"))
     if attributes:
         ids = json.loads(attributes[0].read_text(encoding="utf-8"))
-        described = pl.LazyFrame(
-            {"item_id": list(ids), "description": ["attributes " + " ".join(map(str, a)) for a in ids.values()]}
-        )
+        described = pl.LazyFrame({"item_id": list(ids), "attributes": [" ".join(map(str, a)) for a in ids.values()]})
         items = items.join(described, on="item_id", how="left", maintain_order="left")
     return {"events": events, "items": items.with_columns(title=pl.format("Item {}", "item_id"))}

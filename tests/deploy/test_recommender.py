@@ -67,11 +67,11 @@ def test_filters_against_brute_force(recommender: Recommender, data: st.DataObje
 
 def test_known_shoppers_are_answered_from_their_history(recommender: Recommender, finished: Path):
     user = next(iter(recommender._users))
-    seen = {recommender.ids[n - 1] for n in recommender.history(user).tolist()}
+    seen = {recommender.ids[n - 1] for n in recommender.history(user)[0].tolist()}
     answer = recommender.recommend(user_id=user, k=20)
     assert answer.fallback is None
     assert not seen & {i["item_id"] for i in answer.items}
-    given_the_same = recommender.recommend(history=[recommender.ids[n - 1] for n in recommender.history(user).tolist()], k=20)
+    given_the_same = recommender.recommend(history=[recommender.ids[n - 1] for n in recommender.history(user)[0].tolist()], k=20)
     assert given_the_same == answer
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 
+from models.families import build
 from models.topk import TopK
 from pipelines import compress, histories, train
 from pipelines import onnx as graphs
@@ -43,12 +44,12 @@ def test_the_graph_agrees_with_torch_on_real_histories(run: Path, tmp_path: Path
     network, data = train.load("data/model"), histories.load()
     path = tmp_path / "m.onnx"
     graphs.export(network, len(data.items), 20, path, int8_table=int8)
-    inputs = graphs.feed(data.test.histories, network.max_len, len(data.items))
+    inputs = graphs.feed(data.test, range(len(data.test)), network.max_len, len(data.items))
     rng = np.random.default_rng(0)
     inputs["allowed"] &= rng.random(inputs["allowed"].shape) < 0.5
     with torch.inference_mode():
         expected_items, expected = TopK(network, 20, int8)(*(torch.from_numpy(v) for v in inputs.values()))
-    items, scores = graphs.session(path).run(None, inputs)
+    items, scores = graphs.call(graphs.session(path), inputs)
     np.testing.assert_allclose(scores, expected.numpy(), atol=1e-4)
     assert (items == expected_items.numpy())[np.isfinite(scores)].mean() > 0.999
 
@@ -68,14 +69,15 @@ def test_the_compressed_table_stands_once(run: Path):
 
 def test_pruning_keeps_the_largest_units_and_their_answers():
     torch.manual_seed(0)
-    network = train.SASRec(items=20, width=8, layers=2, heads=2, dropout=0.0, max_len=6).eval()
+    shape = {"width": 8, "layers": 2, "heads": 2, "dropout": 0.0, "max_len": 6, "gated": False, "unnamed": 0.0}
+    network = build("sasrec", 20, shape, None).eval()
     with torch.no_grad():
-        for block in network.blocks:
+        for block in network.encoder.blocks:
             block.down.weight[:, ::2] = 0  # half of the units say nothing
     smaller = compress.prune(network, 0.5).eval()
-    assert [b.up.out_features for b in smaller.blocks] == [16, 16]
+    assert [b.up.out_features for b in smaller.encoder.blocks] == [16, 16]
     history = torch.tensor([[1, 5, 7]])
-    torch.testing.assert_close(smaller.scores(history), network.scores(history))
+    torch.testing.assert_close(smaller.scores(history, history), network.scores(history, history))
 
 
 def test_the_smallest_within_the_allowed_loss_wins():

@@ -1,0 +1,220 @@
+"""Which model recommends best on this data? Every model under the same budget, several seeds, compared honestly.
+
+    python -m benchmarks.quality --data ../shared/data/amazon-beauty --models best --seeds 3
+    python -m benchmarks.quality --data ../shared/data/ml-100k --models all --seeds 1 --split time
+
+Models are named settings in benchmarks/quality.yaml, the same for every data set, chosen on validation parts alone. Data is collected, checked and prepared once, by the stages that also run in production;
+then each (model, seed) is trained and ranked: all items, those already met left out, one relevant item a shopper. Runs stand in
+data/quality/<data set>-<split> and are not repeated while their settings and the code stay the same, so an interrupted comparison
+goes on where it was.
+
+Prints a table; writes reports/quality/<data set>[-time].json and .png. The best model is the one with the best mean validation
+NDCG@10; the others are held against it shopper by shopper (paired t-test on NDCG@10, the mean over seeds each).
+"""
+
+import argparse
+import hashlib
+import json
+import logging
+import os
+import time
+from contextlib import chdir
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+CODE = ("pipelines", "models", "expectations")
+SETTINGS = yaml.safe_load((ROOT / "benchmarks" / "quality.yaml").read_text(encoding="utf-8"))
+log = logging.getLogger("pushcart")
+
+
+def main() -> None:
+    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_argument("--data", type=Path, required=True, help="file or folder, as make demo's DATA")
+    cli.add_argument("--source", help="as make demo's SOURCE; told from the files if left out")
+    cli.add_argument("--models", nargs="+", default=["best"], help=f"all, or of {', '.join(SETTINGS)}")
+    cli.add_argument("--seeds", type=int, default=3)
+    cli.add_argument("--split", choices=["leave_one_out", "time"], default="leave_one_out")
+    cli.add_argument("--epochs", type=int, help="at most, for every model; to try things out")
+    chosen = cli.parse_args()
+    names = list(SETTINGS) if chosen.models == ["all"] else chosen.models
+    unknown = set(names) - set(SETTINGS)
+    if unknown:
+        cli.error(f"no model {', '.join(sorted(unknown))} in benchmarks/quality.yaml; there are {', '.join(SETTINGS)}")
+    if not chosen.data.exists():
+        cli.error(f"--data {chosen.data} is not there")
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    log.setLevel(logging.INFO)
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    source = chosen.source or guess(chosen.data)
+    dataset = chosen.data.resolve().stem if source != "shop" else "shop"
+    title = dataset + ("-time" if chosen.split == "time" else "")
+    base = prepared(ROOT / "data" / "quality" / title, source, chosen.data.resolve(), chosen.split)
+    runs = []
+    for seed in range(chosen.seeds):
+        for name in names:
+            settings = SETTINGS[name] | {"seed": 42 + seed} | ({"epochs": chosen.epochs} if chosen.epochs else {})
+            runs.append(trained(base, name, settings))
+    report = compare(title, runs)
+    target = ROOT / "reports" / "quality" / f"{title}.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(report, indent=1) + "\n")
+    plot(report, target.with_suffix(".png"))
+    show(report)
+
+
+def guess(data: Path) -> str:
+    """The source whose files these are."""
+    for source, pattern in (("sequences", "*.txt"), ("recbole", "*.inter"), ("reviews", "*.json*"), ("shop", "shop.yaml")):
+        if data.match(pattern) or (data.is_dir() and list(data.glob(pattern))):
+            return source
+    return "files"
+
+
+def prepared(folder: Path, source: str, data: Path, split: str) -> Path:
+    """A workspace in which the stages up to verify have run on the data."""
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params["source"] |= {"name": source, "data": str(data)}
+    params["prepare"]["split"] = split
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "reports/verified.json").exists() and yaml.safe_load((folder / "params.yaml").read_text()) == params:
+        return folder
+    link_code(folder)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True), encoding="utf-8")
+    run(folder, "collect", "check", "prepare", "verify")
+    return folder
+
+
+def trained(base: Path, name: str, settings: dict) -> dict:
+    """Trains and ranks one model, unless that is done; the row of the report, with `gains`, NDCG@10 of each test shopper."""
+    params = yaml.safe_load((base / "params.yaml").read_text(encoding="utf-8"))
+    params["train"] |= settings
+    digest = hashlib.sha256(yaml.safe_dump(params["train"]).encode() + (base / "data/prepared/histories.parquet").read_bytes())
+    for path in sorted(p for part in ("models", "pipelines") for p in (ROOT / part).rglob("*.py")):
+        digest.update(path.read_bytes())
+    folder = base / "runs" / f"{name}-{settings['seed']}-{digest.hexdigest()[:10]}"
+    if not (folder / "row.json").exists():
+        log.info("quality: %s, seed %s", name, settings["seed"])
+        (folder / "data").mkdir(parents=True, exist_ok=True)
+        link_code(folder)
+        for part in ("prepared", "checked"):
+            if not (folder / "data" / part).exists():
+                (folder / "data" / part).symlink_to(base / "data" / part)
+        (folder / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True), encoding="utf-8")
+        started = time.perf_counter()
+        run(folder, "train")
+        seconds = time.perf_counter() - started
+        row, gains = measured(folder, params)
+        np.save(folder / "gains.npy", gains)
+        (folder / "row.json").write_text(json.dumps({"model": name, "train_s": round(seconds, 1)} | row))
+    return json.loads((folder / "row.json").read_text()) | {"gains": np.load(folder / "gains.npy")}
+
+
+def measured(folder: Path, params: dict) -> tuple[dict, np.ndarray]:
+    """What the finished training shows on the validation and the test part."""
+    from models import metrics
+    from models.baselines import Neighbours
+    from models.families import loss_of
+    from pipelines import evaluate, histories
+    from pipelines.ranking import rank_all
+    from pipelines.train import load
+
+    with chdir(folder):
+        data, model = histories.load(), load("data/model")
+        settings, counts = params["train"], data.popularity()
+        valid, _ = rank_all(model, data.valid, 10)
+        rank, top = rank_all(model, data.test, max(params["evaluate"]["ks"]))
+    gains = metrics.ndcg(rank, 10)
+    networks = not isinstance(model, Neighbours)
+    share = counts / counts.sum()
+    row = {
+        "family": settings["model"],
+        "loss": loss_of(settings["model"], settings["loss"]) if networks else None,
+        "seed": settings["seed"],
+        "side_information": networks and model.attributes is not None,
+        "params": sum(p.numel() for p in model.parameters()) if networks else model.weights.numel(),
+        "valid_ndcg@10": float(metrics.ndcg(valid, 10).mean()),
+    } | evaluate.summary(rank, top, counts, params["evaluate"], settings["seed"])
+    row["popularity_bias"] = float(share[top[:, :10]].mean() / share[data.test.targets].mean())
+    row["segments"] = {name: float(gains[rows].mean()) for name, rows in evaluate.segments(data, counts).items() if rows.any()}
+    return row, gains
+
+
+def compare(title: str, runs: list[dict]) -> dict:
+    """The report: rows, means by model, the best by validation and how surely it is better than the others."""
+    from scipy import stats
+
+    names = list(dict.fromkeys(r["model"] for r in runs))
+    of = {name: [r for r in runs if r["model"] == name] for name in names}
+    gains = {name: np.mean([r["gains"] for r in of[name]], axis=0) for name in names}
+    best = max(names, key=lambda name: np.mean([r["valid_ndcg@10"] for r in of[name]]))
+
+    def mean(name: str) -> dict:
+        numbers = ("ndcg@10", "recall@10", "valid_ndcg@10", "train_s", "params", "coverage@10", "popularity_bias")
+        return {"model": name, "seeds": len(of[name])} | {k: float(np.mean([r[k] for r in of[name]])) for k in numbers}
+
+    means = [mean(name) for name in names]
+    for row in means:
+        if row["model"] != best:
+            row["p_beside_best"] = float(stats.ttest_rel(gains[best], gains[row["model"]]).pvalue)
+    return {
+        "dataset": title,
+        "cores": os.cpu_count(),
+        "rows": [{k: v for k, v in r.items() if k != "gains"} for r in runs],
+        "means": means,
+        "best": {k: v for k, v in mean(best).items() if k in ("model", "ndcg@10", "recall@10")},
+    }
+
+
+def show(report: dict) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        "model", "NDCG@10", "Recall@10", "valid NDCG@10", "training s", "parameters", "coverage", "p", title=report["dataset"]
+    )
+    for row in sorted(report["means"], key=lambda r: -r["valid_ndcg@10"]):
+        table.add_row(
+            row["model"], f"{row['ndcg@10']:.4f}", f"{row['recall@10']:.4f}", f"{row['valid_ndcg@10']:.4f}", f"{row['train_s']:.0f}",
+            f"{row['params']:,.0f}", f"{row['coverage@10']:.2f}", f"{row['p_beside_best']:.1e}" if "p_beside_best" in row else "best",
+        )  # fmt: skip
+    Console(width=110).print(table)
+
+
+def plot(report: dict, path: Path) -> None:
+    """Quality against seconds of training; a dot's area grows with the number of parameters."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    largest = max(r["params"] for r in report["means"]) or 1
+    for row in report["means"]:
+        seconds = max(row["train_s"], 0.1)
+        axes.scatter(seconds, row["ndcg@10"], s=30 + 400 * row["params"] / largest, alpha=0.5)
+        axes.annotate(row["model"], (seconds, row["ndcg@10"]), xytext=(6, 4), textcoords="offset points")
+    axes.set(xscale="log", xlabel="seconds of training", ylabel="test NDCG@10", title=f"{report['dataset']}: mean over seeds")
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def link_code(folder: Path) -> None:
+    for name in CODE:
+        if not (folder / name).exists():
+            (folder / name).symlink_to(ROOT / name)
+
+
+def run(folder: Path, *stages: str) -> None:
+    from importlib import import_module
+
+    with chdir(folder):
+        for stage in stages:
+            import_module(f"pipelines.{stage}").main()
+
+
+if __name__ == "__main__":
+    main()

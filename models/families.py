@@ -1,0 +1,70 @@
+"""The next-item families by name: which encoder, which head, and the loss each is usually trained with."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from models.cnn import Cnn
+from models.gru import Gru
+from models.hstu import Hstu
+from models.losses import LOSSES
+from models.mlp import Mean, Mlp
+from models.ncf import NeuMF
+from models.sasrec import SelfAttention
+from models.sequence import Cosine, NextItemNetwork
+from models.two_tower import Tower
+
+
+@dataclass(frozen=True)
+class Family:
+    encoder: Callable[[dict], nn.Module]  # settings -> encoder
+    loss: str = "full_softmax"
+    head: Callable[[int, int], nn.Module] = lambda items, width: Cosine(items)
+
+
+def _stack(s: dict) -> dict:
+    return {name: s[name] for name in ("width", "layers", "dropout")}
+
+
+FAMILIES = {
+    "mlp": Family(lambda s: Mlp(**_stack(s))),
+    "ncf": Family(lambda s: Mean(), "bce", lambda items, width: NeuMF(items, width, hidden=64)),
+    "two_tower": Family(lambda s: Mlp(**_stack(s)), "in_batch_softmax", Tower),
+    "cnn": Family(lambda s: Cnn(**_stack(s))),
+    "gru": Family(lambda s: Gru(**_stack(s))),
+    "sasrec": Family(lambda s: SelfAttention(**_stack(s), heads=s["heads"], max_len=s["max_len"], gated=s["gated"])),
+    "hstu": Family(lambda s: Hstu(**_stack(s), heads=s["heads"], max_len=s["max_len"])),
+}
+
+
+def loss_of(model: str, loss: str) -> str:
+    """The loss to train with; `auto` is the family's own.
+
+    Raises:
+        ValueError: no such family or loss, or one that makes no sense for the other; the message says which.
+    """
+    if model not in FAMILIES:
+        raise ValueError(f"model is {model!r}; it must be one of {', '.join(FAMILIES)}")
+    family = FAMILIES[model]
+    loss = family.loss if loss == "auto" else loss
+    if loss not in LOSSES:
+        raise ValueError(f"loss is {loss!r}; it must be auto or one of {', '.join(LOSSES)}")
+    if loss == "full_softmax" and model == "ncf":
+        raise ValueError(
+            "loss full_softmax needs a product of shopper and item; ncf has none, use bce or another that draws items"
+        )
+    return loss
+
+
+def build(model: str, items: int, shape: dict, attributes: Tensor | None) -> NextItemNetwork:
+    """A new network.
+
+    Args:
+        items: in the vocabulary. shape: width, layers, heads, dropout, max_len, gated, unnamed.
+        attributes: see NextItemNetwork.
+    """
+    family = FAMILIES[model]
+    head = family.head(items, shape["width"])
+    own = {name: shape[name] for name in ("width", "max_len", "dropout", "unnamed")}
+    return NextItemNetwork(family.encoder(shape), head, items, attributes=attributes, **own)

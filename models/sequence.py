@@ -1,0 +1,146 @@
+"""What all next-item families share: the item table, what is known of items, and the step from a history to scores.
+
+A family is an encoder (embedded history -> a vector after each event) and a head (that vector against items -> logits).
+Tensors only. Item number 0 is padding; histories are padded on the right, and no encoder looks to its right, so padding
+needs no mask.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Cosine(nn.Module):
+    """Cosine times a learned temperature, plus an item bias. Lookup and scoring share one table.
+
+    Args:
+        items: numbers run from 1 to `items`. temperature: to start with.
+    """
+
+    dot = True  # scores() is a product plus the bias
+    tied = True  # vectors() are the rows of the table times a scale each
+
+    def __init__(self, items: int, temperature: float = 15.0):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(items + 1))
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
+
+    def query(self, x: Tensor) -> Tensor:
+        """What the encoder says (..., D) -> what is held against items (..., D)."""
+        return F.normalize(x, dim=-1)
+
+    def vectors(self, table: Tensor) -> Tensor:
+        """Item embeddings (..., D) -> what queries are held against (..., D)."""
+        return F.normalize(table, dim=-1) * self.log_temperature.exp()
+
+    def scores(self, query: Tensor, vectors: Tensor, bias: Tensor) -> Tensor:
+        """Every query (N, D) against every item (K, D), (K,) -> logits (N, K)."""
+        return query @ vectors.T + bias
+
+    def pairs(self, query: Tensor, vectors: Tensor, bias: Tensor) -> Tensor:
+        """Queries (N, D) against one item each (N, D), (N,) -> logits (N,)."""
+        return (query * vectors).sum(-1) + bias
+
+
+class NextItemNetwork(nn.Module):
+    """A history of item numbers to a query, and the items that queries are scored against.
+
+    Args:
+        encoder: embedded history (B, L, D) float and times (B, L) int64, seconds -> (B, L, D) float, causal.
+        head: Cosine, or another with its methods.
+        items: items in the vocabulary. width: D. max_len: longest history it reads. dropout: of the embedded history.
+        attributes: (items + 1, M) int64, what is known of each item (category, brand, words, ...) as numbers from 1, padded
+            with 0; the mean of their embeddings is added to the item's own. None: nothing is known.
+        unnamed: share of the items that, at each step of training, are known by their attributes alone, so that items without
+            a history learn to stand where they should (Volkovs et al., "DropoutNet", 2017).
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        head: nn.Module,
+        items: int,
+        width: int,
+        max_len: int,
+        dropout: float,
+        attributes: Tensor | None,
+        unnamed: float = 0.0,
+    ):
+        super().__init__()
+        self.encoder, self.head, self.max_len, self.unnamed = encoder, head, max_len, unnamed
+        self.table = nn.Embedding(items + 1, width, padding_idx=0)
+        self.dropout = nn.Dropout(dropout)
+        nn.init.normal_(self.table.weight, std=width**-0.5)
+        self.attributes = None
+        if attributes is not None:
+            self.known = nn.Buffer(attributes)
+            self.attributes = nn.EmbeddingBag(int(attributes.max()) + 1, width, mode="mean", padding_idx=0)
+            nn.init.normal_(self.attributes.weight, std=width**-0.5)
+            with torch.no_grad():
+                self.attributes.weight[0] = 0
+        with torch.no_grad():
+            self.table.weight[0] = 0
+
+    def embed(self, items: Tensor) -> Tensor:
+        """Items (...) int64 with what is known of them -> (..., D) float; padding is zero."""
+        own = self.table(items)
+        if self.attributes is None:
+            return own
+        if self.training and self.unnamed:
+            own = own * (torch.rand(items.shape, device=own.device) >= self.unnamed)[..., None]
+        return own + self.attributes(self.known[items.flatten()]).view(own.shape)
+
+    def embeddings(self) -> Tensor:
+        """The whole catalogue: (items + 1, D) float, row 0 zero."""
+        return self.embed(torch.arange(self.table.num_embeddings, device=self.table.weight.device))
+
+    def encode(self, embedded: Tensor, times: Tensor | None) -> Tensor:
+        """Embedded history (B, L, D) and its times (B, L) -> query (B, L, D'): what comes after each position."""
+        import os
+
+        ed = float(os.environ.get("ED", "0"))
+        if self.training and ed:
+            embedded = embedded * (torch.rand(embedded.shape[:2]) >= ed)[..., None]
+        return self.head.query(self.encoder(self.dropout(embedded * self.table.embedding_dim**0.5), times))
+
+    def forward(self, history: Tensor, times: Tensor) -> Tensor:
+        """history (B, L) int64, times (B, L) int64 seconds -> query (B, L, D') float."""
+        return self.encode(self.embed(history), times)
+
+    def scores(self, history: Tensor, times: Tensor) -> Tensor:
+        """(B, L) int64 both -> (B, items + 1) float; padding scores -inf. An empty history is read as one padding event."""
+        query = last(self(history, times), history)
+        scores = self.head.scores(query, self.head.vectors(self.embeddings()), self.head.bias)
+        return scores.index_fill(1, torch.zeros(1, dtype=torch.long, device=scores.device), -torch.inf)
+
+    @torch.no_grad()
+    def admit(self, popularity: Tensor, history: Tensor, times: Tensor) -> None:
+        """Gives items that training never showed what they can have: what is known of them, and a bias.
+
+        The bias is that with which the given shoppers would be shown each new item as often as one of the rarest tenth of the
+        others, had they been shown items in proportion to the softmax. Without attributes, nothing tells a new item from
+        another, and it gets the lowest bias there is.
+
+        Args:
+            popularity: (items + 1,) how often each item stands in training. history, times: (B, L) int64, of any shoppers.
+        """
+        new = popularity == 0
+        new[0] = False
+        self.table.weight[new] = 0
+        bias, met = self.head.bias, popularity > 0
+        bias[new] = bias[met].min()
+        if self.attributes is None or not new.any():
+            return
+        rare = met & (popularity <= popularity[met].float().quantile(0.1))
+        query = last(self(history, times), history)
+        vectors, none = self.head.vectors(self.embeddings()), torch.zeros_like(bias)
+        mass = torch.logsumexp(self.head.scores(query, vectors, none), 0)
+        bias[new] = torch.logsumexp((mass + bias)[rare], 0) - rare.sum().log() - mass[new]
+
+
+def last(query: Tensor, history: Tensor) -> Tensor:
+    """query (B, L, D), history (B, L) int64 -> (B, D): the query at each history's last item."""
+    at = ((history > 0).sum(1) - 1).clamp(min=0)
+    return torch.gather(query, 1, at[:, None, None].expand(-1, 1, query.shape[2])).squeeze(1)

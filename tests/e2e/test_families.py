@@ -1,0 +1,42 @@
+"""Every model family, small: trained, exported, compressed, bundled, promoted, served and asked over HTTP."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from deploy import local
+from deploy.environments import Environment
+from models.families import FAMILIES
+from pipelines.stage import read_json
+from pipelines.train import BASELINES
+from tests.conftest import run_stages
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.mark.parametrize("model", [*BASELINES, *(f for f in FAMILIES if f != "sasrec")])  # the rest of the tests serve sasrec
+def test_a_family_ends_in_a_served_bento(model: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder, symlinks=True)
+    monkeypatch.chdir(folder)
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["train"]["model"] = model
+    params["gate"]["min_gain_over_popularity"] = -1.0  # so little training promises nothing
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    run_stages("train", "evaluate", "export", "compress", "bundle")
+    assert read_json("reports/parity.json")["top_10_same"] > 0.99
+    assert read_json("reports/metrics.json")["test"]["ndcg@10"] > 0
+
+    checkout = tmp_path / "checkout"
+    (checkout / "deploy/environments").mkdir(parents=True)
+    shutil.copy("params.yaml", checkout)
+    entry = Environment(checkout, "production").promote(folder / "bento", who="t", why=model)
+    with local.served(checkout, "production", local.free_port()) as url:
+        answer = local.ask(f"{url}/recommend", {"user_id": "u000001", "k": 5})
+        similar = local.ask(f"{url}/similar", {"item_id": answer["items"][0]["item_id"], "k": 3})
+    assert len({item["item_id"] for item in answer["items"]}) == 5
+    assert answer["fallback"] is None
+    assert answer["model_version"] == entry["version"]
+    assert model == "popularity" or similar["items"]
