@@ -129,12 +129,14 @@ def measured(folder: Path, params: dict) -> tuple[dict, np.ndarray]:
     gains = metrics.ndcg(rank, 10)
     networks = not isinstance(model, Neighbours)
     share = counts / counts.sum()
+    counted = [part for part in model.modules() if isinstance(part, Neighbours)]
     row = {
         "family": settings["model"],
         "loss": loss_of(settings["model"], settings["loss"]) if networks else None,
         "seed": settings["seed"],
         "side_information": networks and model.attributes is not None,
-        "params": sum(p.numel() for p in model.parameters()) if networks else model.weights.numel(),
+        "params": sum(p.numel() for p in model.parameters()) + sum(n.weights.rows.numel() for n in counted),
+        "memory": networks and model.memory is not None,
         "valid_ndcg@10": float(metrics.ndcg(valid, 10).mean()),
     } | evaluate.summary(rank, top, counts, params["evaluate"], settings["seed"])
     row["popularity_bias"] = float(share[top[:, :10]].mean() / share[data.test.targets].mean())

@@ -1,34 +1,78 @@
-"""Recommenders of linear algebra, which every network must beat: popularity, item-kNN, EASE. Each is a bias an item and a few
-weighted neighbours an item, so all three are scored, exported and served by one module. Tensors and arrays only.
+"""Recommenders of linear algebra, which every network must beat: popularity, item-kNN, transitions, EASE. Each is a bias an item and a few
+weighted neighbours an item, so all are scored, exported and served by one module. Tensors and arrays only.
 """
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from models.table import Table
+
+REACH = 50  # events between two that count as a transition, at most
 BLOCK = 1024  # items at a time, which bounds the memory
 MAX_EASE_ITEMS = 20_000  # the dense inverse takes 8 * items^2 bytes
 
 
 class Neighbours(nn.Module):
-    """score of item j = bias_j + sum over the history's items i of weight_ij, where j is among i's neighbours.
+    """score of item j = bias_j + sum over the history's items i of decay^(events after i) * weight_ij, j among i's neighbours.
 
     Args:
-        items: (V, N) int64, neighbours of each item, padded with 0. weights: (V, N) float32. bias: (V,) float32.
+        items: (V, N) integers, neighbours of each item, padded with 0. weights: (V, N) float32. bias: (V,) float32.
+        decay: 1 where all events count alike.
     """
 
-    def __init__(self, items: Tensor, weights: Tensor, bias: Tensor):
+    def __init__(self, items: Tensor, weights: Tensor, bias: Tensor, decay: float = 1.0, int8: bool = False):
         super().__init__()
-        self.items, self.weights, self.bias = nn.Buffer(items), nn.Buffer(weights), nn.Buffer(bias)
-        self.max_len = 1000
+        self.items = nn.Buffer(items.to(torch.int16 if len(bias) <= 1 << 15 else torch.int32))
+        self.bias, self.decay = nn.Buffer(bias), nn.Buffer(torch.tensor(float(decay)))
+        self.weights = Table(weights, int8 and weights.shape[1] > 0)
+        self.max_len = 200
+
+    def stored(self, int8: bool) -> "Neighbours":
+        """A copy with weights in int8, or as they are."""
+        return Neighbours(self.items, self.weights.all(), self.bias, self.decay.item(), int8)
+
+    def evidence(self, history: Tensor) -> Tensor:
+        """history (B, L) int64 -> (B, V) float, without the bias."""
+        evidence = torch.zeros_like(self.bias).repeat(history.shape[0], 1)
+        if not self.items.shape[1]:
+            return evidence
+        position = torch.arange(history.shape[1], device=history.device)
+        after = ((history > 0).sum(1, keepdim=True) - 1 - position).clamp(min=0)
+        weights = self.weights.lookup(history) * (self.decay**after)[:, :, None]
+        return evidence.scatter_add(1, F.embedding(history, self.items).long().flatten(1), weights.flatten(1))
 
     def scores(self, history: Tensor, times: Tensor | None = None) -> Tensor:
         """history (B, L) int64 -> (B, V) float; padding scores -inf."""
-        scores = self.bias.repeat(history.shape[0], 1)
-        if self.items.shape[1]:
-            scores = scores.scatter_add(1, self.items[history].flatten(1), self.weights[history].flatten(1))
+        scores = self.bias + self.evidence(history)
         return scores.index_fill(1, torch.zeros(1, dtype=torch.long, device=scores.device), -torch.inf)
+
+
+class Memory(nn.Module):
+    """What a network forgets: weight * ln(evidence + floor), to be added to its logits.
+
+    A network says what shoppers like these tend to do; counts say what happened. The sum of logarithms is a product of experts
+    (Hinton 2002), and the floor is what an item without any evidence gets.
+
+    Args:
+        evidence: which items followed which (`transitions`). weight: of the counts beside the network.
+    """
+
+    FLOOR = 1e-3
+
+    def __init__(self, evidence: Neighbours, weight: float = 1.0):
+        super().__init__()
+        self.neighbours, self.weight = evidence, nn.Buffer(torch.tensor(float(weight)))
+
+    def stored(self, int8: bool) -> "Memory":
+        """A copy with weights in int8, or as they are."""
+        return Memory(self.neighbours.stored(int8), self.weight.item())
+
+    def forward(self, history: Tensor) -> Tensor:
+        """history (B, L) int64 -> (B, V) float."""
+        return self.weight * torch.log(self.neighbours.evidence(history) + self.FLOOR)
 
 
 def popularity(weight: np.ndarray) -> Neighbours:
@@ -51,6 +95,27 @@ def item_knn(met: sp.csr_matrix, neighbours: int = 100, shrink: float = 10.0) ->
         return together / (norms[start : start + BLOCK, None] * norms + shrink)
 
     return _strongest(block, met.shape[1], neighbours)
+
+
+def transitions(histories: list[np.ndarray], items: int, neighbours: int = 32) -> Neighbours:
+    """Which items followed which, not only at once (Markov chains with skips, as in He & McAuley's Fossil, 2016).
+
+    weight_ij = sum over the times that j came g events after i of 0.9^(g-1), divided by 5 + the same for all j; of a history the
+    newest events count most (0.8 an event).
+
+    histories: of item numbers, oldest first; items: V; neighbours: the strongest kept an item.
+    """
+    rows, columns, values = [np.zeros(0, int)], [np.zeros(0, int)], [np.zeros(0)]
+    for gap in range(1, REACH + 1):
+        pairs = [(h[:-gap], h[gap:]) for h in histories if len(h) > gap]
+        rows += [before for before, _ in pairs]
+        columns += [after for _, after in pairs]
+        values += [np.full(sum(len(before) for before, _ in pairs), 0.9 ** (gap - 1))]
+    counts = sp.csr_matrix((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape=(items, items))
+    share = sp.diags(1 / (np.asarray(counts.sum(1)).ravel() + 5)) @ counts
+    made = _strongest(lambda start: share[start : start + BLOCK].toarray().astype(np.float32), items, neighbours)
+    made.decay.fill_(0.8)
+    return made
 
 
 def ease(met: sp.csr_matrix, neighbours: int = 200, regularisation: float = 500.0) -> Neighbours:

@@ -61,10 +61,10 @@ def build(model: str, items: int, shape: dict, attributes: Tensor | None) -> Nex
     """A new network.
 
     Args:
-        items: in the vocabulary. shape: width, layers, heads, dropout, max_len, gated, unnamed.
+        items: in the vocabulary. shape: width, layers, heads, dropout, max_len, gated, unnamed, event_dropout.
         attributes: see NextItemNetwork.
     """
     family = FAMILIES[model]
     head = family.head(items, shape["width"])
-    own = {name: shape[name] for name in ("width", "max_len", "dropout", "unnamed")}
+    own = {name: shape[name] for name in ("width", "max_len", "dropout", "unnamed", "event_dropout")}
     return NextItemNetwork(family.encoder(shape), head, items, attributes=attributes, **own)

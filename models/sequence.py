@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.baselines import Memory
+
 
 class Cosine(nn.Module):
     """Cosine times a learned temperature, plus an item bias. Lookup and scoring share one table.
@@ -55,6 +57,9 @@ class NextItemNetwork(nn.Module):
             with 0; the mean of their embeddings is added to the item's own. None: nothing is known.
         unnamed: share of the items that, at each step of training, are known by their attributes alone, so that items without
             a history learn to stand where they should (Volkovs et al., "DropoutNet", 2017).
+        event_dropout: share of a history's events that are blanked in training.
+
+    `memory` (models.baselines.Memory), where one was given after training, adds to the scores.
     """
 
     def __init__(
@@ -67,9 +72,12 @@ class NextItemNetwork(nn.Module):
         dropout: float,
         attributes: Tensor | None,
         unnamed: float = 0.0,
+        event_dropout: float = 0.0,
     ):
         super().__init__()
-        self.encoder, self.head, self.max_len, self.unnamed = encoder, head, max_len, unnamed
+        self.encoder, self.head, self.max_len = encoder, head, max_len
+        self.unnamed, self.event_dropout = unnamed, event_dropout
+        self.memory: Memory | None = None
         self.table = nn.Embedding(items + 1, width, padding_idx=0)
         self.dropout = nn.Dropout(dropout)
         nn.init.normal_(self.table.weight, std=width**-0.5)
@@ -98,11 +106,9 @@ class NextItemNetwork(nn.Module):
 
     def encode(self, embedded: Tensor, times: Tensor | None) -> Tensor:
         """Embedded history (B, L, D) and its times (B, L) -> query (B, L, D'): what comes after each position."""
-        import os
-
-        ed = float(os.environ.get("ED", "0"))
-        if self.training and ed:
-            embedded = embedded * (torch.rand(embedded.shape[:2]) >= ed)[..., None]
+        if self.training and self.event_dropout:
+            kept = torch.rand(embedded.shape[:2], device=embedded.device) >= self.event_dropout
+            embedded = embedded * kept[..., None]
         return self.head.query(self.encoder(self.dropout(embedded * self.table.embedding_dim**0.5), times))
 
     def forward(self, history: Tensor, times: Tensor) -> Tensor:
@@ -113,6 +119,8 @@ class NextItemNetwork(nn.Module):
         """(B, L) int64 both -> (B, items + 1) float; padding scores -inf. An empty history is read as one padding event."""
         query = last(self(history, times), history)
         scores = self.head.scores(query, self.head.vectors(self.embeddings()), self.head.bias)
+        if self.memory is not None:
+            scores = scores + self.memory(history)
         return scores.index_fill(1, torch.zeros(1, dtype=torch.long, device=scores.device), -torch.inf)
 
     @torch.no_grad()

@@ -5,32 +5,10 @@ One item table serves both lookup and scoring, in float32 or in int8 with a scal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from models.baselines import Neighbours
 from models.sequence import NextItemNetwork, last
-
-
-class Table(nn.Module):
-    """Rows (V, D) float, kept as they are or as int8 with a symmetric scale a row: row = int8 * scale, |error| <= scale / 2."""
-
-    def __init__(self, rows: Tensor, int8: bool):
-        super().__init__()
-        self.scale = nn.Buffer(rows.abs().amax(1).clamp(min=1e-12) / 127) if int8 else None
-        self.rows = nn.Buffer((rows / self.scale[:, None]).round().to(torch.int8) if int8 else rows.clone())
-
-    def lookup(self, items: Tensor) -> Tensor:
-        """items (B, L) -> (B, L, D) float."""
-        rows = F.embedding(items, self.rows).float()
-        return rows if self.scale is None else rows * self.scale[items][:, :, None]
-
-    def all(self) -> Tensor:
-        """(V, D) float."""
-        return self.rows if self.scale is None else self.rows.float() * self.scale[:, None]
-
-    def product(self, query: Tensor) -> Tensor:
-        """query (B, D) -> (B, V) float; the scale is applied to the products, which are fewer than the rows' numbers."""
-        return query @ self.rows.T if self.scale is None else query @ self.rows.float().T * self.scale
+from models.table import Table
 
 
 class NetworkScores(nn.Module):
@@ -43,6 +21,7 @@ class NetworkScores(nn.Module):
         vectors = network.head.vectors(embeddings).detach()
         self.table = Table(embeddings, int8)
         self.bias = nn.Buffer(network.head.bias.detach().clone())
+        self.memory = network.memory and network.memory.stored(int8)
         if network.head.tied:
             self.norm_scale = nn.Buffer(vectors.norm(dim=1) / embeddings.norm(dim=1).clamp(min=1e-12))
         else:
@@ -50,7 +29,11 @@ class NetworkScores(nn.Module):
 
     def scores(self, history: Tensor, times: Tensor) -> Tensor:
         """(B, L) int64 both -> (B, items + 1) float."""
-        query = last(self.network.encode(self.table.lookup(history), times), history)
+        scores = self.of_network(last(self.network.encode(self.table.lookup(history), times), history))
+        return scores if self.memory is None else scores + self.memory(history)
+
+    def of_network(self, query: Tensor) -> Tensor:
+        """query (B, D') -> (B, items + 1) float."""
         if self.network.head.tied:
             return self.table.product(query) * self.norm_scale + self.bias
         if self.network.head.dot:
@@ -63,12 +46,12 @@ class TopK(nn.Module):
 
     Args:
         model: a network, or neighbours. k: length of the answer (at most the number of items).
-        int8: keep the item table as int8, one symmetric scale a row.
+        int8: keep the item table, and neighbours' weights, as int8, one symmetric scale a row.
     """
 
     def __init__(self, model: NextItemNetwork | Neighbours, k: int, int8: bool = False):
         super().__init__()
-        self.model, self.k = NetworkScores(model, int8) if isinstance(model, NextItemNetwork) else model, k
+        self.model, self.k = NetworkScores(model, int8) if isinstance(model, NextItemNetwork) else model.stored(int8), k
 
     def forward(self, history: Tensor, times: Tensor, exclude: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
         """The k best allowed items after each history.

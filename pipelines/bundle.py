@@ -77,8 +77,8 @@ def popular(items: pl.DataFrame) -> dict[str, list[int]]:
 def similar(network: NextItemNetwork | Neighbours, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Each item's k nearest: numbers (V, k) int32, padded with 0, and cosines (or neighbours' weights) (V, k) float16."""
     if isinstance(network, Neighbours):
-        order = network.weights.argsort(1, descending=True)[:, :k]
-        weights = network.weights.gather(1, order)
+        weights, order = network.weights.all().sort(1, descending=True)
+        weights, order = weights[:, :k], order[:, :k]
         numbers = network.items.gather(1, order).masked_fill(weights <= 0, 0)
         return numbers.numpy().astype(np.int32), weights.numpy().astype(np.float16)
     vectors = torch.nn.functional.normalize(network.embeddings().detach(), dim=1)

@@ -95,10 +95,8 @@ def choose(rows: list[dict], max_loss: float, min_overlap: float) -> dict:
 
 
 def applies(candidate: str, network: NextItemNetwork | Neighbours) -> bool:
-    """Can it be made of this model? Tables of numbers are networks' alone, and feed-forward layers the transformer's."""
-    if "pruned" in candidate:
-        return isinstance(network, NextItemNetwork) and isinstance(network.encoder, SelfAttention)
-    return candidate == "fp32" or isinstance(network, NextItemNetwork)
+    """Can it be made of this model? Feed-forward layers are the transformer's alone."""
+    return "pruned" not in candidate or (isinstance(network, NextItemNetwork) and isinstance(network.encoder, SelfAttention))
 
 
 def prune(network: NextItemNetwork, share: float) -> NextItemNetwork:

@@ -12,14 +12,23 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from models import losses, metrics
-from models.baselines import ease, incidence, item_knn, popularity
+from models.baselines import Memory, ease, incidence, item_knn, popularity, transitions
 from models.batches import ByLength, Histories, HistoryData, Sequences, pad
 from models.families import FAMILIES, build, loss_of
 from models.learner import NextItem, held_out_ranks
 from models.sequence import NextItemNetwork, last
 from models.topk import TopK
 
-SHAPE = {"width": 16, "layers": 2, "heads": 2, "dropout": 0.0, "max_len": 12, "gated": False, "unnamed": 0.0}
+SHAPE = {
+    "width": 16,
+    "layers": 2,
+    "heads": 2,
+    "dropout": 0.0,
+    "max_len": 12,
+    "gated": False,
+    "unnamed": 0.0,
+    "event_dropout": 0.0,
+}
 ITEMS = 30
 KNOWN = torch.cat(
     [torch.zeros(1, 2, dtype=torch.long), torch.randint(0, 6, (ITEMS, 2), generator=torch.Generator().manual_seed(0))]
@@ -84,16 +93,19 @@ class TestEveryFamily:
                    limit_val_batches=0, accelerator="cpu").fit(learner, module.train_dataloader())  # fmt: skip
         assert (held_out_ranks(network.eval(), *module.valid[list(range(10))]) == 0).mean(dtype=float) >= 0.9
 
-    def test_an_item_with_features_and_no_history_stands_where_its_features_do(self, network: NextItemNetwork):
-        trained = torch.ones(ITEMS + 1, dtype=torch.bool)
-        trained[30] = False
+    def test_an_item_with_features_and_no_history_is_shown_as_often_as_a_rare_one(self, network: NextItemNetwork):
+        popularity = torch.arange(ITEMS + 1)
+        popularity[30] = 0
         with torch.no_grad():
             network.table.weight[1] = 0  # item 1 is nothing but its attributes, as item 30 will be
             network.known[30] = network.known[1]
-        network.admit(trained)
-        scores = network.scores(HISTORY, TIMES)[0] - network.head.bias
-        torch.testing.assert_close(scores[1], scores[30])
-        assert network.head.bias[1:30].min() <= network.head.bias[30] <= network.head.bias[1:30].median()
+        history, times = torch.cat([HISTORY, HISTORY + 3]), torch.cat([TIMES, TIMES])
+        network.admit(popularity, history, times)
+        odds = network.scores(history, times).exp().sum(0)
+        rare = popularity[1:30].float().quantile(0.1).int()  # items are numbered by popularity here
+        torch.testing.assert_close(odds[30], odds[1 : rare + 1].mean(), rtol=1e-4, atol=0)
+        without_bias = network.scores(history, times) - network.head.bias
+        torch.testing.assert_close(without_bias[:, 1], without_bias[:, 30])
 
     @staticmethod
     def family(network: NextItemNetwork) -> str:
@@ -102,8 +114,9 @@ class TestEveryFamily:
 
 def test_items_without_features_or_history_are_not_recommended():
     network = made("sasrec", None)
-    trained = torch.arange(ITEMS + 1) != 30
-    network.admit(trained)
+    popularity = torch.arange(ITEMS + 1)
+    popularity[30] = 0
+    network.admit(popularity, HISTORY, TIMES)
     assert network.head.bias[30] == network.head.bias[1:30].min()
 
 
@@ -308,6 +321,30 @@ def test_ease_against_ridge_regression_column_by_column():
         weights = np.linalg.solve(x.T @ x + 3.0 * np.eye(4), x.T @ dense[:, j])
         for i, expected in zip(others, weights, strict=True):
             assert model.scores(torch.tensor([[i]]))[0, j].item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_transitions_against_counting_by_hand():
+    made = transitions([np.array([1, 2, 3]), np.array([1, 3])], 4, neighbours=3)
+    after_1 = {2: 1.0, 3: 0.9 + 1.0}
+    total = 5 + sum(after_1.values())
+    scores = made.scores(torch.tensor([[1, 2]]))[0]
+    of_2 = 1.0 / 6.0
+    np.testing.assert_allclose(scores[1:], [0, 0.8 * after_1[2] / total, 0.8 * after_1[3] / total + of_2], atol=1e-6)
+
+
+def test_memory_adds_what_was_seen_to_what_the_network_says():
+    network = made("sasrec")
+    before = network.scores(HISTORY, TIMES)
+    network.memory = Memory(transitions([np.array([5, 8]), np.array([2, 9])], ITEMS + 1), 0.5)
+    evidence = network.memory.neighbours.evidence(HISTORY)[0]
+    assert evidence[8] > evidence[9] > 0  # item 5 is the newest of the history
+    expected = before[0] + 0.5 * torch.log(evidence + Memory.FLOOR)
+    torch.testing.assert_close(network.scores(HISTORY, TIMES)[0], expected)
+    exclude, allowed = torch.zeros(1, 1, dtype=torch.long), torch.ones(1, ITEMS + 1, dtype=torch.bool)
+    items, scores = TopK(network, 5)(HISTORY, TIMES, exclude, allowed)
+    torch.testing.assert_close(scores, expected[items])
+    rounded = TopK(network, 5, int8=True).model.memory(HISTORY) - network.memory(HISTORY)
+    assert rounded.abs().max() < 0.05
 
 
 def test_ease_refuses_a_catalogue_too_large_for_it():

@@ -62,14 +62,23 @@ def test_the_compressed_table_stands_once(run: Path):
     compress.quantise_layers(Path("m.onnx"))
     weights = onnx.load("m.onnx").graph.initializer
     assert not [t.name for t in weights if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) == 2 and t.dims[0] == 32]
-    tables = [t for t in weights if items in t.dims and 32 in t.dims]
+    tables = [t for t in weights if items in t.dims and 32 in t.dims and "memory" not in t.name]
     assert len(tables) == 1
     assert tables[0].data_type == onnx.TensorProto.INT8
 
 
 def test_pruning_keeps_the_largest_units_and_their_answers():
     torch.manual_seed(0)
-    shape = {"width": 8, "layers": 2, "heads": 2, "dropout": 0.0, "max_len": 6, "gated": False, "unnamed": 0.0}
+    shape = {
+        "width": 8,
+        "layers": 2,
+        "heads": 2,
+        "dropout": 0.0,
+        "max_len": 6,
+        "gated": False,
+        "unnamed": 0.0,
+        "event_dropout": 0.0,
+    }
     network = build("sasrec", 20, shape, None).eval()
     with torch.no_grad():
         for block in network.encoder.blocks:

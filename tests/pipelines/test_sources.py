@@ -90,7 +90,7 @@ def test_recbole_reads_typed_headers_and_drops_the_postal_code(tmp_path: Path):
     (tmp_path / "x.user").write_text("user_id:token\tage:token\tzip_code:token\nu\t24\t85711\n")
     tables = read("recbole", tmp_path)
     assert tables["events"]["timestamp"].dt.year().item() == 1997
-    assert tables["items"].row(0) == ("i", 'The "Best"', "Comedy")
+    assert tables["items"].row(0) == ("i", 'The "Best"', "Comedy", "Comedy")
     assert tables["users"].columns == ["user_id", "age"]
 
 
