@@ -25,6 +25,7 @@ import numpy as np
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+OUT = ROOT  # where data/quality and reports/quality stand
 CODE = ("pipelines", "models", "expectations")
 SETTINGS = yaml.safe_load((ROOT / "benchmarks" / "quality.yaml").read_text(encoding="utf-8"))
 log = logging.getLogger("pushcart")
@@ -51,14 +52,14 @@ def main() -> None:
     source = chosen.source or guess(chosen.data)
     dataset = chosen.data.resolve().stem if source != "shop" else "shop"
     title = dataset + ("-time" if chosen.split == "time" else "")
-    base = prepared(ROOT / "data" / "quality" / title, source, chosen.data.resolve(), chosen.split)
+    base = prepared(OUT / "data" / "quality" / title, source, chosen.data.resolve(), chosen.split)
     runs = []
     for seed in range(chosen.seeds):
         for name in names:
             settings = SETTINGS[name] | {"seed": 42 + seed} | ({"epochs": chosen.epochs} if chosen.epochs else {})
             runs.append(trained(base, name, settings))
     report = compare(title, runs)
-    target = ROOT / "reports" / "quality" / f"{title}.json"
+    target = OUT / "reports" / "quality" / f"{title}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(report, indent=1) + "\n")
     plot(report, target.with_suffix(".png"))

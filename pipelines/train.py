@@ -23,7 +23,7 @@ from dvclive.lightning import DVCLiveLogger
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
 
 from models.baselines import Memory, Neighbours, ease, incidence, item_knn, popularity, transitions
-from models.batches import HistoryData, Sequences
+from models.batches import Histories, HistoryData, Sequences
 from models.families import build, loss_of
 from models.learner import NextItem
 from models.metrics import ndcg
@@ -46,8 +46,8 @@ def main() -> None:
         learn(settings, data)
 
 
-def learn(settings: dict, data: Prepared) -> None:
-    """Trains a network."""
+def learn(settings: dict, data: Prepared, *watching: Callback) -> None:
+    """Trains a network; `watching` are called back as training goes on."""
     try:
         loss = loss_of(settings["model"], settings["loss"])
     except ValueError as error:
@@ -77,7 +77,7 @@ def learn(settings: dict, data: Prepared) -> None:
         precision=settings["precision"],
         accumulate_grad_batches=settings["accumulate"],
         gradient_clip_val=1.0,
-        callbacks=[EarlyStopping("valid/ndcg@10", patience=settings["patience"], mode="max"), best, latest, *shown],
+        callbacks=[EarlyStopping("valid/ndcg@10", patience=settings["patience"], mode="max"), best, latest, *shown, *watching],
         logger=DVCLiveLogger(dir=str(curves), resume=resume.exists(), dvcyaml=None, save_dvc_exp=False, report=None),
         enable_progress_bar=sys.stderr.isatty(),
         enable_model_summary=False,
@@ -91,15 +91,22 @@ def learn(settings: dict, data: Prepared) -> None:
     if not trainer.is_global_zero:
         return  # of several processes training together, the first alone writes
     learner.load_state_dict(torch.load(best.best_model_path, map_location="cpu", weights_only=False)["state_dict"])
-    some = range(0, len(data.valid), max(1, len(data.valid) // 1024))
-    network.eval().admit(torch.from_numpy(counts), *module.valid[list(some)][:2])
+    finish(network.eval(), data, settings["memory"])
     log.info("train: best valid NDCG@10 %.4f after %s epochs", float(best.best_model_score), trainer.current_epoch)
-    if settings["memory"]:
-        remember(network, data)
     save("data/model", {"model": settings["model"], "items": len(data.items), **shape}, network)
     with output("reports/train") as reports:
         shutil.copytree(curves, reports, dirs_exist_ok=True)
     shutil.rmtree(checkpoints)
+
+
+def finish(network: NextItemNetwork, data: Prepared, memory: bool) -> None:
+    """What a trained network gets on top: a place for items that training never showed, and a memory."""
+    some = list(range(0, len(data.valid), max(1, len(data.valid) // 1024)))
+    history, times = Histories(data.valid, network.max_len)[some][:2]
+    device = network.table.weight.device
+    network.admit(torch.from_numpy(data.popularity()).to(device), history.to(device), times.to(device))
+    if memory:
+        remember(network, data)
 
 
 def remember(network: NextItemNetwork, data: Prepared) -> None:
