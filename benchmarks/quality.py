@@ -193,12 +193,14 @@ def plot(report: dict, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
+    colours = plt.get_cmap("tab20")
     largest = max(r["params"] for r in report["means"]) or 1
-    for row in report["means"]:
-        seconds = max(row["train_s"], 0.1)
-        axes.scatter(seconds, row["ndcg@10"], s=30 + 400 * row["params"] / largest, alpha=0.5)
-        axes.annotate(row["model"], (seconds, row["ndcg@10"]), xytext=(6, 4), textcoords="offset points")
+    for i, row in enumerate(sorted(report["means"], key=lambda r: -r["ndcg@10"])):
+        seconds, size = max(row["train_s"], 0.1), 30 + 400 * row["params"] / largest
+        axes.scatter(seconds, row["ndcg@10"], s=size, alpha=0.6, color=colours(i))
+        axes.scatter([], [], s=60, color=colours(i), label=f"{row['model']}  {row['ndcg@10']:.4f}")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     axes.set(xscale="log", xlabel="seconds of training", ylabel="test NDCG@10", title=f"{report['dataset']}: mean over seeds")
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)

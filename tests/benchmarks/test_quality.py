@@ -25,7 +25,9 @@ def test_a_comparison_is_whole_and_not_repeated(tmp_path: Path, monkeypatch: pyt
     assert report["dataset"] == "small"
     assert [(r["model"], r["seed"]) for r in report["rows"]] == [("best", 42), ("item_knn", 42), ("best", 43), ("item_knn", 43)]
     for row in report["rows"]:
-        assert {"loss", "ndcg@10", "recall@10", "train_s", "params", "side_information", "popularity_bias", "segments"} <= set(row)
+        assert {"loss", "ndcg@10", "recall@10", "train_s", "params", "side_information", "popularity_bias", "segments"} <= set(
+            row
+        )
     assert set(report["best"]) == {"model", "ndcg@10", "recall@10"}
     assert (tmp_path / "reports/quality/small.png").stat().st_size > 10_000
 

@@ -28,6 +28,8 @@ def test_a_family_ends_in_a_served_bento(model: str, finished: Path, tmp_path: P
     run_stages("train", "evaluate", "export", "compress", "bundle")
     assert read_json("reports/parity.json")["top_10_same"] > 0.99
     assert read_json("reports/metrics.json")["test"]["ndcg@10"] > 0
+    assert Path("reports/train/metrics.json").exists()
+    assert list(Path("reports/train/plots").rglob("*.tsv"))
 
     checkout = tmp_path / "checkout"
     (checkout / "deploy/environments").mkdir(parents=True)
