@@ -120,3 +120,29 @@ def test_order_without_time_cannot_be_split_by_time(workspace, tmp_path: Path):
     workspace(source__name="sequences", source__data=str(tmp_path / "s.txt"), prepare__split="time")
     with pytest.raises(StageError, match="leave_one_out"):
         run_stages("collect", "check", "prepare")
+
+
+def test_what_is_known_of_items_becomes_numbers():
+    items = pl.DataFrame(
+        {
+            "item": [1, 2, 3, 4, 5],
+            "category": ["home > lamps", "home > cups", "toys", "toys > trains", None],
+            "brand": ["A", "A", None, "B", "B"],
+            "price": [5.0, 5.0, 5.0, 900.0, None],
+            "log_price": [0.0] * 5,
+            "attributes": ["7 9", None, "9", "", "9"],
+            "title": ["Red lamp", "red cup", None, "A train", "A drum"],
+        }
+    )
+    known, names = prepare.attributes(items, ["category", "brand", "price", "attributes", "words"])
+    told = [{names[n - 1] for n in numbers} for numbers in known["attributes"].to_list()]
+    assert told == [
+        {"category:home", "brand:A", "words:red"},
+        {"category:home", "brand:A", "words:red"},
+        {"category:toys"},
+        {"category:toys", "brand:B"},
+        {"brand:B"},
+    ]  # "attributes:9" and the price of three are said of more than half, the rest of one item alone
+    assert prepare.attributes(items, [])[0]["attributes"].to_list() == [[]] * 5
+    with pytest.raises(StageError, match=r"prepare.attributes: colour is not one of"):
+        prepare.attributes(items, ["colour"])
