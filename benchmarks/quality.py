@@ -74,10 +74,11 @@ def guess(data: Path) -> str:
     return "files"
 
 
-def prepared(folder: Path, source: str, data: Path, split: str) -> Path:
-    """A workspace in which the stages up to verify have run on the data."""
+def prepared(folder: Path, source: str, data: Path, split: str, shop: dict | None = None) -> Path:
+    """A workspace in which the stages up to verify have run on the data; `shop`: settings of the simulated shop."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     params["source"] |= {"name": source, "data": str(data)}
+    params["source"]["shop"] |= shop or {}
     params["prepare"]["split"] = split
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "reports/verified.json").exists() and yaml.safe_load((folder / "params.yaml").read_text()) == params:

@@ -16,7 +16,7 @@ class NextItem(pl.LightningModule):
 
     Args:
         network: models.sequence.NextItemNetwork. loss: one of models.losses.LOSSES.
-        popularity: (items + 1,) how often each item is a target in training; items at 0 take no part in the loss.
+        popularity: (items + 1,) how often each item stands in training; items at 0 take no part in the loss.
         negatives: items drawn a batch by losses that draw (in_batch_softmax takes the batch's own targets).
         learning_rate, weight_decay: of AdamW; the rate warms up over the first 5 % of the steps and falls with a cosine.
     """

@@ -128,8 +128,8 @@ class NextItemNetwork(nn.Module):
         """Gives items that training never showed what they can have: what is known of them, and a bias.
 
         The bias is that with which the given shoppers would be shown each new item as often as one of the rarest tenth of the
-        others, had they been shown items in proportion to the softmax. Without attributes, nothing tells a new item from
-        another, and it gets the lowest bias there is.
+        others, had they been shown items in proportion to the softmax. An item of which nothing is known gets the lowest bias
+        there is.
 
         Args:
             popularity: (items + 1,) how often each item stands in training. history, times: (B, L) int64, of any shoppers.
@@ -139,13 +139,14 @@ class NextItemNetwork(nn.Module):
         self.table.weight[new] = 0
         bias, met = self.head.bias, popularity > 0
         bias[new] = bias[met].min()
-        if self.attributes is None or not new.any():
+        if self.attributes is None:
             return
+        placed = new & (self.known > 0).any(1)
         rare = met & (popularity <= popularity[met].float().quantile(0.1))
         query = last(self(history, times), history)
         vectors, none = self.head.vectors(self.embeddings()), torch.zeros_like(bias)
         mass = torch.logsumexp(self.head.scores(query, vectors, none), 0)
-        bias[new] = torch.logsumexp((mass + bias)[rare], 0) - rare.sum().log() - mass[new]
+        bias[placed] = torch.logsumexp((mass + bias)[rare], 0) - rare.sum().log() - mass[placed]
 
 
 def last(query: Tensor, history: Tensor) -> Tensor:

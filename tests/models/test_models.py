@@ -112,8 +112,9 @@ class TestEveryFamily:
         return next(f for f in FAMILIES if str(build(f, ITEMS, SHAPE, KNOWN)) == str(network))
 
 
-def test_items_without_features_or_history_are_not_recommended():
-    network = made("sasrec", None)
+@pytest.mark.parametrize("known", [None, KNOWN * (torch.arange(ITEMS + 1) != 30)[:, None]])
+def test_items_without_features_or_history_are_not_recommended(known: torch.Tensor | None):
+    network = made("sasrec", known)
     popularity = torch.arange(ITEMS + 1)
     popularity[30] = 0
     network.admit(popularity, HISTORY, TIMES)

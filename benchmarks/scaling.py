@@ -1,0 +1,155 @@
+"""How does validation loss fall with parameters and with tokens? HSTU on the simulated shop, from a hundred thousand parameters up.
+
+    python -m benchmarks.scaling                                  # on 2 CPU cores, under an hour
+    python -m benchmarks.scaling --widths 64 128 256 512 1024 --shoppers 100000      # on a GPU
+
+Every width is trained on every share of the shoppers, with the shipped settings, for the same number of epochs; a token is an event
+of a training history, met once an epoch. The loss is the mean cross-entropy (nats) of the held-out next item over the whole
+catalogue, without the memory. Fits L = E + A / N^a + B / D^b (Hoffmann et al., "Training Compute-Optimal Large Language Models",
+2022) to parameters N and tokens D. Model FLOPs utilisation is 6 x (parameters a token meets) x tokens / seconds, over what a
+large matrix product reaches on this device. Prints a table; writes reports/scaling.json and .png.
+"""
+
+import argparse
+import json
+import logging
+import time
+from contextlib import chdir
+
+import numpy as np
+
+from benchmarks.quality import ROOT, prepared
+
+
+def main() -> None:
+    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_argument("--widths", type=int, nargs="+", default=[24, 48, 96, 192])
+    cli.add_argument("--shares", type=float, nargs="+", default=[0.25, 0.5, 1.0], help="of the shoppers")
+    cli.add_argument("--shoppers", type=int, default=12_000)
+    cli.add_argument("--items", type=int, default=3_000)
+    cli.add_argument("--epochs", type=int, default=6)
+    chosen = cli.parse_args()
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    shop = ROOT / "pipelines" / "sources" / "shop.yaml"
+    title = f"scaling-{chosen.shoppers}-{chosen.items}"
+    folder = prepared(ROOT / "data" / title, "shop", shop, "leave_one_out", {"shoppers": chosen.shoppers, "items": chosen.items})
+    peak = flops_reached()
+    rows = []
+    with chdir(folder):
+        for share in chosen.shares:
+            for width in chosen.widths:
+                rows.append(measured(width, share, chosen.epochs, peak))
+                print("{width:>6} wide  {params:>12,} parameters  {tokens:>12,} tokens  loss {loss:.4f}  {seconds:7.1f} s  MFU {mfu:.1%}".format(**rows[-1]), flush=True)  # fmt: skip
+    report = {"device_flops": peak, "rows": rows, "fit": fitted(rows)}
+    target = ROOT / "reports" / "scaling.json"
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(json.dumps(report, indent=1) + "\n")
+    plot(report, target.with_suffix(".png"))
+    print("L = {E:.3f} + {A:.3g} / N^{a:.3f} + {B:.3g} / D^{b:.3f}, mean error {error:.4f}".format(**report["fit"]))
+
+
+def measured(width: int, share: float, epochs: int, peak: float) -> dict:
+    """Trains one network in the prepared folder and takes its loss on the validation part."""
+    import torch
+
+    from models.batches import Sequences
+    from pipelines import histories, train
+    from pipelines.stage import params
+
+    settings = params("train") | {"model": "hstu", "width": width, "heads": max(1, width // 48), "memory": False}
+    settings |= {"epochs": epochs, "patience": epochs, "share": share}  # the share, so that no other's checkpoint is gone on from
+    data = histories.load()
+    some = np.random.default_rng(0).random(len(data.train)) < share
+    data.train = Sequences(*([h for h, kept in zip(column, some, strict=True) if kept] for column in (data.train.items, data.train.times)))  # fmt: skip
+    started = time.perf_counter()
+    train.learn(settings, data)
+    seconds = time.perf_counter() - started
+    network = train.load("data/model")
+    events = sum(len(h) - 1 for h in data.train.items if len(h) > 1)
+    encoder = sum(p.numel() for p in network.encoder.parameters())
+    met = encoder + network.table.weight.numel()  # scoring multiplies the whole table
+    return {
+        "width": width,
+        "share": share,
+        "params": sum(p.numel() for p in network.parameters()),
+        "encoder_params": encoder,
+        "tokens": events * epochs,
+        "loss": cross_entropy(network, data.valid),
+        "seconds": round(seconds, 1),
+        "mfu": 6 * met * events * epochs / seconds / peak,
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+    }
+
+
+def cross_entropy(network, part) -> float:
+    """Mean -ln p(next item) over the catalogue, in nats."""
+    import torch
+
+    from models.batches import Histories
+
+    held_out, losses = Histories(part, network.max_len), []
+    with torch.inference_mode():
+        for start in range(0, len(part), 256):
+            history, times, target, _ = held_out[list(range(start, min(start + 256, len(part))))]
+            losses.append(torch.nn.functional.cross_entropy(network.scores(history, times), target, reduction="none"))
+    return float(torch.cat(losses).mean())
+
+
+def flops_reached(size: int = 2048, repeats: int = 10) -> float:
+    """Floating point operations a second of a large matrix product on this device."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    a, b = (torch.randn(size, size, device=device) for _ in range(2))
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        (a @ b).sum().item()
+        times.append(time.perf_counter() - started)
+    return 2 * size**3 / float(np.median(times))
+
+
+def fitted(rows: list[dict]) -> dict:
+    """E, A, a, B, b by least squares over logarithms of the loss (Hoffmann et al., approach 3)."""
+    from scipy.optimize import least_squares
+
+    n, d, loss = (np.array([r[k] for r in rows], float) for k in ("params", "tokens", "loss"))
+
+    def predicted(p: np.ndarray) -> np.ndarray:
+        return np.exp(p[0]) + np.exp(p[1] - p[2] * np.log(n)) + np.exp(p[3] - p[4] * np.log(d))
+
+    starts = [(np.log(loss.min() * f), a, x, b, y) for f in (0.5, 0.9) for a in (2, 6) for x in (0.2, 0.5) for b in (2, 6) for y in (0.2, 0.5)]  # fmt: skip
+    solved = [least_squares(lambda p: np.log(predicted(p)) - np.log(loss), s, loss="huber", f_scale=1e-2) for s in starts]
+    p = min(solved, key=lambda s: s.cost).x
+    values = {"E": np.exp(p[0]), "A": np.exp(p[1]), "a": p[2], "B": np.exp(p[3]), "b": p[4]}
+    return {k: float(v) for k, v in values.items()} | {"error": float(np.abs(predicted(p) - loss).mean())}
+
+
+def plot(report: dict, path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    fit = report["fit"]
+    for share in sorted({r["share"] for r in report["rows"]}):
+        rows = sorted((r for r in report["rows"] if r["share"] == share), key=lambda r: r["params"])
+        n, tokens = np.array([r["params"] for r in rows], float), rows[0]["tokens"]
+        line = axes.plot(n, fit["E"] + fit["A"] / n ** fit["a"] + fit["B"] / tokens ** fit["b"], linestyle=":")[0]
+        axes.plot(n, [r["loss"] for r in rows], "o", color=line.get_color(), label=f"{tokens:,} tokens")
+    axes.set(
+        xscale="log",
+        xlabel="parameters",
+        ylabel="validation cross-entropy (nats)",
+        title="HSTU on the simulated shop; dotted: the fit",
+    )
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()
