@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from onnxscript import ir
 from onnxscript.optimizer import optimize_ir
 
@@ -43,6 +44,7 @@ def export(network: NextItemNetwork | Neighbours, items: int, k: int, path: Path
     unread = [i for i, value in enumerate(program.model.graph.inputs) if not value.uses()]  # times, by most families
     for i in reversed(unread):
         del program.model.graph.inputs[i]
+    ClearMetadataAndDocStringPass()(program.model)  # where on this machine each node's source stands
     program.save(str(path), external_data=False)
 
 

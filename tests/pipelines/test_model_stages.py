@@ -52,6 +52,7 @@ def test_the_graph_agrees_with_torch_on_real_histories(run: Path, tmp_path: Path
     items, scores = graphs.call(graphs.session(path), inputs)
     np.testing.assert_allclose(scores, expected.numpy(), atol=1e-4)
     assert (items == expected_items.numpy())[np.isfinite(scores)].mean() > 0.999
+    assert b".py" not in path.read_bytes()  # no source paths of the machine that exported it
 
 
 def test_the_compressed_table_stands_once(run: Path):
