@@ -39,6 +39,7 @@ def main() -> int:
     conf = {"source": chosen.source, "data": chosen.data, "mapping": chosen.mapping, "environment": ENVIRONMENT}
     conf |= {name: value for name, value in (("model", chosen.model), ("epochs", chosen.epochs)) if value}
     console.print(f"[bold]Pushcart[/bold]: retrain [cyan]{run}[/cyan] on {chosen.source} ({chosen.data})")
+    local.stoppable()
     try:
         with local.airflow(CHECKOUT, local.free_port()) as airflow:
             console.print(f"Airflow is up at {airflow.url} (user {airflow.user}, password in .airflow/passwords.json)")
@@ -58,6 +59,9 @@ def main() -> int:
         show(summary, answers)
     except local.PlatformError as error:
         console.print(f"[red]error:[/red] {error}", markup=True)
+        return 1
+    except KeyboardInterrupt:
+        console.print("stopped; the run's files are in .airflow/runs, a new demo starts a new run")
         return 1
     return 0
 

@@ -81,6 +81,7 @@ def serve(
 
     if not _environment(environment).link.exists():
         _fail(f"nothing is promoted to {environment} yet; see `pushcart promote --help`")
+    local.stoppable()
     try:
         local.check_port(port, "SERVE_PORT")
         with local.served(_checkout(), environment, port) as url:
@@ -99,6 +100,7 @@ def up(
     """Airflow's UI and the served model, on the loopback address, until Ctrl-C."""
     from deploy import local
 
+    local.stoppable()
     try:
         local.up(_checkout(), environment, airflow_port, serve_port, typer.echo)
     except local.PlatformError as error:

@@ -183,6 +183,13 @@ def up(checkout: Path, name: str, airflow_port: int, serve_port: int, told: Call
             time.sleep(3600)
 
 
+def stoppable() -> None:
+    """Makes SIGTERM, and Ctrl-C even where the shell that started this ignores it, end the process as Ctrl-C does: what it started
+    is stopped too."""
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, signal.default_int_handler)
+
+
 def ask(url: str, body: dict) -> dict:
     """POSTs JSON, returns JSON."""
     return _http("POST", url, body)

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -182,3 +185,20 @@ def eventually(true, seconds: float = 30) -> bool:
             return True
         time.sleep(0.2)
     return False
+
+
+def test_a_service_manager_stops_all_of_it(checkout: Path, url: str):
+    port = local.free_port()
+    command = [str(Path(sys.executable).parent / "pushcart"), "serve", "production", "--port", str(port)]
+    # A shell without job control starts what it puts in the background with SIGINT ignored.
+    ignoring = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command]
+    (checkout / "dvc.yaml").touch()
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        with subprocess.Popen(ignoring, cwd=checkout, stdout=subprocess.PIPE, text=True) as serving:
+            assert f":{port} serves production" in serving.stdout.readline()
+            assert post(f"http://127.0.0.1:{port}/recommend", {"user_id": "u000001"})[0] == 200
+            serving.send_signal(sign)
+            assert serving.wait(40) == 0
+        with pytest.raises(urllib.error.URLError):
+            get(f"http://127.0.0.1:{port}/livez")
+    assert post(f"{url}/recommend", {"user_id": "u000001"})[0] == 200
