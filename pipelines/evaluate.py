@@ -11,10 +11,10 @@ import numpy as np
 import polars as pl
 
 from models import metrics
-from models.baselines import incidence, item_knn, popularity
+from models.baselines import incidence, item_knn
 from pipelines import histories
 from pipelines.histories import Prepared
-from pipelines.ranking import rank_all
+from pipelines.ranking import best_popularity, rank_all
 from pipelines.stage import log, output, params, run, write_json
 from pipelines.train import load
 
@@ -25,7 +25,7 @@ def main() -> None:
     met, counts = incidence(data.train.items, len(data.items) + 1), data.popularity()
     models = {
         "test": load("data/model"),
-        "popularity": popularity(data.recency()),
+        "popularity": best_popularity(data),
         "item_knn": item_knn(met, settings["knn_neighbours"]),
     }
     parts = segments(data, counts)

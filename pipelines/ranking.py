@@ -4,11 +4,13 @@ import numpy as np
 import torch
 
 from models import metrics
-from models.baselines import Neighbours
+from models.baselines import Neighbours, popularity
 from models.batches import Sequences, pad
 from models.sequence import NextItemNetwork
+from pipelines.histories import Prepared
 
 BATCH = 256
+SAMPLE = 5000  # shoppers of the validation part that a choice between variants looks at, at most
 
 
 def rank_all(model: NextItemNetwork | Neighbours, part: Sequences, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -32,3 +34,15 @@ def rank_all(model: NextItemNetwork | Neighbours, part: Sequences, k: int) -> tu
             tops = np.zeros((len(part), top.shape[1]), int)
         tops[rows] = top
     return ranks, tops
+
+
+def valid_ndcg(model: NextItemNetwork | Neighbours, valid: Sequences) -> float:
+    """NDCG@10 on (a sample of) the validation part, to choose between variants by."""
+    some = range(0, len(valid), max(1, len(valid) // SAMPLE))
+    part = Sequences([valid.items[r] for r in some], [valid.times[r] for r in some], valid.targets[some])
+    return float(metrics.ndcg(rank_all(model, part, 10)[0], 10).mean())
+
+
+def best_popularity(data: Prepared) -> Neighbours:
+    """Popularity, with recent events weighing more where validation likes that better."""
+    return max((popularity(data.popularity()), popularity(data.recency())), key=lambda model: valid_ndcg(model, data.valid))

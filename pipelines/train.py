@@ -22,15 +22,14 @@ from dvclive import Live
 from dvclive.lightning import DVCLiveLogger
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
 
-from models.baselines import Memory, Neighbours, ease, incidence, item_knn, popularity, transitions
-from models.batches import Histories, HistoryData, Sequences
+from models.baselines import Memory, Neighbours, ease, incidence, item_knn, transitions
+from models.batches import Histories, HistoryData
 from models.families import build, loss_of
 from models.learner import NextItem
-from models.metrics import ndcg
 from models.sequence import NextItemNetwork
 from pipelines import histories
 from pipelines.histories import Prepared
-from pipelines.ranking import rank_all
+from pipelines.ranking import best_popularity, valid_ndcg
 from pipelines.stage import StageError, log, output, params, run, write_json
 
 SHAPE = ("width", "layers", "heads", "dropout", "max_len", "gated", "unnamed", "event_dropout")
@@ -112,12 +111,10 @@ def finish(network: NextItemNetwork, data: Prepared, memory: bool) -> None:
 def remember(network: NextItemNetwork, data: Prepared) -> None:
     """Gives the network a memory of which item followed which in training, weighed as validation likes best; none if it does not."""
     evidence = transitions(data.train.items, len(data.items) + 1)
-    some = range(0, len(data.valid), max(1, len(data.valid) // 5000))
-    part = Sequences(*([column[r] for r in some] for column in (data.valid.items, data.valid.times)), data.valid.targets[some])
     found = {}
     for weight in (None, *MEMORY_WEIGHTS):
         network.memory = None if weight is None else Memory(evidence, weight)
-        found[weight] = float(ndcg(rank_all(network, part, 10)[0], 10).mean())
+        found[weight] = valid_ndcg(network, data.valid)
     best = max(found, key=found.get)
     network.memory = None if best is None else Memory(evidence, best)
     log.info("train: with memory weighing %s, valid NDCG@10 %.4f (%.4f without)", best or 0, found[best], found[None])
@@ -128,7 +125,7 @@ def solve(model: str, data: Prepared) -> None:
     items = len(data.items) + 1
     met = incidence(data.train.items, items)
     makers = {
-        "popularity": lambda: popularity(data.recency()),
+        "popularity": lambda: best_popularity(data),
         "item_knn": lambda: item_knn(met),
         "transitions": lambda: transitions(data.train.items, items),
         "ease": lambda: ease(met),
@@ -138,9 +135,8 @@ def solve(model: str, data: Prepared) -> None:
     except ValueError as error:
         raise StageError(f"train.model: {error}") from error
     save("data/model", {"model": model}, made)
-    rank, _ = rank_all(made, data.valid, 10)
     with output("reports/train") as reports, Live(str(reports), dvcyaml=None, save_dvc_exp=False, report=None) as live:
-        live.log_metric("valid/ndcg@10", float(ndcg(rank, 10).mean()))
+        live.log_metric("valid/ndcg@10", valid_ndcg(made, data.valid))
         live.next_step()
 
 
