@@ -64,9 +64,12 @@ class NextItem(pl.LightningModule):
         self.validation_ranks.append(held_out_ranks(self.network, *batch).cpu().numpy())
 
     def on_validation_epoch_end(self) -> None:
-        value = ndcg(np.concatenate(self.validation_ranks), 10).mean()
+        gains = ndcg(np.concatenate(self.validation_ranks), 10)
         self.validation_ranks.clear()
-        self.log("valid/ndcg@10", torch.tensor(value, dtype=torch.float32), prog_bar=True, sync_dist=True)
+        # Of several processes each has other shoppers, and not as many.
+        here = torch.tensor([gains.sum(), len(gains)], dtype=torch.float32, device=self.device)
+        total, count = self.all_gather(here).view(-1, 2).sum(0)
+        self.log("valid/ndcg@10", total / count, prog_bar=True, sync_dist=True)
 
     def configure_optimizers(self) -> dict:
         # Tables, biases and norms do not shrink: an item met rarely would fade with every step of the others.

@@ -21,6 +21,7 @@ import torch
 from dvclive import Live
 from dvclive.lightning import DVCLiveLogger
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.utilities import rank_zero_only
 
 from models.baselines import Memory, Neighbours, ease, incidence, item_knn, transitions
 from models.batches import Histories, HistoryData
@@ -178,6 +179,7 @@ class PlainProgress(Callback):
     def __init__(self, epochs: int):
         self.epochs, self.started = epochs, time.monotonic()
 
+    @rank_zero_only
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         values = {k: float(v) for k, v in trainer.callback_metrics.items()}
         log.info(

@@ -20,13 +20,18 @@ from tests.deploy.test_environments import bento
 pytestmark = pytest.mark.e2e
 
 
-@pytest.fixture(scope="module")
-def checkout(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkout")
+def with_production(folder: Path, finished: Path) -> Path:
+    """A checkout whose production environment has a bento."""
     (folder / "deploy/environments").mkdir(parents=True)
-    shutil.copy(ROOT / "params.yaml", folder)
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, folder)
     Environment(folder, "production").promote(bento(finished, folder / "v1", "v1"), who="t", why="first")
     return folder
+
+
+@pytest.fixture(scope="module")
+def checkout(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return with_production(tmp_path_factory.mktemp("checkout"), finished)
 
 
 @pytest.fixture(scope="module")
@@ -187,12 +192,11 @@ def eventually(true, seconds: float = 30) -> bool:
     return False
 
 
-def test_a_service_manager_stops_all_of_it(checkout: Path, url: str):
-    port = local.free_port()
+def test_a_service_manager_stops_all_of_it(finished: Path, tmp_path: Path):
+    checkout, port = with_production(tmp_path / "checkout", finished), local.free_port()
     command = [str(Path(sys.executable).parent / "pushcart"), "serve", "production", "--port", str(port)]
     # A shell without job control starts what it puts in the background with SIGINT ignored.
     ignoring = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command]
-    (checkout / "dvc.yaml").touch()
     for sign in (signal.SIGTERM, signal.SIGINT):
         with subprocess.Popen(ignoring, cwd=checkout, stdout=subprocess.PIPE, text=True) as serving:
             assert f":{port} serves production" in serving.stdout.readline()
@@ -201,4 +205,3 @@ def test_a_service_manager_stops_all_of_it(checkout: Path, url: str):
             assert serving.wait(40) == 0
         with pytest.raises(urllib.error.URLError):
             get(f"http://127.0.0.1:{port}/livez")
-    assert post(f"{url}/recommend", {"user_id": "u000001"})[0] == 200
