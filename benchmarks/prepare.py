@@ -8,7 +8,6 @@ process of its own, whose seconds and peak memory are measured. Prints a table, 
 """
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -20,7 +19,9 @@ from pathlib import Path
 import polars as pl
 import yaml
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.quality import ROOT, link_code
+from pipelines.stage import write_json
+
 EVENTS_A_SHOPPER = 52
 
 
@@ -32,16 +33,13 @@ def main() -> None:
     for row in rows:
         row["seconds_beside_linear"] = round((row["seconds"] / first["seconds"]) / (row["events"] / first["events"]), 2)
         print("{events:>12,} events  {seconds:7.1f} s  {peak_mb:7,.0f} MB  {seconds_beside_linear:.2f} x linear".format(**row))
-    target = ROOT / "reports" / "bench_prepare.json"
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps({"cores": os.cpu_count(), "rows": rows}, indent=1) + "\n")
+    write_json(ROOT / "reports" / "bench_prepare.json", {"cores": os.cpu_count(), "rows": rows})
 
 
 def measure(millions: float) -> dict:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        for name in ("pipelines", "models", "expectations"):
-            (folder / name).symlink_to(ROOT / name)
+        link_code(folder)
         params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
         params["source"]["shop"] |= {"shoppers": int(millions * 1e6 / EVENTS_A_SHOPPER), "items": 20_000}
         (folder / "params.yaml").write_text(yaml.safe_dump(params))

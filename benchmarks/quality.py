@@ -3,8 +3,8 @@
     python -m benchmarks.quality --data ../shared/data/amazon-beauty --models best --seeds 3
     python -m benchmarks.quality --data ../shared/data/ml-100k --models all --seeds 1 --split time
 
-Models are named settings in benchmarks/quality.yaml, the same for every data set, chosen on validation parts alone. Data is collected, checked and prepared once, by the stages that also run in production;
-then each (model, seed) is trained and ranked: all items, those already met left out, one relevant item a shopper. Runs stand in
+Models are named settings in benchmarks/quality.yaml, the same for every data set, chosen on validation parts alone. Data is
+collected, checked and prepared once, by the stages that also run in production; then each (model, seed) is trained and ranked: all items, those already met left out, one relevant item a shopper. Runs stand in
 data/quality/<data set>-<split> and are not repeated while their settings and the code stay the same, so an interrupted comparison
 goes on where it was.
 
@@ -13,16 +13,18 @@ NDCG@10; the others are held against it shopper by shopper (paired t-test on NDC
 """
 
 import argparse
-import hashlib
 import json
 import logging
 import os
 import time
-from contextlib import chdir
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
 from pathlib import Path
 
 import numpy as np
 import yaml
+
+from pipelines.stage import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT  # where data/quality and reports/quality stand
@@ -60,8 +62,7 @@ def main() -> None:
             runs.append(trained(base, name, settings))
     report = compare(title, runs)
     target = OUT / "reports" / "quality" / f"{title}.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(report, indent=1) + "\n")
+    write_json(target, report)
     plot(report, target.with_suffix(".png"))
     show(report)
 
@@ -91,12 +92,13 @@ def prepared(folder: Path, source: str, data: Path, split: str, shop: dict | Non
 
 def trained(base: Path, name: str, settings: dict) -> dict:
     """Trains and ranks one model, unless that is done; the row of the report, with `gains`, NDCG@10 of each test shopper."""
+    from pipelines.bundle import code_digest
+    from pipelines.train import fingerprint
+
     params = yaml.safe_load((base / "params.yaml").read_text(encoding="utf-8"))
     params["train"] |= settings
-    digest = hashlib.sha256(yaml.safe_dump(params["train"]).encode() + (base / "data/prepared/histories.parquet").read_bytes())
-    for path in sorted(p for part in ("models", "pipelines") for p in (ROOT / part).rglob("*.py")):
-        digest.update(path.read_bytes())
-    folder = base / "runs" / f"{name}-{settings['seed']}-{digest.hexdigest()[:10]}"
+    with chdir(base):
+        folder = base / "runs" / f"{name}-{settings['seed']}-{fingerprint(params['train'])[:8]}-{code_digest()[:8]}"
     if not (folder / "row.json").exists():
         log.info("quality: %s, seed %s", name, settings["seed"])
         (folder / "data").mkdir(parents=True, exist_ok=True)
@@ -189,20 +191,29 @@ def show(report: dict) -> None:
 
 def plot(report: dict, path: Path) -> None:
     """Quality against seconds of training; a dot's area grows with the number of parameters."""
+    from matplotlib import colormaps
+
+    with chart(path, 9, "seconds of training", "test NDCG@10", f"{report['dataset']}: mean over seeds") as axes:
+        colours = colormaps["tab20"]
+        largest = max(r["params"] for r in report["means"]) or 1
+        for i, row in enumerate(sorted(report["means"], key=lambda r: -r["ndcg@10"])):
+            seconds, size = max(row["train_s"], 0.1), 30 + 400 * row["params"] / largest
+            axes.scatter(seconds, row["ndcg@10"], s=size, alpha=0.6, color=colours(i))
+            axes.scatter([], [], s=60, color=colours(i), label=f"{row['model']}  {row['ndcg@10']:.4f}")
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+
+
+@contextmanager
+def chart(path: Path, width: float, x: str, y: str, title: str) -> Iterator:
+    """Axes with a logarithmic x; what is drawn on them is in the PNG file `path` afterwards."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
-    colours = plt.get_cmap("tab20")
-    largest = max(r["params"] for r in report["means"]) or 1
-    for i, row in enumerate(sorted(report["means"], key=lambda r: -r["ndcg@10"])):
-        seconds, size = max(row["train_s"], 0.1), 30 + 400 * row["params"] / largest
-        axes.scatter(seconds, row["ndcg@10"], s=size, alpha=0.6, color=colours(i))
-        axes.scatter([], [], s=60, color=colours(i), label=f"{row['model']}  {row['ndcg@10']:.4f}")
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    axes.set(xscale="log", xlabel="seconds of training", ylabel="test NDCG@10", title=f"{report['dataset']}: mean over seeds")
+    figure, axes = plt.subplots(figsize=(width, 5), layout="constrained")
+    yield axes
+    axes.set(xscale="log", xlabel=x, ylabel=y, title=title)
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -11,14 +11,15 @@ large matrix product reaches on this device. Prints a table; writes reports/scal
 """
 
 import argparse
-import json
 import logging
 import time
 from contextlib import chdir
+from pathlib import Path
 
 import numpy as np
 
-from benchmarks.quality import ROOT, prepared
+from benchmarks.quality import ROOT, chart, prepared
+from pipelines.stage import write_json
 
 
 def main() -> None:
@@ -43,8 +44,7 @@ def main() -> None:
                 print("{width:>6} wide  {params:>12,} parameters  {tokens:>12,} tokens  loss {loss:.4f}  {seconds:7.1f} s  MFU {mfu:.1%}".format(**rows[-1]), flush=True)  # fmt: skip
     report = {"device_flops": peak, "rows": rows, "fit": fitted(rows)}
     target = ROOT / "reports" / "scaling.json"
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps(report, indent=1) + "\n")
+    write_json(target, report)
     plot(report, target.with_suffix(".png"))
     print("L = {E:.3f} + {A:.3g} / N^{a:.3f} + {B:.3g} / D^{b:.3f}, mean error {error:.4f}".format(**report["fit"]))
 
@@ -53,7 +53,6 @@ def measured(width: int, share: float, epochs: int, peak: float) -> dict:
     """Trains one network in the prepared folder and takes its loss on the validation part."""
     import torch
 
-    from models.batches import Sequences
     from pipelines import histories, train
     from pipelines.stage import params
 
@@ -61,7 +60,7 @@ def measured(width: int, share: float, epochs: int, peak: float) -> dict:
     settings |= {"epochs": epochs, "patience": epochs, "share": share}  # the share, so that no other's checkpoint is gone on from
     data = histories.load()
     some = np.random.default_rng(0).random(len(data.train)) < share
-    data.train = Sequences(*([h for h, kept in zip(column, some, strict=True) if kept] for column in (data.train.items, data.train.times)))  # fmt: skip
+    data.train = data.train.rows(np.flatnonzero(some))
     started = time.perf_counter()
     train.learn(settings, data)
     seconds = time.perf_counter() - started
@@ -126,29 +125,15 @@ def fitted(rows: list[dict]) -> dict:
     return {k: float(v) for k, v in values.items()} | {"error": float(np.abs(predicted(p) - loss).mean())}
 
 
-def plot(report: dict, path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    fit = report["fit"]
-    for share in sorted({r["share"] for r in report["rows"]}):
-        rows = sorted((r for r in report["rows"] if r["share"] == share), key=lambda r: r["params"])
-        n, tokens = np.array([r["params"] for r in rows], float), rows[0]["tokens"]
-        line = axes.plot(n, fit["E"] + fit["A"] / n ** fit["a"] + fit["B"] / tokens ** fit["b"], linestyle=":")[0]
-        axes.plot(n, [r["loss"] for r in rows], "o", color=line.get_color(), label=f"{tokens:,} tokens")
-    axes.set(
-        xscale="log",
-        xlabel="parameters",
-        ylabel="validation cross-entropy (nats)",
-        title="HSTU on the simulated shop; dotted: the fit",
-    )
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+def plot(report: dict, path: Path) -> None:
+    fit, title = report["fit"], "HSTU on the simulated shop; dotted: the fit"
+    with chart(path, 8, "parameters", "validation cross-entropy (nats)", title) as axes:
+        for share in sorted({r["share"] for r in report["rows"]}):
+            rows = sorted((r for r in report["rows"] if r["share"] == share), key=lambda r: r["params"])
+            n, tokens = np.array([r["params"] for r in rows], float), rows[0]["tokens"]
+            line = axes.plot(n, fit["E"] + fit["A"] / n ** fit["a"] + fit["B"] / tokens ** fit["b"], linestyle=":")[0]
+            axes.plot(n, [r["loss"] for r in rows], "o", color=line.get_color(), label=f"{tokens:,} tokens")
+        axes.legend()
 
 
 if __name__ == "__main__":

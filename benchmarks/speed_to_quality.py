@@ -19,7 +19,8 @@ import time
 from contextlib import chdir
 from pathlib import Path
 
-from benchmarks.quality import ROOT, guess, prepared
+from benchmarks.quality import ROOT, chart, guess, prepared
+from pipelines.stage import write_json
 
 PEER = ROOT.parent / "shared" / "peers" / "rectools_sequential.py"
 PINS = ("torch==2.13.0", "rectools[torch]==0.19.0")
@@ -54,8 +55,7 @@ def main() -> None:
         "peer": theirs,
     }
     target = ROOT / "reports" / "speed_to_quality.json"
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps(report, indent=1) + "\n")
+    write_json(target, report)
     plot(report, target.with_suffix(".png"))
     print(f"peer: NDCG@10 {wanted['ndcg@10']:.4f} after {wanted['train_s']:.0f} s, {theirs['peak_mb']:,} MB")
     if reached is None:
@@ -133,20 +133,11 @@ def peer_environment(folder: Path) -> Path:
 
 
 def plot(report: dict, path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    for name, side in (("Pushcart", report["ours"]), (f"RecTools SASRec ({report['peer']['settings']})", report["peer"])):
-        axes.plot([p["train_s"] for p in side["curve"]], [p["ndcg@10"] for p in side["curve"]], marker="o", label=name)
-    axes.axhline(report["peer_best"]["ndcg@10"], color="grey", linestyle=":")
-    axes.set(xscale="log", xlabel="seconds of training", ylabel="test NDCG@10", title=report["dataset"])
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    with chart(path, 8, "seconds of training", "test NDCG@10", report["dataset"]) as axes:
+        for name, side in (("Pushcart", report["ours"]), (f"RecTools SASRec ({report['peer']['settings']})", report["peer"])):
+            axes.plot([p["train_s"] for p in side["curve"]], [p["ndcg@10"] for p in side["curve"]], marker="o", label=name)
+        axes.axhline(report["peer_best"]["ndcg@10"], color="grey", linestyle=":")
+        axes.legend()
 
 
 if __name__ == "__main__":

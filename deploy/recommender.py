@@ -66,6 +66,7 @@ class Recommender:
             self._offsets, self._histories, self._times = known["offsets"], known["items"], known["times"]
             self._users = {user: i for i, user in enumerate(known["user_ids"].tolist())}
         self._session = _session(folder / "model.onnx")
+        self._read = [i.name for i in self._session.get_inputs()]  # most families read no times
 
     def history(self, user_id: str) -> tuple[np.ndarray, np.ndarray]:
         """What a known shopper met, oldest first: item numbers and seconds, int64; empty for an unknown one."""
@@ -114,7 +115,7 @@ class Recommender:
             "exclude": exclude[None] if len(exclude) else np.zeros((1, 1), np.int64),
             "allowed": allowed[None],
         }
-        items, scores = self._session.run(None, {i.name: inputs[i.name] for i in self._session.get_inputs()})
+        items, scores = self._session.run(None, {name: inputs[name] for name in self._read})
         found = np.isfinite(scores[0])[:k]
         return Recommendation(self._shown(items[0][:k][found], scores[0][:k][found]), None, unknown)
 

@@ -1,5 +1,5 @@
-"""Recommenders of linear algebra, which every network must beat: popularity, item-kNN, transitions, EASE. Each is a bias an item and a few
-weighted neighbours an item, so all are scored, exported and served by one module. Tensors and arrays only.
+"""Recommenders of linear algebra, which every network must beat: popularity, item-kNN, transitions, EASE. Each is a bias an item
+and a few weighted neighbours an item, so all are scored, exported and served by one module. Tensors and arrays only.
 """
 
 import numpy as np

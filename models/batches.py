@@ -1,6 +1,6 @@
 """Histories to padded batches of tensors, grouped by length so that little work goes into padding. Knows no files."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,15 @@ class Sequences:
     def __len__(self) -> int:
         return len(self.items)
 
+    def rows(self, chosen: Sequence[int]) -> "Sequences":
+        """Those of the chosen rows alone."""
+        targets = None if self.targets is None else self.targets[chosen]
+        return Sequences([self.items[r] for r in chosen], [self.times[r] for r in chosen], targets)
+
+    def sample(self, about: int) -> "Sequences":
+        """About so many rows, evenly spaced; all where there are fewer."""
+        return self.rows(range(0, len(self), max(1, len(self) // about)))
+
 
 class Histories(Dataset):
     """Sequences as batches: indexing with a list of rows gives one.
@@ -37,7 +46,7 @@ class Histories(Dataset):
     def __len__(self) -> int:
         return len(self.sequences)
 
-    def __getitem__(self, rows: list[int]) -> tuple[Tensor, ...]:
+    def __getitem__(self, rows: Sequence[int]) -> tuple[Tensor, ...]:
         items, times = ([column[r] for r in rows] for column in (self.sequences.items, self.sequences.times))
         if self.sequences.targets is None:
             items, times = ([h[-(self.max_len + 1) :] for h in column] for column in (items, times))
@@ -81,8 +90,7 @@ class HistoryData(pl.LightningDataModule):
 
     def __init__(self, train: Sequences, valid: Sequences, max_len: int, batch: int, seed: int):
         super().__init__()
-        long = [i for i, h in enumerate(train.items) if len(h) > 1]
-        self.train = Histories(Sequences([train.items[i] for i in long], [train.times[i] for i in long]), max_len)
+        self.train = Histories(train.rows([i for i, h in enumerate(train.items) if len(h) > 1]), max_len)
         self.valid = Histories(valid, max_len)
         self.batch, self.seed = min(batch, max(16, len(self.train) // 100)), seed
 

@@ -41,18 +41,18 @@ def main() -> None:
 
 def compare(network: torch.nn.Module, path: Path, items: int, k: int) -> dict:
     """Runs real test histories, each alone and all in one padded batch, through both."""
-    part = histories.load().test
-    rows = range(min(SHOPPERS, len(part)))
-    inputs = onnx.feed(part, rows, network.max_len, items)
+    test = histories.load().test
+    part = test.rows(range(min(SHOPPERS, len(test))))
+    inputs = onnx.feed(part, network.max_len, items)
     with torch.inference_mode():
         expected_items, expected = TopK(network, min(k, items))(*(torch.from_numpy(v) for v in inputs.values()))
     graph = onnx.session(path)
     found_items, found = onnx.call(graph, inputs)
-    one = onnx.call(graph, onnx.feed(part, range(1), network.max_len, items))[1]
+    one = onnx.call(graph, onnx.feed(part.rows([0]), network.max_len, items))[1]
     real = np.isfinite(expected.numpy())
     error = max(np.abs(found[real] - expected.numpy()[real]).max(), np.abs(one[0][real[0]] - found[0][real[0]]).max())
     same = (found_items[:, :10] == expected_items.numpy()[:, :10]).mean()
-    return {"shoppers": len(rows), "max_score_error": float(error), "top_10_same": float(same)}
+    return {"shoppers": len(part), "max_score_error": float(error), "top_10_same": float(same)}
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from onnxscript import ir
 from onnxscript.optimizer import optimize_ir
 
 from models.baselines import Neighbours
-from models.batches import Sequences, pad
+from models.batches import ByLength, Histories, Sequences
 from models.metrics import ndcg
 from models.sequence import NextItemNetwork
 from models.topk import TopK
@@ -50,7 +49,12 @@ def export(network: NextItemNetwork | Neighbours, items: int, k: int, path: Path
 
 def call(graph: ort.InferenceSession, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
     """Runs a graph on those of the inputs that it reads: items (B, k) int64 and scores (B, k) float32."""
-    return graph.run(None, {i.name: inputs[i.name] for i in graph.get_inputs()})
+    return graph.run(None, read(graph, inputs))
+
+
+def read(graph: ort.InferenceSession, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Those of the inputs that the graph reads; most families read no times."""
+    return {i.name: inputs[i.name] for i in graph.get_inputs()}
 
 
 def session(path: Path, threads: int = 0) -> ort.InferenceSession:
@@ -62,27 +66,19 @@ def session(path: Path, threads: int = 0) -> ort.InferenceSession:
     return ort.InferenceSession(str(path), options, providers=[*providers, "CPUExecutionProvider"])
 
 
-def feed(part: Sequences, rows: Iterable[int], max_len: int, items: int) -> dict[str, np.ndarray]:
-    """All inputs that a graph may read, for these rows: everything seen is excluded, everything else allowed."""
-    histories = [part.items[r] for r in rows]
-    return {
-        "history": pad([h[-max_len:] for h in histories]).numpy(),
-        "times": pad([part.times[r][-max_len:] for r in rows]).numpy(),
-        "exclude": pad(histories).numpy(),
-        "allowed": np.ones((len(histories), items + 1), dtype=bool),
-    }
+def feed(part: Sequences, max_len: int, items: int) -> dict[str, np.ndarray]:
+    """All inputs that a graph may read, for all of the part: everything seen is excluded, everything else allowed."""
+    history, times, _, seen = (column.numpy() for column in Histories(part, max_len)[range(len(part))])
+    return {"history": history, "times": times, "exclude": seen, "allowed": np.ones((len(part), items + 1), dtype=bool)}
 
 
 def answers(graph: ort.InferenceSession, part: Sequences, max_len: int, items: int) -> np.ndarray:
     """What the graph recommends to each shopper of the part: (N, k) item numbers, best first."""
-    order = np.argsort([len(h) for h in part.items], kind="stable")
-    top = None
-    for start in range(0, len(order), 256):
-        rows = order[start : start + 256]
-        found = call(graph, feed(part, rows, max_len, items))[0]
-        top = np.zeros((len(order), found.shape[1]), np.int64) if top is None else top
-        top[rows] = found
-    return top
+    order, tops = [], []
+    for rows in ByLength(Histories(part, max_len).lengths, 256):
+        tops.append(call(graph, feed(part.rows(rows), max_len, items))[0])
+        order += rows
+    return np.concatenate(tops)[np.argsort(order)]
 
 
 def ndcg_at_10(top: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -94,10 +90,10 @@ def ndcg_at_10(top: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 def latency_ms(graph: ort.InferenceSession, part: Sequences, max_len: int, items: int, batch: int, repeats: int = 50) -> float:
     """Median milliseconds of one call with `batch` shoppers."""
-    inputs = feed(part, range(min(batch, len(part))), max_len, items)
+    inputs = read(graph, feed(part.rows(range(min(batch, len(part)))), max_len, items))
     times = []
     for _ in range(repeats):
         started = time.perf_counter()
-        call(graph, inputs)
+        graph.run(None, inputs)
         times.append(time.perf_counter() - started)
     return 1000 * float(np.median(times[5:]))

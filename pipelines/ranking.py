@@ -5,7 +5,7 @@ import torch
 
 from models import metrics
 from models.baselines import Neighbours, popularity
-from models.batches import Sequences, pad
+from models.batches import ByLength, Histories, Sequences
 from models.sequence import NextItemNetwork
 from pipelines.histories import Prepared
 
@@ -19,28 +19,22 @@ def rank_all(model: NextItemNetwork | Neighbours, part: Sequences, k: int) -> tu
     Runs on the best device there is.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = model.to(device)
-    ranks, tops = np.zeros(len(part), int), np.zeros((len(part), 0), int)
-    order = np.argsort([len(h) for h in part.items], kind="stable")
-    for start in range(0, len(order), BATCH):
-        rows = order[start : start + BATCH]
-        history, times = (pad([column[r][-model.max_len :] for r in rows]).to(device) for column in (part.items, part.times))
+    model, held_out = model.to(device), Histories(part, model.max_len)
+    order, ranks, tops = [], [], []
+    for rows in ByLength(held_out.lengths, BATCH):
+        history, times, target, seen = (column.to(device) for column in held_out[rows])
         with torch.inference_mode():
-            scores = model.scores(history, times).float()
-            unseen = scores.scatter(1, pad([part.items[r] for r in rows]).to(device), -torch.inf)
-            ranks[rows] = metrics.ranks(unseen, torch.from_numpy(part.targets[rows]).to(device)).cpu().numpy()
-            top = unseen.topk(min(k, unseen.shape[1])).indices.cpu().numpy()
-        if not start:
-            tops = np.zeros((len(part), top.shape[1]), int)
-        tops[rows] = top
-    return ranks, tops
+            unseen = model.scores(history, times).float().scatter(1, seen, -torch.inf)
+            ranks.append(metrics.ranks(unseen, target).cpu().numpy())
+            tops.append(unseen.topk(min(k, unseen.shape[1])).indices.cpu().numpy())
+        order += rows
+    back = np.argsort(order)
+    return np.concatenate(ranks)[back], np.concatenate(tops)[back]
 
 
 def valid_ndcg(model: NextItemNetwork | Neighbours, valid: Sequences) -> float:
     """NDCG@10 on (a sample of) the validation part, to choose between variants by."""
-    some = range(0, len(valid), max(1, len(valid) // SAMPLE))
-    part = Sequences([valid.items[r] for r in some], [valid.times[r] for r in some], valid.targets[some])
-    return float(metrics.ndcg(rank_all(model, part, 10)[0], 10).mean())
+    return float(metrics.ndcg(rank_all(model, valid.sample(SAMPLE), 10)[0], 10).mean())
 
 
 def best_popularity(data: Prepared) -> Neighbours:

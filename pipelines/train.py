@@ -101,8 +101,8 @@ def learn(settings: dict, data: Prepared, *watching: Callback) -> None:
 
 def finish(network: NextItemNetwork, data: Prepared, memory: bool) -> None:
     """What a trained network gets on top: a place for items that training never showed, and a memory."""
-    some = list(range(0, len(data.valid), max(1, len(data.valid) // 1024)))
-    history, times = Histories(data.valid, network.max_len)[some][:2]
+    some = data.valid.sample(1024)
+    history, times = Histories(some, network.max_len)[range(len(some))][:2]
     device = network.table.weight.device
     network.admit(torch.from_numpy(data.popularity()).to(device), history.to(device), times.to(device))
     if memory:
@@ -124,12 +124,11 @@ def remember(network: NextItemNetwork, data: Prepared) -> None:
 def solve(model: str, data: Prepared) -> None:
     """Makes a model of linear algebra, which takes no epochs."""
     items = len(data.items) + 1
-    met = incidence(data.train.items, items)
     makers = {
         "popularity": lambda: best_popularity(data),
-        "item_knn": lambda: item_knn(met),
+        "item_knn": lambda: item_knn(incidence(data.train.items, items)),
         "transitions": lambda: transitions(data.train.items, items),
-        "ease": lambda: ease(met),
+        "ease": lambda: ease(incidence(data.train.items, items)),
     }
     try:
         made = makers[model]()

@@ -46,7 +46,7 @@ def test_the_graph_agrees_with_torch_on_real_histories(run: Path, tmp_path: Path
     network, data = train.load("data/model"), histories.load()
     path = tmp_path / "m.onnx"
     graphs.export(network, len(data.items), 20, path, int8_table=int8)
-    inputs = graphs.feed(data.test, range(len(data.test)), network.max_len, len(data.items))
+    inputs = graphs.feed(data.test, network.max_len, len(data.items))
     rng = np.random.default_rng(0)
     inputs["allowed"] &= rng.random(inputs["allowed"].shape) < 0.5
     with torch.inference_mode():
