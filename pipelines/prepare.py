@@ -11,6 +11,7 @@ this position are for training), valid_at and test_at (position of the item to p
 test_at and later are never seen before the test.
 """
 
+import json
 from pathlib import Path
 
 import polars as pl
@@ -103,8 +104,6 @@ def vocabulary(history: pl.DataFrame, earlier: str | None) -> pl.DataFrame:
     """
     order = history.group_by("item_id").agg(pl.col("timestamp").min()).sort("timestamp", "item_id").select("item_id")
     if earlier:
-        import json
-
         try:
             before = json.loads(Path(earlier).read_text(encoding="utf-8"))["item_id"]
         except (OSError, ValueError, KeyError) as error:
@@ -156,7 +155,7 @@ def item_features(items: pl.DataFrame, split: pl.DataFrame, ordered_only: bool) 
     age = (pl.col("timestamp").max() - pl.col("timestamp")).dt.total_seconds() / 86400
     seen = (
         training.with_columns(weight=pl.lit(1.0) if ordered_only else 0.5 ** (age / 30))
-        .group_by("item").agg(popularity=pl.len(), recency=pl.col("weight").sum())
+        .group_by("item").agg(popularity=pl.len(), recency=_sum(pl.col("weight")))
         .collect(engine="streaming")
     )  # fmt: skip
     features = items.join(seen, on="item", how="left", maintain_order="left").with_columns(
@@ -212,12 +211,19 @@ def user_features(actions: pl.LazyFrame) -> pl.DataFrame:
         "days_since": (pl.lit(end) - pl.col("timestamp").max()).dt.total_seconds() / 86400,
     }
     if "price" in actions.collect_schema():
-        features["mean_log_price"] = (1 + pl.col("price")).log().mean()
+        priced = pl.col("price").count()
+        features["mean_log_price"] = _sum((1 + pl.col("price")).log()) / pl.when(priced > 0).then(priced)
     frame = actions.group_by("user_id").agg(**features).sort("user_id").collect(engine="streaming")
     if "mean_log_price" in frame.columns:
         price = pl.col("mean_log_price")
         frame = frame.with_columns((price - price.mean()) / pl.max_horizontal(price.std(), pl.lit(1e-6)))
     return frame
+
+
+def _sum(values: pl.Expr) -> pl.Expr:
+    """A sum in fixed point, which is the same whatever the order in which threads add; of floats it is not."""
+    unit = 2.0**32
+    return (values * unit).round().cast(pl.Int64).sum() / unit
 
 
 def _count(frame: pl.LazyFrame) -> int:
