@@ -90,8 +90,9 @@ def cross_entropy(network, part) -> float:
     held_out, losses = Histories(part, network.max_len), []
     with torch.inference_mode():
         for start in range(0, len(part), 256):
-            history, times, target, _ = held_out[list(range(start, min(start + 256, len(part))))]
-            losses.append(torch.nn.functional.cross_entropy(network.scores(history, times), target, reduction="none"))
+            shoppers, target, _ = held_out[range(start, min(start + 256, len(part)))]
+            scores = network.scores(shoppers.history, shoppers.times)
+            losses.append(torch.nn.functional.cross_entropy(scores, target, reduction="none"))
     return float(torch.cat(losses).mean())
 
 

@@ -16,7 +16,22 @@ from dags.rendering import Stage, ends, render
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 RUN_FOLDER = "{{ ti.xcom_pull(task_ids='open') }}"
-MODELS = ["popularity", "item_knn", "transitions", "ease", "mlp", "ncf", "two_tower", "cnn", "gru", "sasrec", "hstu"]
+MODELS = [
+    "popularity",
+    "item_knn",
+    "transitions",
+    "ease",
+    "mlp",
+    "ncf",
+    "two_tower",
+    "cnn",
+    "gru",
+    "sasrec",
+    "hstu",
+    "din",
+    "dien",
+    "fusion",
+]
 SIZES = {"as params.yaml": {}, "small": {"width": 64, "layers": 1, "heads": 1}, "medium": {"width": 128, "layers": 2, "heads": 2}, "large": {"width": 256, "layers": 2, "heads": 4}}  # fmt: skip
 
 

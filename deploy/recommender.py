@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-SCHEMA = 1  # of the artefact: what this code can read
+SCHEMA = 2  # of the artefact: what this code can read
+SEEN = 1  # the action of an event of which only the item is told
 
 
 class ArtefactError(Exception):
@@ -64,15 +65,17 @@ class Recommender:
             self._similar, self._similarity = similar["items"], similar["scores"]
         with np.load(folder / "histories.npz", allow_pickle=False) as known:
             self._offsets, self._histories, self._times = known["offsets"], known["items"], known["times"]
+            self._actions = known["actions"]
             self._users = {user: i for i, user in enumerate(known["user_ids"].tolist())}
         self._session = _session(folder / "model.onnx")
-        self._read = [i.name for i in self._session.get_inputs()]  # most families read no times
+        self._read = [i.name for i in self._session.get_inputs()]  # most families read no times, actions and platform
+        self._platforms = {name: i for i, name in enumerate(self.manifest["platforms"], 1)}
 
-    def history(self, user_id: str) -> tuple[np.ndarray, np.ndarray]:
-        """What a known shopper met, oldest first: item numbers and seconds, int64; empty for an unknown one."""
+    def history(self, user_id: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What a known shopper met, oldest first: item numbers, seconds and actions, int64; empty for an unknown one."""
         at = self._users.get(user_id)
         span = slice(self._offsets[at], self._offsets[at + 1]) if at is not None else slice(0)
-        return self._histories[span].astype(np.int64), self._times[span]
+        return self._histories[span].astype(np.int64), self._times[span], self._actions[span].astype(np.int64)
 
     def recommend(
         self,
@@ -91,7 +94,8 @@ class Recommender:
             k: 1 to max_k. exclude_seen: leave out what the history holds.
             filters: category (a path or its beginning, or a list), brand (or a list), price_min, price_max, in_stock,
                 exclude (item ids).
-            context: item_id (looked at just now: the newest of the history), platform (whose popular items to fall back to).
+            context: item_id (looked at just now: the newest of the history), platform (where the shopper is: rankers read it, and it
+                says whose popular items to fall back to).
 
         Raises:
             BadFilter: the catalogue lacks the filter's column.
@@ -100,10 +104,11 @@ class Recommender:
         given = list(history or []) + ([context["item_id"]] if context.get("item_id") else [])
         unknown = [i for i in given if i not in self.number]
         numbers = np.array([self.number[i] for i in given if i in self.number], dtype=np.int64)
-        times = np.zeros_like(numbers)
+        times, actions = np.zeros_like(numbers), np.full_like(numbers, SEEN)
         if history is None and user_id is not None:
-            stored, when = self.history(user_id)
+            stored, when, done = self.history(user_id)
             times = np.concatenate([when, np.full_like(numbers, when[-1] if len(when) else 0)])
+            actions = np.concatenate([done, actions])
             numbers = np.concatenate([stored, numbers])
         allowed = self._allowed(filters)
         exclude = numbers if exclude_seen else numbers[:0]
@@ -112,6 +117,8 @@ class Recommender:
         inputs = {
             "history": numbers[None, -self.max_len :],
             "times": times[None, -self.max_len :],
+            "actions": actions[None, -self.max_len :],
+            "platform": np.array([self._platforms.get(context.get("platform"), 0)]),
             "exclude": exclude[None] if len(exclude) else np.zeros((1, 1), np.int64),
             "allowed": allowed[None],
         }

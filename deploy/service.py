@@ -43,7 +43,9 @@ class Filters(Strict):
 
 class Context(Strict):
     item_id: ItemId | None = Field(None, description="the item looked at just now")
-    platform: Annotated[str, Field(max_length=64)] | None = Field(None, description="whose popular items to fall back to")
+    platform: Annotated[str, Field(max_length=64)] | None = Field(
+        None, description="where the shopper is; also whose popular items to fall back to"
+    )
 
 
 class RecommendRequest(Strict):

@@ -2,12 +2,31 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
+
+
+class Shoppers(NamedTuple):
+    """What is known of B shoppers when they are asked for: histories oldest first, padded with 0 on the right."""
+
+    history: Tensor  # (B, L) int64 item numbers
+    times: Tensor  # (B, L) int64 seconds, any origin; all equal where unknown
+    actions: Tensor  # (B, L) int64, the strongest thing done to each item: 1 = seen ... 4 = bought
+    platform: Tensor  # (B,) int64 from 1, where they are now; 0 = not told
+
+
+class Asked(NamedTuple):
+    """N candidates, each held against a beginning of one of the batch's histories."""
+
+    row: Tensor  # (N,) int64, whose history
+    at: Tensor  # (N,) int64, how many of its events are known
+    item: Tensor  # (N,) int64, the candidate
+    platform: Tensor  # (N,) int64, where the shopper is; 0 = not told
 
 
 @dataclass
@@ -17,14 +36,24 @@ class Sequences:
     items: list[np.ndarray]  # item numbers, int64
     times: list[np.ndarray]  # seconds, int64, one an item
     targets: np.ndarray | None = None  # (N,) int64
+    actions: list[np.ndarray] | None = None  # int64, one an item; None: all seen, no more
+    platforms: list[np.ndarray] | None = None  # int64, one an item and one of the target; None: not told
+
+    def __post_init__(self) -> None:
+        if self.actions is None:
+            self.actions = [np.ones_like(h) for h in self.items]
+        if self.platforms is None:
+            self.platforms = [np.zeros(len(h) + (self.targets is not None), np.int64) for h in self.items]
 
     def __len__(self) -> int:
         return len(self.items)
 
     def rows(self, chosen: Sequence[int]) -> "Sequences":
         """Those of the chosen rows alone."""
-        targets = None if self.targets is None else self.targets[chosen]
-        return Sequences([self.items[r] for r in chosen], [self.times[r] for r in chosen], targets)
+        items, times, actions, platforms = (
+            [column[r] for r in chosen] for column in (self.items, self.times, self.actions, self.platforms)
+        )
+        return Sequences(items, times, None if self.targets is None else self.targets[chosen], actions, platforms)
 
     def sample(self, about: int) -> "Sequences":
         """About so many rows, evenly spaced; all where there are fewer."""
@@ -34,11 +63,13 @@ class Sequences:
 class Histories(Dataset):
     """Sequences as batches: indexing with a list of rows gives one.
 
-    A batch is (history (B, L), times (B, L), target), all int64 padded with 0 on the right: of the next items (B, L) when the
-    sequences have no targets, else of the one held-out item (B,), together with `seen` (B, S), all items met before.
+    A batch is (Shoppers, target): of the next items (B, L) when the sequences have no targets, else of the one held-out item
+    (B,), together with `seen` (B, S), all items met before; all int64, padded with 0 on the right.
     """
 
     def __init__(self, sequences: Sequences, max_len: int):
+        if sequences.targets is None:
+            sequences = sequences.rows([i for i, h in enumerate(sequences.items) if len(h) > 1])
         self.sequences, self.max_len = sequences, max_len
         reach = [len(h) - (sequences.targets is None) for h in sequences.items]
         self.lengths = np.minimum(reach, max_len)
@@ -46,13 +77,69 @@ class Histories(Dataset):
     def __len__(self) -> int:
         return len(self.sequences)
 
-    def __getitem__(self, rows: Sequence[int]) -> tuple[Tensor, ...]:
-        items, times = ([column[r] for r in rows] for column in (self.sequences.items, self.sequences.times))
-        if self.sequences.targets is None:
-            items, times = ([h[-(self.max_len + 1) :] for h in column] for column in (items, times))
-            return pad([h[:-1] for h in items]), pad([t[:-1] for t in times]), pad([h[1:] for h in items])
-        history, when = (pad([h[-self.max_len :] for h in column]) for column in (items, times))
-        return history, when, torch.from_numpy(self.sequences.targets[rows]), pad(items)
+    def __getitem__(self, rows: Sequence[int]) -> tuple:
+        part, longest = self.sequences.rows(rows), self.max_len
+        platform = torch.from_numpy(np.array([p[-1] for p in part.platforms], dtype=np.int64))
+        columns = (part.items, part.times, part.actions)
+        if part.targets is None:
+            before = (pad([h[-(longest + 1) : -1] for h in column]) for column in columns)
+            return Shoppers(*before, platform), pad([h[-(longest + 1) :][1:] for h in part.items])
+        before = (pad([h[-longest:] for h in column]) for column in columns)
+        return Shoppers(*before, platform), torch.from_numpy(part.targets), pad(part.items)
+
+
+@dataclass
+class Impressions:
+    """What was shown to whom, ordered by shopper, and what came of it: arrays of one length."""
+
+    user: np.ndarray  # int64, row of the shopper
+    position: np.ndarray  # int64, how many items the shopper had met before
+    item: np.ndarray  # int64
+    platform: np.ndarray  # int64 from 1, 0 = not told
+    labels: np.ndarray  # (N, 3) float32: clicked, carted, purchased
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def rows(self, chosen: np.ndarray) -> "Impressions":
+        return Impressions(*(column[chosen] for column in (self.user, self.position, self.item, self.platform, self.labels)))
+
+
+class Shown(Dataset):
+    """Training histories with impressions, as batches: indexing with a list of rows gives one.
+
+    A batch is (Shoppers, platforms (B, L) int64, Asked, labels (N, 3) float32): of each shopper with two events or more all events,
+    where each took place, and at most `most` impressions, others at each call. Impressions older than the `max_len` newest events
+    are left out.
+    """
+
+    def __init__(self, sequences: Sequences, shown: Impressions, max_len: int, most: int = 32):
+        self.sequences, self.shown, self.max_len, self.most = sequences, shown, max_len, most
+        reach = np.array([len(h) for h in sequences.items])
+        self.kept = np.flatnonzero(reach > 1)
+        self.lengths = np.minimum(reach[self.kept], max_len)
+        self.first = np.searchsorted(shown.user, np.arange(len(sequences) + 1))
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def __getitem__(self, rows: Sequence[int]) -> tuple:
+        rows = self.kept[rows]
+        part = self.sequences.rows(rows)
+        columns = (part.items, part.times, part.actions, part.platforms)
+        history, times, actions, platforms = (pad([h[-self.max_len :] for h in column]) for column in columns)
+        row, chosen = [], []
+        for i, shopper in enumerate(rows):
+            start, end = self.first[shopper], self.first[shopper + 1]
+            some = start + torch.randperm(end - start)[: self.most].numpy()
+            row.append(np.full(len(some), i))
+            chosen.append(some)
+        row, shown = np.concatenate(row), self.shown.rows(np.concatenate(chosen))
+        at = shown.position - np.maximum([len(h) - self.max_len for h in part.items], 0)[row]
+        row, at, item, platform, labels = (
+            torch.from_numpy(column[at >= 0]) for column in (row, at, shown.item, shown.platform, shown.labels)
+        )
+        return Shoppers(history, times, actions, platforms[:, -1]), platforms, Asked(row, at, item, platform), labels
 
 
 class ByLength(Sampler):
@@ -82,15 +169,15 @@ class ByLength(Sampler):
 
 
 class HistoryData(pl.LightningDataModule):
-    """Training sequences, and validation sequences with the item that came next.
+    """Training data, and validation sequences with the item that came next.
 
     Batches hold `batch` shoppers, or fewer (down to 16) where an epoch would otherwise have under 100 batches: a small shop
     needs as many steps to learn as a large one.
     """
 
-    def __init__(self, train: Sequences, valid: Sequences, max_len: int, batch: int, seed: int):
+    def __init__(self, train: Histories | Shown, valid: Sequences, max_len: int, batch: int, seed: int):
         super().__init__()
-        self.train = Histories(train.rows([i for i, h in enumerate(train.items) if len(h) > 1]), max_len)
+        self.train = train
         self.valid = Histories(valid, max_len)
         self.batch, self.seed = min(batch, max(16, len(self.train) // 100)), seed
 

@@ -1,4 +1,4 @@
-"""The next-item families by name: which encoder, which head, and the loss each is usually trained with."""
+"""The families by name. Next-item: which encoder, which head, and the loss each is usually trained with. Rankers: which reader."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from models.cnn import Cnn
+from models.dien import Dien
+from models.din import Din
+from models.fusion import Fusion
 from models.gru import Gru
 from models.hstu import Hstu
 from models.losses import LOSSES
 from models.mlp import Mean, Mlp
 from models.ncf import NeuMF
+from models.ranker import Ranker, Reader
 from models.sasrec import SelfAttention
 from models.sequence import Cosine, NextItemNetwork
 from models.two_tower import Tower
@@ -35,6 +39,14 @@ FAMILIES = {
     "gru": Family(lambda s: Gru(**_stack(s))),
     "sasrec": Family(lambda s: SelfAttention(**_stack(s), heads=s["heads"], max_len=s["max_len"], gated=s["gated"])),
     "hstu": Family(lambda s: Hstu(**_stack(s), heads=s["heads"], max_len=s["max_len"])),
+}
+
+RANKERS: dict[str, Callable[[dict], Reader]] = {  # settings -> reader
+    "din": lambda s: Din(s["width"]),
+    "dien": lambda s: Dien(s["width"], s["max_len"]),
+    "fusion": lambda s: Fusion(
+        **_stack(s), heads=s["heads"], max_len=s["max_len"], branches=s["branches"], money=len(s["money"])
+    ),
 }
 
 
@@ -68,3 +80,13 @@ def build(model: str, items: int, shape: dict, attributes: Tensor | None) -> Nex
     head = family.head(items, shape["width"])
     own = {name: shape[name] for name in ("width", "max_len", "dropout", "unnamed", "event_dropout")}
     return NextItemNetwork(family.encoder(shape), head, items, attributes=attributes, **own)
+
+
+def build_ranker(model: str, items: int, shape: dict, attributes: Tensor | None, numbers: Tensor) -> Ranker:
+    """A new ranker.
+
+    Args:
+        items: in the vocabulary. shape: as for `build`, and branches, money, platforms. attributes, numbers: see Ranker.
+    """
+    own = {name: shape[name] for name in ("width", "dropout", "unnamed", "money", "platforms")}
+    return Ranker(RANKERS[model](shape), items, attributes=attributes, numbers=numbers, **own)

@@ -17,9 +17,13 @@ class Gru(nn.Module):
 
     def forward(self, x: Tensor, times: Tensor | None) -> Tensor:
         for layer, norm in zip(self.layers, self.norms, strict=False):
-            seen = norm(x)
-            x = x + self.dropout(as_onnx(layer, seen) if torch.compiler.is_exporting() else layer(seen)[0])
+            x = x + self.dropout(run(layer, norm(x)))
         return self.norms[-1](x)
+
+
+def run(layer: nn.GRU, x: Tensor) -> Tensor:
+    """What one recurrent layer says after each event: (B, L, D) -> (B, L, D)."""
+    return as_onnx(layer, x) if torch.compiler.is_exporting() else layer(x)[0]
 
 
 def as_onnx(layer: nn.GRU, x: Tensor) -> Tensor:

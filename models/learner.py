@@ -6,9 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.batches import Shoppers
 from models.losses import SAMPLED, batch_draws, distillation, full_softmax, uniform_draws
 from models.metrics import ndcg, ranks
 from models.sequence import NextItemNetwork
+from models.two_stage import unseen
 
 
 class NextItem(pl.LightningModule):
@@ -38,9 +40,9 @@ class NextItem(pl.LightningModule):
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.validation_ranks: list[np.ndarray] = []
 
-    def training_step(self, batch: tuple[Tensor, ...], index: int) -> Tensor:
-        history, times, target = batch
-        loss = self.objective(history, times, target)
+    def training_step(self, batch: tuple[Shoppers, Tensor], index: int) -> Tensor:
+        shoppers, target = batch
+        loss = self.objective(shoppers.history, shoppers.times, target)
         self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=int((target > 0).sum()))
         return loss
 
@@ -60,8 +62,9 @@ class NextItem(pl.LightningModule):
         negative = negative.masked_fill(drawn == target[:, None], -torch.inf)
         return SAMPLED[self.loss](positive, negative, log_draws, len(self.pool))
 
-    def validation_step(self, batch: tuple[Tensor, ...], index: int) -> None:
-        self.validation_ranks.append(held_out_ranks(self.network, *batch).cpu().numpy())
+    def validation_step(self, batch: tuple[Shoppers, Tensor, Tensor], index: int) -> None:
+        shoppers, target, seen = batch
+        self.validation_ranks.append(ranks(unseen(self.network, shoppers, seen), target).cpu().numpy())
 
     def on_validation_epoch_end(self) -> None:
         gains = ndcg(np.concatenate(self.validation_ranks), 10)
@@ -72,19 +75,7 @@ class NextItem(pl.LightningModule):
         self.log("valid/ndcg@10", total / count, prog_bar=True, sync_dist=True)
 
     def configure_optimizers(self) -> dict:
-        # Tables, biases and norms do not shrink: an item met rarely would fade with every step of the others.
-        tables = {id(m.weight) for m in self.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
-        shrinking, free = [], []
-        for parameter in self.parameters():
-            (shrinking if parameter.ndim > 1 and id(parameter) not in tables else free).append(parameter)
-        groups = [{"params": shrinking, "weight_decay": self.weight_decay}, {"params": free, "weight_decay": 0.0}]
-        fused = "mixed" not in self.trainer.precision  # Lightning clips no gradients that a fused optimiser unscales
-        optimiser = torch.optim.AdamW(groups, lr=self.learning_rate, fused=fused)
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, self.learning_rate, total_steps=max(steps, 2), pct_start=0.05, cycle_momentum=False
-        )
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return schedule(self, self.learning_rate, self.weight_decay)
 
 
 class Distilled(NextItem):
@@ -111,10 +102,19 @@ class Distilled(NextItem):
         )
 
 
-def held_out_ranks(network: NextItemNetwork, history: Tensor, times: Tensor, target: Tensor, seen: Tensor) -> Tensor:
-    """Ranks (B,) of the held-out items among all items that the shopper has not met.
-
-    history, times (B, L), target (B,), seen (B, S) int64, padded with 0.
-    """
-    scores = network.scores(history, times).float()
-    return ranks(scores.scatter(1, seen, -torch.inf), target)
+def schedule(module: pl.LightningModule, learning_rate: float, weight_decay: float) -> dict:
+    """AdamW whose rate warms up over the first 5 % of the steps and falls with a cosine, as Lightning takes it."""
+    # Tables, biases and norms do not shrink: an item met rarely would fade with every step of the others.
+    tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
+    shrinking, free = [], []
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            (shrinking if parameter.ndim > 1 and id(parameter) not in tables else free).append(parameter)
+    groups = [{"params": shrinking, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+    fused = "mixed" not in module.trainer.precision  # Lightning clips no gradients that a fused optimiser unscales
+    optimiser = torch.optim.AdamW(groups, lr=learning_rate, fused=fused)
+    steps = int(module.trainer.estimated_stepping_batches)
+    rate = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, learning_rate, total_steps=max(steps, 2), pct_start=0.05, cycle_momentum=False
+    )
+    return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rate, "interval": "step"}}

@@ -1,6 +1,11 @@
-"""Ranking metrics from ranks. One relevant item a shopper, every item of the catalogue ranked, never a sample."""
+"""Ranking metrics from ranks: one relevant item a shopper, every item of the catalogue ranked, never a sample. And metrics of
+probabilities.
+"""
+
+import math
 
 import numpy as np
+from scipy.stats import rankdata
 from torch import Tensor
 
 
@@ -50,3 +55,31 @@ def interval(values: np.ndarray, samples: int, seed: int) -> list[float]:
     rng = np.random.default_rng(seed)
     means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(samples)]
     return [float(v) for v in np.quantile(means, [0.025, 0.975])]
+
+
+def auc(score: np.ndarray, label: np.ndarray) -> float:
+    """How often a positive (label 1) scores above a negative, ties half: area under the ROC curve (Hanley & McNeil 1982).
+
+    score, label (N,). NaN where one of the two is missing.
+    """
+    positives = int(label.sum())
+    negatives = len(label) - positives
+    if not positives or not negatives:
+        return math.nan
+    return float((rankdata(score)[label > 0].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def log_loss(probability: np.ndarray, label: np.ndarray) -> float:
+    """Mean -ln of the probability (N,) given to what happened, label (N,) of 0 and 1; in nats."""
+    sure = np.clip(probability, 1e-7, 1 - 1e-7)
+    return float(-np.where(label > 0, np.log(sure), np.log1p(-sure)).mean())
+
+
+def calibration_error(probability: np.ndarray, label: np.ndarray, bins: int = 10) -> float:
+    """Mean distance of predicted from observed frequency over bins of as many predictions each (Naeini et al. 2015, equal mass).
+
+    probability, label (N,) -> 0 to 1.
+    """
+    order = np.argsort(probability, kind="stable")
+    parts = np.array_split(order, min(bins, len(order)))
+    return float(sum(abs(probability[p].mean() - label[p].mean()) * len(p) for p in parts) / len(order))

@@ -1,4 +1,4 @@
-"""What all next-item families share: the item table, what is known of items, and the step from a history to scores.
+"""What all next-item families share: the step from a history to scores of all items.
 
 A family is an encoder (embedded history -> a vector after each event) and a head (that vector against items -> logits).
 Tensors only. Item number 0 is padding; histories are padded on the right, and no encoder looks to its right, so padding
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.baselines import Memory
+from models.items import ItemTable
 
 
 class Cosine(nn.Module):
@@ -46,17 +47,13 @@ class Cosine(nn.Module):
         return (query * vectors).sum(-1) + bias
 
 
-class NextItemNetwork(nn.Module):
+class NextItemNetwork(ItemTable):
     """A history of item numbers to a query, and the items that queries are scored against.
 
     Args:
         encoder: embedded history (B, L, D) float and times (B, L) int64, seconds -> (B, L, D) float, causal.
         head: Cosine, or another with its methods.
-        items: items in the vocabulary. width: D. max_len: longest history it reads. dropout: of the embedded history.
-        attributes: (items + 1, M) int64, what is known of each item (category, brand, words, ...) as numbers from 1, padded
-            with 0; the mean of their embeddings is added to the item's own. None: nothing is known.
-        unnamed: share of the items that, at each step of training, are known by their attributes alone, so that items without
-            a history learn to stand where they should (Volkovs et al., "DropoutNet", 2017).
+        items, width, attributes, unnamed: of the item table. max_len: longest history it reads. dropout: of the embedded history.
         event_dropout: share of a history's events that are blanked in training.
 
     `memory` (models.baselines.Memory), where one was given after training, adds to the scores.
@@ -74,35 +71,11 @@ class NextItemNetwork(nn.Module):
         unnamed: float = 0.0,
         event_dropout: float = 0.0,
     ):
-        super().__init__()
+        super().__init__(items, width, attributes, unnamed)
         self.encoder, self.head, self.max_len = encoder, head, max_len
-        self.unnamed, self.event_dropout = unnamed, event_dropout
+        self.event_dropout = event_dropout
         self.memory: Memory | None = None
-        self.table = nn.Embedding(items + 1, width, padding_idx=0)
         self.dropout = nn.Dropout(dropout)
-        nn.init.normal_(self.table.weight, std=width**-0.5)
-        self.attributes = None
-        if attributes is not None:
-            self.known = nn.Buffer(attributes)
-            self.attributes = nn.EmbeddingBag(int(attributes.max()) + 1, width, mode="mean", padding_idx=0)
-            nn.init.normal_(self.attributes.weight, std=width**-0.5)
-            with torch.no_grad():
-                self.attributes.weight[0] = 0
-        with torch.no_grad():
-            self.table.weight[0] = 0
-
-    def embed(self, items: Tensor) -> Tensor:
-        """Items (...) int64 with what is known of them -> (..., D) float; padding is zero."""
-        own = self.table(items)
-        if self.attributes is None:
-            return own
-        if self.training and self.unnamed:
-            own = own * (torch.rand(items.shape, device=own.device) >= self.unnamed)[..., None]
-        return own + self.attributes(self.known[items.flatten()]).view(own.shape)
-
-    def embeddings(self) -> Tensor:
-        """The whole catalogue: (items + 1, D) float, row 0 zero."""
-        return self.embed(torch.arange(self.table.num_embeddings, device=self.table.weight.device))
 
     def encode(self, embedded: Tensor, times: Tensor | None) -> Tensor:
         """Embedded history (B, L, D) and its times (B, L) -> query (B, L, D'): what comes after each position."""

@@ -14,9 +14,9 @@ class Table(nn.Module):
         self.rows = nn.Buffer((rows / self.scale[:, None]).round().to(torch.int8) if int8 else rows.clone())
 
     def lookup(self, items: Tensor) -> Tensor:
-        """items (B, L) -> (B, L, D) float."""
+        """items (...) -> (..., D) float."""
         rows = F.embedding(items, self.rows).float()
-        return rows if self.scale is None else rows * self.scale[items][:, :, None]
+        return rows if self.scale is None else rows * self.scale[items][..., None]
 
     def all(self) -> Tensor:
         """(V, D) float."""

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from models.baselines import Neighbours
+from models.batches import Shoppers
 from models.sequence import NextItemNetwork, last
 from models.table import Table
+from models.two_stage import TwoStage
 
 
 class NetworkScores(nn.Module):
@@ -45,29 +47,40 @@ class TopK(nn.Module):
     """Wraps a trained model for export.
 
     Args:
-        model: a network, or neighbours. k: length of the answer (at most the number of items).
-        int8: keep the item table, and neighbours' weights, as int8, one symmetric scale a row.
+        model: a network, neighbours, or two stages. k: length of the answer (at most the number of items).
+        int8: keep item tables, and neighbours' weights, as int8, one symmetric scale a row.
     """
 
-    def __init__(self, model: NextItemNetwork | Neighbours, k: int, int8: bool = False):
+    def __init__(self, model: NextItemNetwork | Neighbours | TwoStage, k: int, int8: bool = False):
         super().__init__()
-        self.model, self.k = NetworkScores(model, int8) if isinstance(model, NextItemNetwork) else model.stored(int8), k
+        staged = isinstance(model, TwoStage)
+        first, self.k = model.retriever if staged else model, k
+        self.second = model.second.stored(int8, k) if staged else None
+        self.first = NetworkScores(first, int8) if isinstance(first, NextItemNetwork) else first.stored(int8)
 
-    def forward(self, history: Tensor, times: Tensor, exclude: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, history: Tensor, times: Tensor, actions: Tensor, platform: Tensor, exclude: Tensor, allowed: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The k best allowed items after each history.
 
         Args:
             history: (B, L) int64 item numbers, oldest first, padded with 0 on the right, 1 <= L <= max_len.
             times: (B, L) int64 seconds of the events; all equal where unknown.
+            actions: (B, L) int64, what was done to each item, 1 = seen ... 4 = bought, padded with 0.
+            platform: (B,) int64 from 1, where the shopper is; 0 = not told.
             exclude: (B, S) int64 item numbers never to answer (those already seen), padded with 0.
             allowed: (B, items + 1) bool, true where the request's filters let the item through.
 
         Returns:
             items (B, k) int64 and scores (B, k) float32, best first; a score of -inf marks that no item was left.
         """
-        scores = torch.where(allowed, self.model.scores(history, times), -torch.inf)
+        scores = torch.where(allowed, self.first.scores(history, times), -torch.inf)
         nothing = torch.zeros_like(exclude[:, :1])  # padding (item 0) is excluded always
         excluded = torch.cat([exclude, nothing], 1)
         scores = scores.scatter(1, excluded, torch.full_like(excluded, -torch.inf, dtype=scores.dtype))
-        values, items = scores.topk(self.k)
-        return items, values
+        if self.second is None:
+            values, items = scores.topk(self.k)
+            return items, values
+        items, scores = self.second.shortlist(scores, Shoppers(history, times, actions, platform))
+        values, places = scores.topk(self.k)
+        return items.gather(1, places), values

@@ -23,8 +23,10 @@ import yaml
 
 from models.baselines import Neighbours
 from models.sequence import NextItemNetwork
+from models.two_stage import TwoStage
 from pipelines import histories
 from pipelines.histories import Prepared
+from pipelines.ranking import Model
 from pipelines.stage import StageError, log, output, read_json, run, write_json
 from pipelines.train import load
 
@@ -41,7 +43,9 @@ def main() -> None:
         shutil.copy("data/compressed/model.onnx", folder / "model.onnx")
         write_compact(folder / "catalogue.json", catalogue(data.items))
         write_compact(folder / "popular.json", popular(data.items))
-        neighbours, similarity = similar(network, min(SIMILAR, len(data.items) - 1))
+        neighbours, similarity = similar(
+            network.retriever if isinstance(network, TwoStage) else network, min(SIMILAR, len(data.items) - 1)
+        )
         np.savez_compressed(folder / "similar.npz", items=neighbours, scores=similarity)
         np.savez_compressed(
             folder / "histories.npz",
@@ -49,6 +53,7 @@ def main() -> None:
             offsets=np.cumsum([0, *map(len, data.full.items)]),
             items=np.concatenate(data.full.items).astype(np.int32),
             times=np.concatenate(data.full.times),
+            actions=np.concatenate(data.full.actions).astype(np.uint8),
         )
         write_json(folder / "manifest.json", manifest(folder, settings, network, data))
     version = read_json("artefact/manifest.json")["version"]
@@ -94,17 +99,18 @@ def similar(network: NextItemNetwork | Neighbours, k: int) -> tuple[np.ndarray, 
     return np.concatenate(numbers), np.concatenate(cosines)
 
 
-def manifest(folder: Path, settings: dict, network: NextItemNetwork | Neighbours, data: Prepared) -> dict:
+def manifest(folder: Path, settings: dict, network: Model, data: Prepared) -> dict:
     quality, compression = read_json("reports/quality.json"), read_json("reports/compression.json")
     metrics, parity = read_json("reports/metrics.json"), read_json("reports/parity.json")
     files = {f.name: sha256(f) for f in sorted(folder.iterdir()) if not f.name.startswith(".")}
     return {
-        "schema": 1,
+        "schema": 2,
         "version": hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:12],
         "max_k": settings["serve"]["max_k"],
         "max_len": network.max_len,
         "items": len(data.items),
         "shoppers": len(data.user_ids),
+        "platforms": data.platforms,
         "data": {
             "source": f"{settings['source']['name']}:{settings['source']['data']}",
             "events": quality["tables"]["events"]["rows"] - quality["tables"]["events"]["broken"],
@@ -119,6 +125,8 @@ def manifest(folder: Path, settings: dict, network: NextItemNetwork | Neighbours
         "inputs": {
             "history": "int64 (batch, length), item numbers from 1, padded with 0 on the right",
             "times": "int64 (batch, length), seconds of the events; all 0 where unknown",
+            "actions": "int64 (batch, length), strongest thing done to the item: 1 seen, 2 favourite, 3 cart, 4 purchase; padded with 0",
+            "platform": "int64 (batch,), from 1 as in `platforms`, 0 = not told",
             "exclude": "int64 (batch, excluded), item numbers, padded with 0",
             "allowed": "bool (batch, items + 1)",
         },

@@ -17,16 +17,19 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytorch_lightning as lightning
+from onnx import TensorProto
+from onnx import load as load_graph
+from onnx import save as save_graph
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import nn
 
-from models.baselines import Neighbours
-from models.batches import HistoryData
+from models.batches import Histories, HistoryData
 from models.learner import Distilled
 from models.sasrec import SelfAttention
 from models.sequence import NextItemNetwork
 from pipelines import histories, onnx
 from pipelines.histories import Prepared
+from pipelines.ranking import Model
 from pipelines.stage import StageError, log, output, params, run, write_json
 from pipelines.train import load
 
@@ -94,7 +97,7 @@ def choose(rows: list[dict], max_loss: float, min_overlap: float) -> dict:
     return min(fit, key=lambda r: r["bytes"])
 
 
-def applies(candidate: str, network: NextItemNetwork | Neighbours) -> bool:
+def applies(candidate: str, network: Model) -> bool:
     """Can it be made of this model? Feed-forward layers are the transformer's alone."""
     return "pruned" not in candidate or (isinstance(network, NextItemNetwork) and isinstance(network.encoder, SelfAttention))
 
@@ -117,7 +120,7 @@ def finetune(network: NextItemNetwork, teacher: NextItemNetwork, data: Prepared,
     lightning.seed_everything(train["seed"], workers=True, verbose=False)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     learner = Distilled(network, deepcopy(teacher), train["learning_rate"] / 4, train["weight_decay"])
-    module = HistoryData(data.train, data.valid, network.max_len, train["batch_users"], train["seed"])
+    module = HistoryData(Histories(data.train, network.max_len), data.valid, network.max_len, train["batch_users"], train["seed"])
     trainer = lightning.Trainer(
         max_epochs=epochs, accelerator=train["accelerator"], devices=1, precision=train["precision"], gradient_clip_val=1.0,
         limit_val_batches=0, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
@@ -129,9 +132,12 @@ def finetune(network: NextItemNetwork, teacher: NextItemNetwork, data: Prepared,
 def quantise_layers(path: Path) -> None:
     """The layers' weights to int8, in place; the item table, which is int8 already, stays one table."""
     float_path = path.with_suffix(".float.onnx")
-    path.rename(float_path)
+    graph = load_graph(path)
+    del graph.graph.value_info[:]  # onnxruntime turns weights round and would trip over the shapes noted before
+    save_graph(graph, float_path)
     logging.getLogger().setLevel(logging.ERROR)  # onnxruntime's advice to pre-process, once a model
-    quantize_dynamic(float_path, path, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8)
+    quantize_dynamic(float_path, path, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8,
+                     extra_options={"DefaultTensorType": TensorProto.FLOAT})  # where shapes cannot be inferred  # fmt: skip
     float_path.unlink()
 
 

@@ -3,6 +3,8 @@
 In:  data/prepared, data/model, settings `evaluate`, `train.seed`, `baseline`.
 Out: reports/metrics.json (for dvc metrics), reports/plots/{at_k,segments}.csv (for dvc plots).
 
+Of rankers also what they expect of the impressions of the test part: AUC, log-loss and calibration error, a task each.
+
 Every item that the shopper has not met is ranked; one item is relevant. Metrics are means over shoppers, with 95 % bootstrap
 intervals. A test item outside the vocabulary's training part still counts: nothing is left out of the mean.
 """
@@ -12,9 +14,11 @@ import polars as pl
 
 from models import metrics
 from models.baselines import incidence, item_knn
+from models.ranker import TASKS
+from models.two_stage import TwoStage
 from pipelines import histories
 from pipelines.histories import Prepared
-from pipelines.ranking import best_popularity, rank_all
+from pipelines.ranking import best_popularity, rank_all, task_probabilities
 from pipelines.stage import log, output, params, run, write_json
 from pipelines.train import load
 
@@ -48,6 +52,14 @@ def main() -> None:
                         "ndcg@10": metrics.ndcg(rank[rows], 10).mean(),
                     }
                 )
+    if isinstance(models["test"], TwoStage):
+        report["retriever"] = summary(
+            *rank_all(models["test"].retriever, data.test, max(settings["ks"])), counts, settings, train["seed"]
+        )
+        shown = data.impressions("test")
+        report["impressions"] = tasks(task_probabilities(models["test"], data.full, shown), shown.labels)
+        for task, values in report["impressions"].items():
+            log.info("evaluate: %-10s AUC %.4f, calibration error %.4f", task, values["auc"], values["calibration_error"])
     report["segments"] = {s: {r["model"]: r["ndcg@10"] for r in by_segment if r["segment"] == s} for s in parts}
     if baseline["ndcg"] is not None and baseline["source"] == f"{source['name']}:{source['data']}":
         report["production"] = {"ndcg@10": baseline["ndcg"], "gain": report["test"]["ndcg@10"] / baseline["ndcg"] - 1}
@@ -67,6 +79,21 @@ def segments(data: Prepared, counts: np.ndarray) -> dict[str, np.ndarray]:
     head_size = np.searchsorted(counts[order].cumsum(), 0.8 * counts.sum()) + 1
     head = np.isin(data.test.targets, order[:head_size])
     return {"new shoppers": length <= 5, "regular shoppers": length > 5, "head items": head, "tail items": ~head}
+
+
+def tasks(probability: np.ndarray, label: np.ndarray) -> dict[str, dict[str, float]]:
+    """Metrics of each task that has two outcomes; probability, label (N, 3)."""
+    return {
+        task: {
+            "auc": metrics.auc(p, y),
+            "log_loss": metrics.log_loss(p, y),
+            "calibration_error": metrics.calibration_error(p, y),
+            "impressions": len(y),
+            "positives": int(y.sum()),
+        }
+        for task, p, y in zip(TASKS[1:], probability.T, label.T, strict=True)
+        if 0 < y.sum() < len(y)
+    }
 
 
 def summary(rank: np.ndarray, top: np.ndarray, counts: np.ndarray, settings: dict, seed: int) -> dict:

@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from models.batches import Sequences
+from models.batches import Impressions, Sequences
 from pipelines.stage import read_json
 
 PREPARED = Path("data/prepared")
+NUMBERS = ("log_price", "relative_price", "log_popularity", "click_rate", "purchase_rate")  # of items, standardised
+MONEY = ("log_price", "relative_price")  # those of them that tell a price
 
 
 @dataclass
@@ -20,6 +22,19 @@ class Prepared:
     train: Sequences
     valid: Sequences
     test: Sequences
+    platforms: list[str]  # by number, from 1
+
+    def impressions(self, part: str) -> Impressions:
+        """What was shown in a part (train, valid, test) of the split, and what came of it."""
+        shown = pl.read_parquet(PREPARED / "impressions.parquet").filter(part=part)
+        columns = (shown[c].to_numpy().astype(np.int64) for c in ("user", "position", "item", "platform"))
+        return Impressions(*columns, shown.select("clicked", "carted", "purchased").to_numpy().astype(np.float32))
+
+    def numbers(self) -> tuple[np.ndarray, list[int]]:
+        """Standardised features of items, (items + 1, F) float32, 0 where unknown; and which columns tell a price."""
+        names = [n for n in NUMBERS if n in self.items.columns]
+        rows = self.items.select(pl.col(names).cast(pl.Float32).fill_nan(None).fill_null(0.0)).to_numpy()
+        return np.vstack([np.zeros((1, len(names)), np.float32), rows]), [i for i, n in enumerate(names) if n in MONEY]
 
     def popularity(self) -> np.ndarray:
         """(items + 1,) int64: in how many training histories each item stands."""
@@ -44,17 +59,28 @@ class Prepared:
 def load() -> Prepared:
     """The prepared data; numbers of items start at 1."""
     frame = pl.read_parquet(PREPARED / "histories.parquet")
-    items = [np.asarray(h, dtype=np.int64) for h in frame["items"].to_list()]
-    seconds = frame["timestamps"].list.eval(pl.element().dt.epoch("s")).to_list()
-    times = [np.asarray(t, dtype=np.int64) for t in seconds]
-    train = Sequences(*([h[:end] for h, end in zip(column, frame["train_end"], strict=True)] for column in (items, times)))
-    parts = []
+    frame = frame.with_columns(pl.col("timestamps").list.eval(pl.element().dt.epoch("s")))
+    items, times, actions, platforms = (
+        [np.asarray(values, dtype=np.int64) for values in frame[c].to_list()]
+        for c in ("items", "timestamps", "actions", "platforms")
+    )
+    full = Sequences(items, times, None, actions, platforms)
+    parts = [_until(full, frame["train_end"].to_list())]
     for column in ("valid_at", "test_at"):
-        asked = [(h[:at], t[:at], h[at]) for h, t, at in zip(items, times, frame[column], strict=True) if at is not None]
-        before, when, targets = zip(*asked, strict=True)
-        parts.append(Sequences(list(before), list(when), np.array(targets, dtype=np.int64)))
-    features = pl.read_parquet(PREPARED / "items.parquet")
-    return Prepared(features, frame["user_id"].to_list(), Sequences(items, times), train, *parts)
+        asked = frame[column].is_not_null().arg_true().to_list()
+        parts.append(_until(full.rows(asked), frame[column].drop_nulls().to_list(), held_out=True))
+    features, facts = pl.read_parquet(PREPARED / "items.parquet"), read_json(PREPARED / "prepared.json")
+    return Prepared(features, frame["user_id"].to_list(), full, *parts, facts["platforms"])
+
+
+def _until(histories: Sequences, ends: list[int], held_out: bool = False) -> Sequences:
+    """Each history's first events; with held_out the one after them as the target."""
+    items, times, actions, platforms = (
+        [values[: end + more] for values, end in zip(column, ends, strict=True)]
+        for column, more in ((histories.items, 0), (histories.times, 0), (histories.actions, 0), (histories.platforms, held_out))
+    )
+    targets = np.array([h[end] for h, end in zip(histories.items, ends, strict=True)], np.int64) if held_out else None
+    return Sequences(items, times, targets, actions, platforms)
 
 
 def vocabulary_size() -> int:

@@ -11,28 +11,34 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from onnxscript import ir
 from onnxscript.optimizer import optimize_ir
 
-from models.baselines import Neighbours
 from models.batches import ByLength, Histories, Sequences
 from models.metrics import ndcg
-from models.sequence import NextItemNetwork
 from models.topk import TopK
+from pipelines.ranking import Model
 
-INPUTS = ("history", "times", "exclude", "allowed")
+INPUTS = ("history", "times", "actions", "platform", "exclude", "allowed")
 
 
-def export(network: NextItemNetwork | Neighbours, items: int, k: int, path: Path, int8_table: bool = False) -> None:
+def export(network: Model, items: int, k: int, path: Path, int8_table: bool = False) -> None:
     """Writes the served graph to one file: batch, history length and number of excluded items are dynamic."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     graph = TopK(network.cpu(), min(k, items), int8_table).eval()
     history, exclude = torch.tensor([[1, 2, 0], [3, 4, 5]]), torch.tensor([[1, 2], [3, 4]])
-    example = (history, 100 * history, exclude, torch.ones(2, items + 1, dtype=torch.bool))
+    example = (
+        history,
+        100 * history,
+        history.clamp(max=1),
+        torch.tensor([0, 1]),
+        exclude,
+        torch.ones(2, items + 1, dtype=torch.bool),
+    )
     batch, length, excluded = (torch.export.Dim(n, min=1) for n in ("batch", "length", "excluded"))
     length = torch.export.Dim("length", min=1, max=network.max_len)
     with torch.no_grad():
         program = torch.onnx.export(
             graph, example, dynamo=True, verbose=False, optimize=False, input_names=list(INPUTS), output_names=["items", "scores"],
-            dynamic_shapes=({0: batch, 1: length}, {0: batch, 1: length}, {0: batch, 1: excluded}, {0: batch}),
+            dynamic_shapes=(*[{0: batch, 1: length}] * 3, {0: batch}, {0: batch, 1: excluded}, {0: batch}),
         )  # fmt: skip
 
     # Layers' weights are folded into the form that quantisation looks for; a table is not, or it would stand twice.
@@ -40,7 +46,9 @@ def export(network: NextItemNetwork | Neighbours, items: int, k: int, path: Path
         return False if any(v is not None and v.shape is not None and items + 1 in v.shape for v in node.inputs) else None
 
     optimize_ir(program.model, should_fold=fold, input_size_limit=1 << 30, output_size_limit=1 << 30)
-    unread = [i for i, value in enumerate(program.model.graph.inputs) if not value.uses()]  # times, by most families
+    unread = [
+        i for i, value in enumerate(program.model.graph.inputs) if not value.uses()
+    ]  # times, actions and platform, by most families
     for i in reversed(unread):
         del program.model.graph.inputs[i]
     ClearMetadataAndDocStringPass()(program.model)  # where on this machine each node's source stands
@@ -68,8 +76,9 @@ def session(path: Path, threads: int = 0) -> ort.InferenceSession:
 
 def feed(part: Sequences, max_len: int, items: int) -> dict[str, np.ndarray]:
     """All inputs that a graph may read, for all of the part: everything seen is excluded, everything else allowed."""
-    history, times, _, seen = (column.numpy() for column in Histories(part, max_len)[range(len(part))])
-    return {"history": history, "times": times, "exclude": seen, "allowed": np.ones((len(part), items + 1), dtype=bool)}
+    shoppers, _, seen = Histories(part, max_len)[range(len(part))]
+    inputs = {name: column.numpy() for name, column in shoppers._asdict().items()}
+    return inputs | {"exclude": seen.numpy(), "allowed": np.ones((len(part), items + 1), dtype=bool)}
 
 
 def answers(graph: ort.InferenceSession, part: Sequences, max_len: int, items: int) -> np.ndarray:

@@ -2,16 +2,22 @@
 
 In:  data/checked, settings `prepare`, `baseline.vocabulary`, `source`.
 Out: data/prepared/histories.parquet (a row a shopper, oldest item first), items.parquet (number 1.. = row order, features),
-     attributes.json (what the numbers in items' `attributes` mean, from 1),
-     users.parquet (features), prepared.json (sizes, what was removed and why).
+     impressions.parquet (what was shown to whom, and what came of it), attributes.json (what the numbers in items' `attributes`
+     mean, from 1), users.parquet (features), prepared.json (sizes, platforms by number, what was removed and why).
 
 A history holds the first time a shopper meets each item: that is what the protocol of the published tables ranks (items
-already seen are filtered out). Its columns: user_id, items (list of item number), timestamps (list), train_end (items before
-this position are for training), valid_at and test_at (position of the item to predict; null where there is none). Items at
-test_at and later are never seen before the test.
+already seen are filtered out). Its columns: user_id, items (list of item number), timestamps (list), actions (list: the
+strongest thing done to the item before the next was met, 1 = seen, 2 = favourite, 3 = cart, 4 = purchase), platforms (list of
+number from 1, 0 = not told), train_end (items before this position are for training), valid_at and test_at (position of the item to predict;
+null where there is none). Items at test_at and later are never seen before the test.
+
+An impression's columns: user (row of histories), position (how many items of the history came before), item, platform, clicked,
+carted, purchased (within a session's gap after it; any action is a click), part (train, valid, test). Where none are logged, every item of
+a history stands for an impression that was clicked.
 """
 
 import json
+import math
 from pathlib import Path
 
 import polars as pl
@@ -20,6 +26,9 @@ from pipelines.sources import source
 from pipelines.stage import StageError, log, output, params, run, write_json
 
 CHECKED = Path("data/checked")
+STRENGTH = {"view": 1, "click": 1, "favourite": 2, "cart": 3, "purchase": 4}  # of what is done to an item
+LABELS = {"clicked": 1, "carted": 3, "purchased": 4}  # of impressions, and how strong what they stand for is
+PRIOR = 20  # impressions' worth of the mean that a rate starts from
 
 
 def main() -> None:
@@ -32,25 +41,33 @@ def main() -> None:
     actions, removed = clean(events, settings)
     history = histories(actions)
     items = vocabulary(history, baseline["vocabulary"])
-    split, cuts = divide(history, items, settings)
+    platforms = history["platform"].drop_nulls().unique().sort().to_list() if "platform" in history.columns else []
+    split, cuts = divide(history, items, platforms, settings)
+    shown = impressions(events, actions, split, items, platforms, settings, cuts)
     sizes = {
         "shoppers": len(split),
         "items": len(items),
         "interactions": len(history),
+        "impressions": len(shown),
         "sessions": actions.select(pl.struct("user_id", "session_id").n_unique()).collect(engine="streaming").item(),
         "valid": split["valid_at"].count(),
         "test": split["test_at"].count(),
     }
     if not sizes["valid"] or not sizes["test"]:
         raise StageError("prepare: no shopper has a history long enough to validate and test on (3 different items)")
-    features, names = attributes(item_features(items, split, source(chosen["name"]).ORDERED_ONLY), settings["attributes"])
+    described = item_features(items, split, shown, source(chosen["name"]).ORDERED_ONLY)
+    features, names = attributes(described, settings["attributes"])
     people = user_features(actions)
     with output("data/prepared") as folder:
         split.write_parquet(folder / "histories.parquet")
         features.write_parquet(folder / "items.parquet")
+        shown.write_parquet(folder / "impressions.parquet")
         write_json(folder / "attributes.json", names)
         people.write_parquet(folder / "users.parquet")
-        write_json(folder / "prepared.json", {"split": settings["split"], **cuts, "sizes": sizes, "removed": removed})
+        write_json(
+            folder / "prepared.json",
+            {"split": settings["split"], **cuts, "platforms": platforms, "sizes": sizes, "removed": removed},
+        )
     log.info("prepare: %s", ", ".join(f"{v:,} {k}" for k, v in sizes.items()))
     log.info("prepare: removed %s", ", ".join(f"{v:,} {k}" for k, v in removed.items()))
 
@@ -91,9 +108,21 @@ def clean(events: pl.LazyFrame, settings: dict) -> tuple[pl.LazyFrame, dict[str,
 
 
 def histories(actions: pl.LazyFrame) -> pl.DataFrame:
-    """The first time each shopper meets each item, in order of time: columns user_id, item_id, timestamp."""
-    first = actions.group_by("user_id", "item_id").agg(pl.col("timestamp").min())
-    return first.sort("user_id", "timestamp", "item_id").collect(engine="streaming")
+    """The first time each shopper meets each item, in order of time: columns user_id, item_id, timestamp, action (UInt8), and
+    platform where events have it.
+    """
+    key = ["user_id", "item_id"]
+    first = actions.group_by(key).agg(pl.col("timestamp").min()).sort("user_id", "timestamp", "item_id")
+    first = first.collect(engine="streaming")
+    until = first.with_columns(until=pl.col("timestamp").shift(-1).over("user_id")).rename({"timestamp": "met"})
+    done = actions.join(until.lazy(), on=key)
+    at_once = pl.col("timestamp") == pl.col("met")
+    done = done.filter(at_once | pl.col("until").is_null() | (pl.col("timestamp") < pl.col("until")))
+    told = {"action": pl.col("event").replace_strict(STRENGTH, default=1, return_dtype=pl.UInt8).max()}
+    if "platform" in actions.collect_schema():
+        told["platform"] = pl.col("platform").filter(at_once).max()
+    strongest = done.group_by(key).agg(**told).collect(engine="streaming")
+    return first.join(strongest, on=key, how="left", maintain_order="left")
 
 
 def vocabulary(history: pl.DataFrame, earlier: str | None) -> pl.DataFrame:
@@ -113,12 +142,14 @@ def vocabulary(history: pl.DataFrame, earlier: str | None) -> pl.DataFrame:
     return order.with_row_index("item", 1)
 
 
-def divide(history: pl.DataFrame, items: pl.DataFrame, settings: dict) -> tuple[pl.DataFrame, dict]:
+def divide(history: pl.DataFrame, items: pl.DataFrame, platforms: list[str], settings: dict) -> tuple[pl.DataFrame, dict]:
     """One row a shopper with the positions of the split (see the module's first lines), and the cuts of a time split."""
     numbered = history.lazy().join(items.lazy(), on="item_id", maintain_order="left").sort("user_id", "timestamp", "item_id")
+    numbered = numbered.with_columns(platform=_numbered(platforms) if platforms else pl.lit(0, pl.UInt8))
     lists = numbered.group_by("user_id", maintain_order=True).agg(
-        pl.col("item").alias("items"), pl.col("timestamp").alias("timestamps")
-    )
+        pl.col("item").alias("items"), pl.col("timestamp").alias("timestamps"), pl.col("action").alias("actions"),
+        pl.col("platform").alias("platforms"),
+    )  # fmt: skip
     length = pl.col("items").list.len().cast(pl.Int64)
     if settings["split"] == "leave_one_out":
         enough = length >= 3
@@ -142,11 +173,75 @@ def divide(history: pl.DataFrame, items: pl.DataFrame, settings: dict) -> tuple[
     return split.drop("before_test").collect(engine="streaming"), {"valid_from": str(valid_from), "test_from": str(test_from)}
 
 
-def item_features(items: pl.DataFrame, split: pl.DataFrame, ordered_only: bool) -> pl.DataFrame:
+def impressions(
+    events: pl.LazyFrame,
+    actions: pl.LazyFrame,
+    split: pl.DataFrame,
+    items: pl.DataFrame,
+    platforms: list[str],
+    settings: dict,
+    cuts: dict,
+) -> pl.DataFrame:
+    """What was shown to whom, and what came of it (see the module's first lines)."""
+    people = split.select("user_id", "train_end", "valid_at").with_row_index("user")
+
+    def numbered(frame: pl.LazyFrame) -> pl.LazyFrame:
+        return frame.join(people.lazy().select("user_id", "user"), on="user_id").join(items.lazy(), on="item_id")
+
+    named = platforms and "platform" in events.collect_schema()
+    platform = _numbered(platforms) if named else pl.lit(0, pl.UInt8)
+    logged = numbered(events.filter(event="impression")).select("user", "item", "timestamp", platform=platform)
+    logged = logged.group_by("user", "item", "timestamp").agg(pl.col("platform").max()).sort("timestamp", "user", "item")
+    shown = logged.collect(engine="streaming")
+    met = split.lazy().with_row_index("user").explode("items", "timestamps", "actions", "platforms").select(
+        "user", item="items", timestamp="timestamps", action="actions", platform="platforms",
+        position=pl.int_range(pl.len()).over("user").cast(pl.UInt32),
+    ).collect(engine="streaming")  # fmt: skip
+    if shown.is_empty():
+        shown = met.with_columns(**{label: pl.col("action") >= strength for label, strength in LABELS.items()})
+    else:
+        strength = pl.col("event").replace_strict(STRENGTH, default=1, return_dtype=pl.UInt8)
+        done = numbered(actions).select("user", "item", "timestamp", strength=strength).sort("timestamp")
+        shown = _answered(_placed(shown, met), done.collect(engine="streaming"), settings["session_gap_minutes"])
+    shown = shown.join(people.drop("user_id"), on="user", maintain_order="left")
+    if settings["split"] == "time":
+        cut = {name: pl.lit(value).str.to_datetime(time_unit="us", time_zone="UTC") for name, value in cuts.items()}
+        valid, test = pl.col("timestamp") >= cut["valid_from"], pl.col("timestamp") >= cut["test_from"]
+    else:
+        valid, test = pl.col("position") >= pl.col("valid_at"), pl.col("position") > pl.col("valid_at")
+    part = pl.when(test).then(pl.lit("test")).when(valid).then(pl.lit("valid")).otherwise(pl.lit("train"))
+    return shown.sort("user", "position", "timestamp", "item").select("user", "position", "item", "platform", *LABELS, part=part)
+
+
+def _placed(shown: pl.DataFrame, met: pl.DataFrame) -> pl.DataFrame:
+    """Adds `position`. Items met before are left out: they are not recommended, and what was done to them stands in the history."""
+    before = met.select("user", "timestamp", position=pl.col("position") + 1).sort("timestamp", "position")
+    shown = shown.join_asof(
+        before, on="timestamp", by="user", strategy="backward", allow_exact_matches=False, check_sortedness=False
+    ).with_columns(pl.col("position").fill_null(0))
+    shown = shown.join(met.select("user", "item", met="position"), on=["user", "item"], how="left", maintain_order="left")
+    return shown.filter(pl.col("met").is_null() | (pl.col("met") >= pl.col("position"))).drop("met")
+
+
+def _answered(shown: pl.DataFrame, done: pl.DataFrame, minutes: int) -> pl.DataFrame:
+    """Adds the labels: what was done to the item within so many minutes after it was shown."""
+    for label, strength in LABELS.items():
+        wanted = done if label == "clicked" else done.filter(strength=strength)
+        after = wanted.select("user", "item", "timestamp", pl.lit(True).alias(label))
+        shown = shown.join_asof(
+            after, on="timestamp", by=["user", "item"], strategy="forward", tolerance=f"{minutes}m", check_sortedness=False
+        )
+    return shown.with_columns(pl.col(*LABELS).fill_null(False))
+
+
+def item_features(items: pl.DataFrame, split: pl.DataFrame, shown: pl.DataFrame, ordered_only: bool) -> pl.DataFrame:
     """The vocabulary with what is known of each item and what training shows of it.
 
     popularity: shoppers in training who met it; recency: the same, each weighted by 2^(-age / 30 days) at the end of
-    training (all weigh 1 where times tell order only); log_price: ln(1 + price), standardised over the catalogue (absent if no item has a price).
+    training (all weigh 1 where times tell order only). Standardised over the catalogue, for networks: log_popularity, ln(1 +
+    popularity); log_price, ln(1 + price), and relative_price, what that is above the mean of the item's category (both absent if no
+    item has a price); click_rate and purchase_rate, clicks an impression and purchases a click in training, in logarithms, drawn to the mean where
+    there are few (absent where all are equal).
     """
     training = split.lazy().select(
         pl.col("items").list.head(pl.col("train_end")).alias("item"),
@@ -158,16 +253,28 @@ def item_features(items: pl.DataFrame, split: pl.DataFrame, ordered_only: bool) 
         .group_by("item").agg(popularity=pl.len(), recency=_sum(pl.col("weight")))
         .collect(engine="streaming")
     )  # fmt: skip
-    features = items.join(seen, on="item", how="left", maintain_order="left").with_columns(
-        pl.col("popularity", "recency").fill_null(0)
+    features = (
+        items.join(seen, on="item", how="left", maintain_order="left")
+        .with_columns(pl.col("popularity", "recency").fill_null(0))
+        .with_columns(log_popularity=_standardised((1 + pl.col("popularity")).log()))
     )
+    counts = shown.filter(part="train").group_by("item").agg(pl.len(), pl.col("clicked", "purchased").sum())
+    for rate, wins, tries in (("click_rate", "clicked", "len"), ("purchase_rate", "purchased", "clicked")):
+        mean = counts[wins].sum() / max(counts[tries].sum(), 1)
+        if 0 < mean < 1:
+            drawn = ((pl.col(wins) + PRIOR * mean) / (pl.col(tries) + PRIOR)).log()
+            rates = counts.select("item", drawn.alias(rate))
+            features = features.join(rates, on="item", how="left", maintain_order="left").with_columns(
+                _standardised(pl.col(rate).fill_null(math.log(mean)))
+            )
     if (CHECKED / "items.parquet").exists():
         described = pl.read_parquet(CHECKED / "items.parquet").drop("source_row")
         features = features.join(described, on="item_id", how="left", maintain_order="left")
         if "price" in described.columns and described["price"].count():
             log_price = (1 + pl.col("price")).log()
+            category = log_price.mean().over("category") if "category" in features.columns else log_price.mean()
             features = features.with_columns(
-                log_price=(log_price - log_price.mean()) / pl.max_horizontal(log_price.std(), pl.lit(1e-6))
+                log_price=_standardised(log_price), relative_price=_standardised(log_price - category)
             )
     return features.sort("item")
 
@@ -215,9 +322,17 @@ def user_features(actions: pl.LazyFrame) -> pl.DataFrame:
         features["mean_log_price"] = _sum((1 + pl.col("price")).log()) / pl.when(priced > 0).then(priced)
     frame = actions.group_by("user_id").agg(**features).sort("user_id").collect(engine="streaming")
     if "mean_log_price" in frame.columns:
-        price = pl.col("mean_log_price")
-        frame = frame.with_columns((price - price.mean()) / pl.max_horizontal(price.std(), pl.lit(1e-6)))
+        frame = frame.with_columns(_standardised(pl.col("mean_log_price")))
     return frame
+
+
+def _standardised(values: pl.Expr) -> pl.Expr:
+    return (values - values.mean()) / pl.max_horizontal(values.std(), pl.lit(1e-6))
+
+
+def _numbered(names: list[str]) -> pl.Expr:
+    """The platform as a number from 1, 0 where it is not told or not among the names."""
+    return pl.col("platform").replace_strict(names, range(1, len(names) + 1), default=0, return_dtype=pl.UInt8)
 
 
 def _sum(values: pl.Expr) -> pl.Expr:

@@ -5,15 +5,19 @@ import torch
 
 from models import metrics
 from models.baselines import Neighbours, popularity
-from models.batches import ByLength, Histories, Sequences
+from models.batches import Asked, ByLength, Histories, Impressions, Sequences, Shoppers, pad
+from models.ranker import log_probabilities
 from models.sequence import NextItemNetwork
+from models.two_stage import TwoStage, unseen
 from pipelines.histories import Prepared
+
+Model = NextItemNetwork | Neighbours | TwoStage
 
 BATCH = 256
 SAMPLE = 5000  # shoppers of the validation part that a choice between variants looks at, at most
 
 
-def rank_all(model: NextItemNetwork | Neighbours, part: Sequences, k: int) -> tuple[np.ndarray, np.ndarray]:
+def rank_all(model: Model, part: Sequences, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Ranks (N,) of the targets among the items not met before, and what would be recommended, (N, k) item numbers.
 
     Runs on the best device there is.
@@ -22,17 +26,40 @@ def rank_all(model: NextItemNetwork | Neighbours, part: Sequences, k: int) -> tu
     model, held_out = model.to(device), Histories(part, model.max_len)
     order, ranks, tops = [], [], []
     for rows in ByLength(held_out.lengths, BATCH):
-        history, times, target, seen = (column.to(device) for column in held_out[rows])
+        shoppers, target, seen = held_out[rows]
+        shoppers = Shoppers(*(column.to(device) for column in shoppers))
         with torch.inference_mode():
-            unseen = model.scores(history, times).float().scatter(1, seen, -torch.inf)
-            ranks.append(metrics.ranks(unseen, target).cpu().numpy())
-            tops.append(unseen.topk(min(k, unseen.shape[1])).indices.cpu().numpy())
+            scores = unseen(model, shoppers, seen.to(device))
+            ranks.append(metrics.ranks(scores, target.to(device)).cpu().numpy())
+            tops.append(scores.topk(min(k, scores.shape[1])).indices.cpu().numpy())
         order += rows
     back = np.argsort(order)
     return np.concatenate(ranks)[back], np.concatenate(tops)[back]
 
 
-def valid_ndcg(model: NextItemNetwork | Neighbours, valid: Sequences) -> float:
+def task_probabilities(model: TwoStage, histories: Sequences, shown: Impressions) -> np.ndarray:
+    """What a ranker expects of impressions: (N, 3) float32, probabilities of click, cart and purchase.
+
+    histories: whole ones, of all shoppers; of each only what came before the impression is read.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    ranker, found = model.second.ranker.to(device), []
+    for start in range(0, len(shown), BATCH * 8):
+        part = shown.rows(np.arange(start, min(start + BATCH * 8, len(shown))))
+        moments, row = np.unique(np.stack([part.user, part.position]), axis=1, return_inverse=True)
+        columns = (
+            pad([column[user][:position][-model.max_len :] for user, position in moments.T])
+            for column in (histories.items, histories.times, histories.actions)
+        )
+        shoppers = Shoppers(*(c.to(device) for c in columns), torch.zeros(0, dtype=torch.long))
+        at = np.minimum(part.position, model.max_len)
+        asked = Asked(*(torch.from_numpy(c).to(device) for c in (row, at, part.item, part.platform)))
+        with torch.inference_mode():
+            found.append(log_probabilities(ranker(ranker.events(shoppers), asked)).exp().cpu().numpy())
+    return np.concatenate(found) if found else np.zeros((0, 3), np.float32)
+
+
+def valid_ndcg(model: Model, valid: Sequences) -> float:
     """NDCG@10 on (a sample of) the validation part, to choose between variants by."""
     return float(metrics.ndcg(rank_all(model, valid.sample(SAMPLE), 10)[0], 10).mean())
 

@@ -3,8 +3,9 @@
 In:  data/prepared, settings `train`.
 Out: data/model/weights.npz and model.json (the network's shape), reports/train (DVCLive metrics and plots).
 
-Killed at any moment and run again, it goes on from the last finished epoch: checkpoints stand outside the outputs, under
-data/.checkpoints/<hash of inputs and settings>, and are removed when training is done.
+A ranker is trained after its retriever (`train.retriever`), and both together are the model. Killed at any moment and run again, it goes
+on from the last finished epoch: checkpoints stand outside the outputs, under data/.checkpoints/<hash of inputs and settings>, and are
+removed when training is done.
 """
 
 import hashlib
@@ -24,18 +25,24 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_only
 
 from models.baselines import Memory, Neighbours, ease, incidence, item_knn, transitions
-from models.batches import Histories, HistoryData
-from models.families import build, loss_of
+from models.batches import Histories, HistoryData, Sequences, Shown
+from models.families import RANKERS, build, build_ranker, loss_of
+from models.fusion import BRANCHES
 from models.learner import NextItem
+from models.rank_learner import RankShown
+from models.ranker import TASKS
 from models.sequence import NextItemNetwork
+from models.two_stage import SecondStage, TwoStage
 from pipelines import histories
 from pipelines.histories import Prepared
-from pipelines.ranking import best_popularity, valid_ndcg
-from pipelines.stage import StageError, log, output, params, run, write_json
+from pipelines.ranking import SAMPLE, Model, best_popularity, valid_ndcg
+from pipelines.stage import StageError, log, output, params, read_json, run, write_json
 
 SHAPE = ("width", "layers", "heads", "dropout", "max_len", "gated", "unnamed", "event_dropout")
 BASELINES = ("popularity", "item_knn", "transitions", "ease")
+RATES = ("learning_rate", "weight_decay")
 MEMORY_WEIGHTS = (0.2, 0.4, 0.6, 0.8, 1.0)
+TRUST = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 def main() -> None:
@@ -47,28 +54,102 @@ def main() -> None:
 
 
 def learn(settings: dict, data: Prepared, *watching: Callback) -> None:
-    """Trains a network; `watching` are called back as training goes on."""
+    """Trains a network, or a ranker after its retriever; `watching` are called back as the next-item network's training goes on."""
+    check(settings)
+    torch.set_float32_matmul_precision("high")
+    checkpoints = Path("data/.checkpoints") / fingerprint(settings)
+    model, lead = next_item(settings, data, checkpoints / "next-item", *watching)
+    if settings["model"] in RANKERS:
+        model, lead = two_stage(settings, data, model, checkpoints / "ranker")
+    if not lead:
+        return  # of several processes training together, the first alone writes
+    save("data/model", shape(settings, data), model)
+    with output("reports/train") as reports:
+        last = "ranker" if isinstance(model, TwoStage) else "next-item"
+        shutil.copytree(checkpoints / last / "curves", reports, dirs_exist_ok=True)
+    shutil.rmtree(checkpoints)
+
+
+def shape(settings: dict, data: Prepared) -> dict:
+    """What `load` needs beside the weights."""
+    own = {k: settings[k] for k in SHAPE}
+    if settings["model"] not in RANKERS:
+        return {"model": settings["model"], "items": len(data.items)} | own
+    retriever = shape(settings | {"model": settings["retriever"]}, data)
+    ranker = own | {"branches": settings["branches"], "money": data.numbers()[1], "platforms": len(data.platforms)}
+    return {"model": settings["model"], "retriever": retriever, "ranker": ranker} | {
+        k: settings[k] for k in ("candidates", "rank_by")
+    }
+
+
+def next_item(settings: dict, data: Prepared, checkpoints: Path, *watching: Callback) -> tuple[NextItemNetwork, bool]:
+    """The trained next-item network (a ranker's retriever), and whether this process leads; trained already, it is read."""
+    done, lead = checkpoints / "done", True
+    name = settings["retriever"] if settings["model"] in RANKERS else settings["model"]
+    if not done.exists():
+        pl.seed_everything(settings["seed"], workers=True, verbose=False)
+        network = build(name, len(data.items), settings, attributes(settings, data))
+        learner = NextItem(
+            network, loss_of(name, settings["loss"]), data.popularity(), settings["negatives"], *(settings[r] for r in RATES)
+        )
+        lead = fit(learner, Histories(data.train, settings["max_len"]), data.valid, checkpoints, settings, *watching)
+        if lead:
+            finish(network.eval(), data, settings["memory"])
+            save(done, shape(settings | {"model": name}, data), network)
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()  # the other processes wait until the first has written it
+    return load(done), lead
+
+
+def two_stage(settings: dict, data: Prepared, retriever: NextItemNetwork, checkpoints: Path) -> tuple[TwoStage, bool]:
+    """The retriever with a trained ranker, and whether this process leads."""
+    pl.seed_everything(settings["seed"], workers=True, verbose=False)
+    numbers, own = data.numbers()[0], shape(settings, data)["ranker"]
+    ranker = build_ranker(settings["model"], len(data.items), own, attributes(settings, data), torch.from_numpy(numbers))
+    ranker.start_from(retriever)
+    learner = RankShown(ranker, retriever, settings["candidates"], data.popularity(), *(settings[r] for r in RATES))
+    shown = Shown(data.train, data.impressions("train"), settings["max_len"])
+    lead = fit(learner, shown, data.valid.sample(SAMPLE), checkpoints, settings)
+    model = TwoStage(retriever, SecondStage(ranker.eval(), settings["candidates"], settings["rank_by"]))
+    if lead and settings["rank_by"] == "next":
+        weigh_ranker(model, data)
+    return model, lead
+
+
+def check(settings: dict) -> None:
+    """Raises: StageError: settings that cannot be; the message names them."""
+    ranker = settings["model"] in RANKERS
+    named = "retriever" if ranker else "model"
     try:
-        loss = loss_of(settings["model"], settings["loss"])
+        loss_of(settings[named], settings["loss"])
     except ValueError as error:
-        raise StageError(f"train.{error}") from error
+        raise StageError(f"train.{named}: {error}" if ranker else f"train.{error}") from error
     if settings["width"] % settings["heads"]:
         raise StageError(f"train.width ({settings['width']}) must be a multiple of train.heads ({settings['heads']})")
-    pl.seed_everything(settings["seed"], workers=True, verbose=False)
-    torch.set_float32_matmul_precision("high")
-    shape = {k: settings[k] for k in SHAPE}
-    attributes = data.attributes() if settings["side_information"] else None
-    network = build(settings["model"], len(data.items), shape, None if attributes is None else torch.from_numpy(attributes))
-    counts = data.popularity()
-    learner = NextItem(network, loss, counts, settings["negatives"], settings["learning_rate"], settings["weight_decay"])
-    checkpoints = Path("data/.checkpoints") / fingerprint(settings)
+    if settings["rank_by"] not in TASKS:
+        raise StageError(f"train.rank_by is {settings['rank_by']!r}; it must be one of {', '.join(TASKS)}")
+    if not settings["branches"] or set(settings["branches"]) - set(BRANCHES):
+        raise StageError(f"train.branches is {settings['branches']}; it must hold some of {', '.join(BRANCHES)}")
+
+
+def attributes(settings: dict, data: Prepared) -> torch.Tensor | None:
+    known = data.attributes() if settings["side_information"] else None
+    return None if known is None else torch.from_numpy(known)
+
+
+def fit(
+    learner: NextItem, train: Histories | Shown, valid: Sequences, checkpoints: Path, settings: dict, *watching: Callback
+) -> bool:
+    """Trains until validation no longer gets better and brings the best weights back; goes on where it was stopped.
+
+    Returns whether this is the first of the processes that train together, or the only one.
+    """
     best = ModelCheckpoint(checkpoints, filename="best", monitor="valid/ndcg@10", mode="max", enable_version_counter=False)
     latest = ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False)
     resume = checkpoints / "last.ckpt"
     if resume.exists():
         log.info("train: going on from %s", resume)
     shown = [TQDMProgressBar()] if sys.stderr.isatty() else [PlainProgress(settings["epochs"])]
-    curves = checkpoints / "curves"
     trainer = pl.Trainer(
         max_epochs=settings["epochs"],
         accelerator=settings["accelerator"],
@@ -78,33 +159,30 @@ def learn(settings: dict, data: Prepared, *watching: Callback) -> None:
         accumulate_grad_batches=settings["accumulate"],
         gradient_clip_val=1.0,
         callbacks=[EarlyStopping("valid/ndcg@10", patience=settings["patience"], mode="max"), best, latest, *shown, *watching],
-        logger=DVCLiveLogger(dir=str(curves), resume=resume.exists(), dvcyaml=None, save_dvc_exp=False, report=None),
+        logger=DVCLiveLogger(
+            dir=str(checkpoints / "curves"), resume=resume.exists(), dvcyaml=None, save_dvc_exp=False, report=None
+        ),
         enable_progress_bar=sys.stderr.isatty(),
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    module = HistoryData(data.train, data.valid, settings["max_len"], settings["batch_users"], settings["seed"])
+    module = HistoryData(train, valid, settings["max_len"], settings["batch_users"], settings["seed"])
     # Our own checkpoint, just written by this program on this machine: Lightning's state needs full loading.
     trainer.fit(learner, module, ckpt_path=str(resume) if resume.exists() else None, weights_only=False)
     if trainer.interrupted:
         raise StageError("interrupted; run again to go on from the last finished epoch")
-    if not trainer.is_global_zero:
-        return  # of several processes training together, the first alone writes
-    learner.load_state_dict(torch.load(best.best_model_path, map_location="cpu", weights_only=False)["state_dict"])
-    finish(network.eval(), data, settings["memory"])
-    log.info("train: best valid NDCG@10 %.4f after %s epochs", float(best.best_model_score), trainer.current_epoch)
-    save("data/model", {"model": settings["model"], "items": len(data.items), **shape}, network)
-    with output("reports/train") as reports:
-        shutil.copytree(curves, reports, dirs_exist_ok=True)
-    shutil.rmtree(checkpoints)
+    if trainer.is_global_zero:
+        learner.load_state_dict(torch.load(best.best_model_path, map_location="cpu", weights_only=False)["state_dict"])
+        log.info("train: best valid NDCG@10 %.4f after %s epochs", float(best.best_model_score), trainer.current_epoch)
+    return trainer.is_global_zero
 
 
 def finish(network: NextItemNetwork, data: Prepared, memory: bool) -> None:
     """What a trained network gets on top: a place for items that training never showed, and a memory."""
     some = data.valid.sample(1024)
-    history, times = Histories(some, network.max_len)[range(len(some))][:2]
+    shoppers = Histories(some, network.max_len)[range(len(some))][0]
     device = network.table.weight.device
-    network.admit(torch.from_numpy(data.popularity()).to(device), history.to(device), times.to(device))
+    network.admit(torch.from_numpy(data.popularity()).to(device), shoppers.history.to(device), shoppers.times.to(device))
     if memory:
         remember(network, data)
 
@@ -119,6 +197,17 @@ def remember(network: NextItemNetwork, data: Prepared) -> None:
     best = max(found, key=found.get)
     network.memory = None if best is None else Memory(evidence, best)
     log.info("train: with memory weighing %s, valid NDCG@10 %.4f (%.4f without)", best or 0, found[best], found[None])
+
+
+def weigh_ranker(model: TwoStage, data: Prepared) -> None:
+    """Trusts the ranker beside the retriever as much as validation likes best."""
+    found = {}
+    for trust in TRUST:
+        model.second.trust.fill_(trust)
+        found[trust] = valid_ndcg(model, data.valid)
+    best = max(found, key=found.get)
+    model.second.trust.fill_(best)
+    log.info("train: ranker trusted %s, valid NDCG@10 %.4f (%.4f by the retriever)", best, found[best], found[0.0])
 
 
 def solve(model: str, data: Prepared) -> None:
@@ -140,25 +229,47 @@ def solve(model: str, data: Prepared) -> None:
         live.next_step()
 
 
-def save(folder: str, shape: dict, network: torch.nn.Module) -> None:
+def save(folder: str | Path, shape: dict, network: torch.nn.Module) -> None:
     """Writes weights.npz and model.json, from which `load` makes the network again. Nothing is pickled."""
     with output(folder) as path:
         np.savez(path / "weights.npz", **{k: v.cpu().numpy() for k, v in network.state_dict().items()})
         write_json(path / "model.json", shape)
 
 
-def load(folder: str) -> NextItemNetwork | Neighbours:
+def load(folder: str | Path) -> Model:
     """The model saved in `folder`, ready to predict."""
-    shape = json.loads(Path(folder, "model.json").read_text(encoding="utf-8"))
     with np.load(Path(folder, "weights.npz"), allow_pickle=False) as arrays:
         state = {k: torch.from_numpy(arrays[k]) for k in arrays.files}
+    return made(read_json(Path(folder, "model.json")), state).eval()
+
+
+def made(shape: dict, state: dict[str, torch.Tensor]) -> Model:
+    """The model of this shape with these weights."""
     if shape["model"] in BASELINES:
         return _neighbours(state)
-    network = build(shape.pop("model"), shape.pop("items"), shape, state.get("known"))
-    if "memory.weight" in state:
-        network.memory = Memory(_neighbours({k.removeprefix("memory.neighbours."): v for k, v in state.items()}))
+    if shape["model"] in RANKERS:
+        retriever, own = made(shape["retriever"], _below("retriever", state)), shape["ranker"]
+        of_ranker = _below("second.ranker", state)
+        ranker = build_ranker(
+            shape["model"],
+            shape["retriever"]["items"],
+            own,
+            of_ranker.get("known"),
+            of_ranker["numbers"],
+            own["money"],
+            own["platforms"],
+        )
+        network = TwoStage(retriever, SecondStage(ranker, shape["candidates"], shape["rank_by"]))
+    else:
+        network = build(shape["model"], shape["items"], shape, state.get("known"))
+        if "memory.weight" in state:
+            network.memory = Memory(_neighbours(_below("memory.neighbours", state)))
     network.load_state_dict(state)
-    return network.eval()
+    return network
+
+
+def _below(name: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(name + "."): v for k, v in state.items() if k.startswith(name + ".")}
 
 
 def _neighbours(state: dict[str, torch.Tensor]) -> Neighbours:
@@ -166,9 +277,10 @@ def _neighbours(state: dict[str, torch.Tensor]) -> Neighbours:
 
 
 def fingerprint(settings: dict) -> str:
-    """Names a training by what goes in: the settings and the bytes of the histories."""
+    """Names a training by what goes in: the settings and the bytes of histories and impressions."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    digest.update((histories.PREPARED / "histories.parquet").read_bytes())
+    for name in ("histories", "impressions"):
+        digest.update((histories.PREPARED / f"{name}.parquet").read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -7,7 +7,8 @@ truth_tastes (shoppers' latent tastes), truth_uplift (who was exposed to which c
 
 How a shopper behaves: interest in categories drifts from one taste to another over the days; a session starts from a
 category of interest and walks, item by item, to a similar item, a complement or afresh, each time taking the one of a few
-noticed items whose utility (taste, popularity, price against budget) is best; each item may be favourited, carted, bought.
+noticed items whose utility (taste, popularity, price against budget) is best; each item may be favourited, carted, bought. All that
+was noticed is logged as impressions, so that what was passed over is known too.
 The same seed and sizes give the same rows.
 """
 
@@ -147,13 +148,13 @@ def _sessions(words: dict, tastes: dict, days: int, rng: np.random.Generator) ->
 
 
 def _walk(visits: dict, tastes: dict, world: dict, days: int, rng: np.random.Generator) -> dict:
-    """Which items each session looks at, step by step: arrays (rows,) of session, step and item."""
+    """Which items each session looks at, step by step: arrays (rows,) of session, step and item; noticed (rows, NOTICED), -1 = none."""
     shopper = visits["shopper"]
     drift = np.clip(visits["day"] / days + rng.normal(0, 0.1, len(shopper)), 0, 1)[:, None]
     interest = (1 - drift) * tastes["early"][shopper] + drift * tastes["late"][shopper]
     widest = max(len(c) for c in world["complements"])
     complements = np.array([c + c[:1] * (widest - len(c)) for c in world["complements"]])
-    sessions, steps, chosen = [], [], []
+    sessions, steps, chosen, shelves = [], [], [], []
     active = np.arange(len(shopper))
     category = _draw(interest, rng)
     item = np.full(len(shopper), -1)
@@ -176,12 +177,15 @@ def _walk(visits: dict, tastes: dict, world: dict, days: int, rng: np.random.Gen
         typical = np.log(world["price"])[noticed] - np.log(world["price"])[world["first"][c]][:, None]
         dear = tastes["sensitivity"][person][:, None] * np.abs(typical - tastes["budget"][person][:, None])
         utility = likes + follows + world["appeal"][noticed] - dear + rng.gumbel(0, 0.6, noticed.shape)
-        utility[noticed == item[active][:, None]] = -np.inf
+        again = noticed == item[active][:, None]
+        utility[again] = -np.inf
+        shelves.append(np.where(again, -1, noticed))
         item[active] = noticed[np.arange(len(active)), utility.argmax(1)]
         sessions.append(active)
         steps.append(np.full(len(active), step))
         chosen.append(item[active].copy())
     return {"session": np.concatenate(sessions), "step": np.concatenate(steps), "item": np.concatenate(chosen),
+            "noticed": np.concatenate(shelves),
             "wanted": _wanted(np.concatenate(sessions), np.concatenate(chosen), visits, tastes, world)}  # fmt: skip
 
 
@@ -191,7 +195,7 @@ def _wanted(session: np.ndarray, item: np.ndarray, visits: dict, tastes: dict, w
 
 
 def _funnel(walked: dict, visits: dict, words: dict, world: dict, rng: np.random.Generator) -> pl.DataFrame:
-    """The events of the walks: a search first, then for each item a view and perhaps favourite, cart, purchase."""
+    """The events of the walks: a search first, then impressions, and for each chosen item a view and perhaps favourite, cart, purchase."""
     session, item, wanted = walked["session"], walked["item"], walked["wanted"]
     person = visits["shopper"][session]
     at = visits["start"][session] + ((20 + walked["step"] * 75 + rng.random(len(session)) * 40) * SECOND).astype(np.int64)
@@ -201,16 +205,19 @@ def _funnel(walked: dict, visits: dict, words: dict, world: dict, rng: np.random
 
     carted = logistic(-1.6) & world["in_stock"][item]
     bought = carted & logistic(-0.3)
+    everything, shelf = np.arange(len(session)), np.sort(walked["noticed"], axis=1)
+    row, place = np.nonzero((shelf >= 0) & (np.diff(shelf, axis=1, prepend=-2) != 0))  # each once
     parts = [
-        (np.full(len(session), True), "view", 0),
-        (logistic(-2.2), "favourite", 8),
-        (carted, "cart", 15),
-        (bought, "purchase", 30),
+        (row, shelf[row, place], "impression", -5),
+        (everything, None, "view", 0),
+        (np.flatnonzero(logistic(-2.2)), None, "favourite", 8),
+        (np.flatnonzero(carted), None, "cart", 15),
+        (np.flatnonzero(bought), None, "purchase", 30),
     ]
     frames = [
-        _events(person[rows], item[rows], kind, at[rows] + delay * SECOND, world)
+        _events(person[rows], item[rows] if shown is None else shown, kind, at[rows] + delay * SECOND, world)
         .with_columns(session=pl.Series(session[rows]), platform=pl.Series(visits["platform"][session[rows]]))
-        for rows, kind, delay in parts
+        for rows, shown, kind, delay in parts
     ]  # fmt: skip
     first = np.flatnonzero((walked["step"] == 0) & visits["searched"][session])
     queries = [words["categories"][c]["nouns"] for c in world["category"][item[first]]]

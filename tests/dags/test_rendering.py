@@ -99,7 +99,7 @@ def test_the_names_agree_with_dvc_s_own(tmp_path: Path):
 
 def test_the_dag_of_the_project():
     from dags.retrain import dag
-    from models.families import FAMILIES
+    from models.families import FAMILIES, RANKERS
     from pipelines.train import BASELINES
 
     assert set(STAGES) | {"open", "save", "promote", "close"} == set(dag.task_ids)
@@ -108,4 +108,4 @@ def test_the_dag_of_the_project():
     assert dag.get_task("close").upstream_task_ids == {"promote"}
     form = dag.params
     assert {"source", "data", "mapping", "split", "model", "size", "epochs", "compression", "environment"} == set(form)
-    assert form.get_param("model").schema["enum"] == [*BASELINES, *FAMILIES]
+    assert form.get_param("model").schema["enum"] == [*BASELINES, *FAMILIES, *RANKERS]

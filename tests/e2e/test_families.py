@@ -8,7 +8,7 @@ import yaml
 
 from deploy import local
 from deploy.environments import Environment
-from models.families import FAMILIES
+from models.families import FAMILIES, RANKERS
 from pipelines.stage import read_json
 from pipelines.train import BASELINES
 from tests.conftest import run_stages
@@ -16,7 +16,9 @@ from tests.conftest import run_stages
 pytestmark = pytest.mark.e2e
 
 
-@pytest.mark.parametrize("model", [*BASELINES, *(f for f in FAMILIES if f != "sasrec")])  # the rest of the tests serve sasrec
+@pytest.mark.parametrize(
+    "model", [*BASELINES, *(f for f in FAMILIES if f != "sasrec"), *RANKERS]
+)  # the rest of the tests serve sasrec
 def test_a_family_ends_in_a_served_bento(model: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder, symlinks=True)

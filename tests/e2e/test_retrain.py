@@ -78,7 +78,7 @@ def killed_run(airflow: local.Airflow, checkout: Path) -> str:
     run = airflow.trigger({"environment": "production"}, "killed-once")
     clone = checkout / ".airflow/runs/killed-once"
     deadline = time.monotonic() + 300
-    while not list(clone.glob("data/.checkpoints/*/last.ckpt")):
+    while not list(clone.glob("data/.checkpoints/*/*/last.ckpt")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     victims = [

@@ -15,9 +15,10 @@ from models import losses, metrics
 from models.baselines import Memory, ease, incidence, item_knn, popularity, transitions
 from models.batches import ByLength, Histories, HistoryData, Sequences, pad
 from models.families import FAMILIES, build, loss_of
-from models.learner import NextItem, held_out_ranks
+from models.learner import NextItem
 from models.sequence import NextItemNetwork, last
 from models.topk import TopK
+from models.two_stage import unseen
 
 SHAPE = {
     "width": 16,
@@ -52,6 +53,7 @@ def network(request: pytest.FixtureRequest) -> NextItemNetwork:
 
 HISTORY = torch.tensor([[3, 7, 9, 2, 5]])
 TIMES = torch.tensor([[0, 50, 60, 4000, 90000]])
+UNTOLD = (None, None)  # actions and platform, which next-item networks do not read
 
 
 class TestEveryFamily:
@@ -88,10 +90,11 @@ class TestEveryFamily:
         asked = Sequences([h[:-1] for h in histories], [np.arange(5) * 1000] * 10, np.array([h[-1] for h in histories]))
         counts = np.bincount(np.concatenate(histories), minlength=ITEMS + 1)
         learner = NextItem(network, loss_of(self.family(network), "auto"), counts, 30, 1e-2, 0.0)
-        module = HistoryData(train, asked, 12, 10, 0)
+        module = HistoryData(Histories(train, 12), asked, 12, 10, 0)
         pl.Trainer(max_epochs=200, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
                    limit_val_batches=0, accelerator="cpu").fit(learner, module.train_dataloader())  # fmt: skip
-        assert (held_out_ranks(network.eval(), *module.valid[list(range(10))]) == 0).mean(dtype=float) >= 0.9
+        shoppers, target, seen = module.valid[range(10)]
+        assert (metrics.ranks(unseen(network.eval(), shoppers, seen), target) == 0).mean(dtype=float) >= 0.9
 
     def test_an_item_with_features_and_no_history_is_shown_as_often_as_a_rare_one(self, network: NextItemNetwork):
         popularity = torch.arange(ITEMS + 1)
@@ -166,7 +169,7 @@ class TestTopK:
         allowed = np.array([True, *data.draw(st.lists(st.booleans(), min_size=30, max_size=30))])
         times = torch.arange(len(history))[None] * 1000
         items, values = TopK(network, 10)(
-            torch.tensor([history]), times, torch.tensor([[0, *exclude]]), torch.tensor(allowed)[None]
+            torch.tensor([history]), times, *UNTOLD, torch.tensor([[0, *exclude]]), torch.tensor(allowed)[None]
         )
         scores = network.scores(torch.tensor([history]), times)[0].detach().numpy()
         left = [i for i in range(1, 31) if allowed[i] and i not in exclude]
@@ -176,7 +179,7 @@ class TestTopK:
 
     def test_int8_table_is_within_half_a_step(self):
         network = made("sasrec")
-        small = TopK(network, 5, int8=True).model.table
+        small = TopK(network, 5, int8=True).first.table
         error = (small.all() - network.embeddings()).abs()
         assert (error <= small.scale[:, None] / 2 + 1e-7).all()
         assert small.rows.dtype == torch.int8
@@ -290,6 +293,19 @@ class TestMetrics:
         found = metrics.ranks(torch.tensor(scores), torch.tensor(target)).tolist()
         assert found == [sum(s >= row[t] for s in row) - 1 for row, t in zip(scores, target, strict=True)]
 
+    @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=30))
+    def test_auc_by_counting_pairs(self, rows: list[tuple[int, bool]]):
+        score, label = (np.array(column, float) for column in zip(*rows, strict=True))
+        pairs = [(p > n) + 0.5 * (p == n) for p in score[label > 0] for n in score[label == 0]]
+        found = metrics.auc(score, label)
+        assert found == pytest.approx(np.mean(pairs)) if pairs else math.isnan(found)
+
+    def test_probabilities_by_definition(self):
+        p, y = np.array([0.9, 0.2, 0.6]), np.array([1.0, 0.0, 0.0])
+        assert metrics.log_loss(p, y) == pytest.approx(-(math.log(0.9) + math.log(0.8) + math.log(0.4)) / 3)
+        assert metrics.calibration_error(p, y, bins=1) == pytest.approx(abs(p.mean() - 1 / 3))
+        assert metrics.calibration_error(p, y, bins=3) == pytest.approx((0.1 + 0.2 + 0.6) / 3)
+
     def test_interval_holds_the_mean(self):
         values = np.random.default_rng(0).random(500)
         low, high = metrics.interval(values, 500, 1)
@@ -341,9 +357,9 @@ def test_memory_adds_what_was_seen_to_what_the_network_says():
     expected = before[0] + 0.5 * torch.log(evidence + Memory.FLOOR)
     torch.testing.assert_close(network.scores(HISTORY, TIMES)[0], expected)
     exclude, allowed = torch.zeros(1, 1, dtype=torch.long), torch.ones(1, ITEMS + 1, dtype=torch.bool)
-    items, scores = TopK(network, 5)(HISTORY, TIMES, exclude, allowed)
+    items, scores = TopK(network, 5)(HISTORY, TIMES, *UNTOLD, exclude, allowed)
     torch.testing.assert_close(scores, expected[items])
-    rounded = TopK(network, 5, int8=True).model.memory(HISTORY) - network.memory(HISTORY)
+    rounded = TopK(network, 5, int8=True).first.memory(HISTORY) - network.memory(HISTORY)
     assert rounded.abs().max() < 0.05
 
 
@@ -367,7 +383,7 @@ def test_batches_hold_every_row_once_and_little_padding(lengths: list[int], size
 
 
 def test_training_windows_predict_the_next_item():
-    history, times, target = Histories(Sequences([np.array([1, 2, 3, 4, 5])], [np.arange(5) * 10]), max_len=3)[[0]]
-    assert history.tolist() == [[2, 3, 4]]
-    assert times.tolist() == [[10, 20, 30]]
+    shoppers, target = Histories(Sequences([np.array([1, 2, 3, 4, 5])], [np.arange(5) * 10]), max_len=3)[[0]]
+    assert shoppers.history.tolist() == [[2, 3, 4]]
+    assert shoppers.times.tolist() == [[10, 20, 30]]
     assert target.tolist() == [[3, 4, 5]]

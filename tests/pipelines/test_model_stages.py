@@ -120,7 +120,7 @@ def test_training_goes_on_after_being_killed_and_ends_as_if_it_had_not(run: Path
         with pytest.raises(BaseException, match=r"interrupted|1"):
             run_stages("train")
     assert epochs == [0, 1]
-    assert list(Path("data/.checkpoints").glob("*/last.ckpt"))
+    assert list(Path("data/.checkpoints").glob("*/*/last.ckpt"))
     with monkeypatch.context() as patch:
         patch.setattr(
             train.PlainProgress, "on_train_epoch_end", lambda self, trainer, module: epochs.append(trainer.current_epoch)

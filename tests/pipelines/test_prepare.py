@@ -64,7 +64,7 @@ def test_no_split_learns_from_the_future(rows: list[tuple], split: str):
     rows = [(u, i, "view", m) for u, i, _, m in rows]
     history = prepare.histories(prepare.clean(frame(rows), SETTINGS)[0])
     items = prepare.vocabulary(history, None)
-    divided, cuts = prepare.divide(history, items, SETTINGS | {"split": split, "valid_share": 0.2, "test_share": 0.2})
+    divided, cuts = prepare.divide(history, items, [], SETTINGS | {"split": split, "valid_share": 0.2, "test_share": 0.2})
     assert divided["items"].list.len().sum() == len(history)
     for user in divided.iter_rows(named=True):
         times, valid, test = user["timestamps"], user["valid_at"], user["test_at"]
@@ -91,6 +91,66 @@ def test_a_vocabulary_grows_without_renumbering(tmp_path_factory, rows: list[tup
     assert grown["item_id"].to_list()[: len(earlier)] == earlier
     assert grown["item"].to_list() == list(range(1, len(grown) + 1))
     assert set(grown["item_id"]) == set(earlier) | set(history["item_id"])
+
+
+SHOWN = st.tuples(
+    st.sampled_from(["u1", "u2"]),
+    st.sampled_from([*"abcd"]),
+    st.sampled_from(["view", "cart", "purchase", "impression"]),
+    st.integers(0, 120),
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(SHOWN, min_size=1, max_size=50), st.sampled_from(["leave_one_out", "time"]))
+def test_impressions_by_definition(rows: list[tuple], split: str):
+    rows = list(dict.fromkeys(rows))
+    first = slow_histories(rows, 1)
+    if not first:
+        return
+    chosen = SETTINGS | {"split": split, "valid_share": 0.2, "test_share": 0.2}
+    actions, _ = prepare.clean(frame(rows), chosen)
+    history = prepare.histories(actions)
+    items = prepare.vocabulary(history, None)
+    divided, cuts = prepare.divide(history, items, [], chosen)
+    found = prepare.impressions(frame(rows), actions, divided, items, [], chosen, cuts)
+    names, people = items["item_id"].to_list(), divided["user_id"].to_list()
+    met = {(u, i): min(m for x, y, e, m in rows if (x, y) == (u, i) and e != "impression") for u in first for i in first[u]}
+    expected = []
+    for u, i, e, m in rows:
+        if e == "impression" and u in first and i in names and met.get((u, i), m) >= m:
+            within = {
+                x
+                for v, y, x, n in rows
+                if (v, y) == (u, i) and x != "impression" and m <= n <= m + SETTINGS["session_gap_minutes"]
+            }
+            position = sum(met[u, j] < m for j in first[u])
+            valid_at = divided["valid_at"][people.index(u)]
+            if split == "time":
+                when = START + timedelta(minutes=m)
+                late = [when >= datetime.fromisoformat(cuts[c]) for c in ("valid_from", "test_from")]
+            else:
+                late = [valid_at is not None and position >= valid_at + more for more in (0, 1)]
+            part = "test" if late[1] else "valid" if late[0] else "train"
+            expected.append(
+                (people.index(u), position, names.index(i) + 1, bool(within), "cart" in within, "purchase" in within, part)
+            )
+    if any(e == "impression" and u in first and i in names for u, i, e, _ in rows):
+        assert sorted(found.drop("platform").rows()) == sorted(expected)
+    else:  # nothing was logged: what was met stands for it
+        assert len(found) == len(history)
+        assert found["clicked"].all()
+
+
+def test_actions_are_the_strongest_before_the_next_item():
+    rows = [
+        ("u", "a", "view", 0),
+        ("u", "a", "cart", 3),
+        ("u", "b", "view", 5),
+        ("u", "a", "purchase", 9),
+        ("u", "b", "favourite", 9),
+    ]
+    assert prepare.histories(prepare.clean(frame(rows), SETTINGS)[0])["action"].to_list() == [3, 2]
 
 
 def test_sessions_end_with_the_gap():

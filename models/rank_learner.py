@@ -1,0 +1,83 @@
+"""Trains any ranker beside a trained retriever: the Lightning module. Knows no files."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.batches import Asked, Shoppers
+from models.learner import NextItem
+from models.ranker import Ranker, log_probabilities
+from models.sequence import NextItemNetwork
+from models.two_stage import SecondStage, TwoStage
+
+POSITIONS = 4  # of each history, at which the next item is to be told from others
+PROPOSED, DRAWN = 8, 7  # others: of the retriever's candidates, and of all items
+
+
+class RankShown(NextItem):
+    """Learns two things at once: which of some candidates is met next (softmax over the item that was and others that the
+    retriever proposed or that were drawn), and what came of each impression (binary cross-entropy of click, cart and purchase).
+
+    Args:
+        ranker: models.ranker.Ranker. retriever: a trained network; it stays as it is. candidates: proposed by it.
+        The rest as for NextItem, whose validation it shares: NDCG@10 of the candidates in the ranker's order.
+    """
+
+    def __init__(
+        self,
+        ranker: Ranker,
+        retriever: NextItemNetwork,
+        candidates: int,
+        popularity: np.ndarray,
+        learning_rate: float,
+        weight_decay: float,
+    ):
+        both = TwoStage(retriever.eval().requires_grad_(False), SecondStage(ranker, candidates, "next"))
+        super().__init__(both, "next", popularity, PROPOSED + DRAWN, learning_rate, weight_decay)
+
+    def training_step(self, batch: tuple[Shoppers, Tensor, Asked, Tensor], index: int) -> Tensor:
+        shoppers, platforms, shown, labels = batch
+        ranker = self.network.second.ranker
+        events = ranker.events(shoppers)
+        asked, others = self.next_items(shoppers, platforms)
+        both = Asked(*(torch.cat(columns) for columns in zip(asked, shown, strict=True)))
+        logits = ranker(events, both)
+        lists = logits[: len(asked.row), 0].view(-1, 1 + PROPOSED + DRAWN).masked_fill(others, -torch.inf)
+        of_next = -lists.log_softmax(1)[:, 0].mean() if len(lists) else 0.0
+        of_shown = task_loss(logits[len(asked.row) :], labels) if len(labels) else 0.0
+        loss = of_next + of_shown + ranker.reader.auxiliary(events, shoppers.history > 0)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(platforms))
+        return loss
+
+    @torch.no_grad()
+    def next_items(self, shoppers: Shoppers, platforms: Tensor) -> tuple[Asked, Tensor]:
+        """At some positions of each history the item that was met next, first, and others: candidates (P * K,), and which
+        of them (P, K) bool are that item again.
+        """
+        history, retriever = shoppers.history, self.network.retriever
+        lot = torch.rand(history.shape, device=self.device).masked_fill(history == 0, -1.0)
+        lot[:, 0] = -1.0
+        row, at = (lot >= lot.topk(min(POSITIONS, lot.shape[1])).values[:, -1:].clamp(min=0)).nonzero(as_tuple=True)
+        query = retriever(history, shoppers.times)[row, at - 1]
+        head = retriever.head
+        bias = head.bias.masked_fill(self.share == 0, -torch.inf)
+        scores = head.scores(query, head.vectors(retriever.embeddings()), bias)
+        proposed = scores.topk(min(self.network.second.candidates, len(self.pool))).indices
+        some = torch.randint(proposed.shape[1], (len(row), PROPOSED), device=self.device)
+        drawn = self.pool[torch.randint(len(self.pool), (len(row), DRAWN), device=self.device)]
+        items = torch.cat([history[row, at][:, None], proposed.gather(1, some), drawn], 1)
+        again = items == items[:, :1]
+        again[:, 0] = False
+        spread = (column[:, None].expand_as(items) for column in (row, at, platforms[row, at]))
+        row, at, platform = (column.reshape(-1) for column in spread)
+        return Asked(row, at, items.reshape(-1), platform), again
+
+
+def task_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross-entropy of click, cart and purchase over all impressions, summed over the tasks.
+
+    logits (N, tasks), labels (N, 3) float -> scalar.
+    """
+    yes = log_probabilities(logits).clamp(max=-1e-6)
+    no = torch.log(-torch.expm1(yes))
+    return -(labels * yes + (1 - labels) * no).mean(0).sum()

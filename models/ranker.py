@@ -1,0 +1,142 @@
+"""What all rankers share: (shopper, candidate, context) to what is expected of the candidate. Tensors only.
+
+A family is a reader (a history, read with or without the candidate in mind -> vectors about the two). Around it stand the candidate's
+own features (what it is: embedding, category, brand, words, price) and its history (popularity, clicks an impression, purchases a click,
+price against its category), joined in gated towers, and a head a task over experts that all tasks share (MMoE: Ma et al.,
+"Modeling Task Relationships in Multi-task Learning with Multi-gate Mixture-of-Experts", 2018).
+"""
+
+from copy import deepcopy
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.batches import Asked, Shoppers
+from models.items import ItemTable
+from models.table import Table
+
+TASKS = ("next", "click", "cart", "purchase")
+ACTIONS = 4  # kinds of action in a history, from seen to bought
+EXPERTS = 4
+
+
+class Events(NamedTuple):
+    """Histories as readers get them."""
+
+    items: Tensor  # (B, L, D) float
+    done: Tensor  # (B, L, D) float: what was done to them
+    money: Tensor  # (B, L, M) float: their prices, standardised; M may be 0
+    times: Tensor  # (B, L) int64 seconds
+
+
+def state_at(states: Tensor, asked: Asked) -> Tensor:
+    """What a causal encoder (B, L, D) says after the first `at` events of each row: (N, D); zero before the first."""
+    return F.pad(states, (0, 0, 1, 0))[asked.row, asked.at]
+
+
+def known(states: Tensor, asked: Asked) -> tuple[Tensor, Tensor]:
+    """Each candidate's history (N, L, D) and which of its events are known (N, L) bool."""
+    position = torch.arange(states.shape[1], device=states.device)
+    return states.index_select(0, asked.row), position < asked.at[:, None]
+
+
+class Reader(nn.Module):
+    """What differs between rankers. `parts` says how many vectors forward returns."""
+
+    parts: int
+
+    def forward(self, events: Events, asked: Asked, candidate: Tensor, money: Tensor) -> list[Tensor]:
+        """candidate (N, D), its prices (N, M) -> `parts` of (N, D)."""
+        raise NotImplementedError
+
+    def auxiliary(self, events: Events, real: Tensor) -> Tensor | float:
+        """A loss of the reader's own on a batch of training histories; real (B, L) bool marks events."""
+        return 0.0
+
+
+class Ranker(ItemTable):
+    """Logits of the tasks: `next` orders candidates by which is met next; `click`, and given a click `cart` and `purchase`, are
+    of a candidate that is shown.
+
+    Args:
+        reader: see Reader. items, width, attributes, unnamed: of the item table. dropout: of what the experts say.
+        numbers: (items + 1, F) float32, standardised features of items, row 0 zero. money: columns of it that tell prices.
+        platforms: how many there are.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        items: int,
+        width: int,
+        dropout: float,
+        attributes: Tensor | None,
+        numbers: Tensor,
+        money: list[int],
+        platforms: int,
+        unnamed: float = 0.0,
+    ):
+        super().__init__(items, width, attributes, unnamed)
+        self.reader, self.money = reader, money
+        self.numbers = nn.Buffer(numbers)
+        self.action = nn.Embedding(ACTIONS + 1, width, padding_idx=0)
+        self.platform = nn.Embedding(platforms + 1, width, padding_idx=0)
+        self.features, self.record = nn.Linear(width, width), nn.Linear(numbers.shape[1], width)
+        joined = (reader.parts + 3) * width
+        self.norm, self.gates, self.dropout = nn.LayerNorm(joined), nn.Linear(joined, reader.parts + 3), nn.Dropout(dropout)
+        self.experts = nn.Linear(joined, EXPERTS * (width // 2))
+        self.choose = nn.Linear(joined, len(TASKS) * EXPERTS)
+        self.towers = nn.Parameter(torch.randn(len(TASKS), width // 2) * width**-0.5)
+        self.direct = nn.Linear(joined, len(TASKS))
+        self.folded: Table | None = None
+
+    def start_from(self, other: ItemTable) -> None:
+        """Takes over the item table of a trained network of the same width."""
+        with torch.no_grad():
+            self.table.weight.copy_(other.table.weight)
+            if self.attributes is not None and other.attributes is not None:
+                self.attributes.weight.copy_(other.attributes.weight)
+
+    def stored(self, int8: bool) -> "Ranker":
+        """A copy to be served: what is known of items folded into one table, in int8 or as it is."""
+        copy = deepcopy(self).eval()
+        copy.folded = Table(self.embeddings().detach(), int8)
+        copy.table = copy.attributes = copy.known = None
+        return copy
+
+    def embed(self, items: Tensor) -> Tensor:
+        return super().embed(items) if self.folded is None else self.folded.lookup(items)
+
+    def events(self, shoppers: Shoppers) -> Events:
+        items = self.embed(shoppers.history) * self.width**0.5
+        money = F.embedding(shoppers.history, self.numbers)[..., self.money]
+        return Events(items, self.action(shoppers.actions), money, shoppers.times)
+
+    @property
+    def width(self) -> int:
+        return self.features.in_features
+
+    def forward(self, events: Events, asked: Asked) -> Tensor:
+        """-> logits (N, tasks) float: next, click, cart given a click, purchase given a click."""
+        candidate = self.embed(asked.item) * self.width**0.5
+        numbers = F.embedding(asked.item, self.numbers)
+        read = self.reader(events, asked, candidate, numbers[:, self.money])
+        parts = [*read, self.features(candidate), self.record(numbers), self.platform(asked.platform)]
+        joined = self.norm(torch.cat(parts, 1))
+        gates = torch.sigmoid(self.gates(joined))[..., None]
+        joined = (joined.view(-1, len(parts), self.width) * gates).flatten(1)
+        experts = self.dropout(F.gelu(self.experts(joined))).view(-1, EXPERTS, self.width // 2)
+        weights = self.choose(joined).view(-1, len(TASKS), EXPERTS).softmax(-1)
+        return ((weights @ experts) * self.towers).sum(-1) + self.direct(joined)
+
+
+def log_probabilities(logits: Tensor) -> Tensor:
+    """logits (N, tasks) -> (N, 3): ln p of click, cart and purchase for a candidate that is shown.
+
+    Cart and purchase are learnt over all impressions, p(purchase) = p(click) p(purchase | click) (Ma et al., "Entire Space
+    Multi-Task Model", ESMM, 2018), so that what was never clicked teaches too.
+    """
+    click, given = F.logsigmoid(logits[:, 1:2]), F.logsigmoid(logits[:, 2:])
+    return torch.cat([click, click + given], 1)

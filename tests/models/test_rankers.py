@@ -1,0 +1,202 @@
+"""The rankers and the two stages against slow definitions."""
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.batches import Asked, HistoryData, Impressions, Sequences, Shoppers, Shown, pad
+from models.families import RANKERS, build, build_ranker
+from models.metrics import ranks
+from models.rank_learner import RankShown, task_loss
+from models.ranker import TASKS, Events, Ranker, log_probabilities
+from models.topk import TopK
+from models.two_stage import SecondStage, TwoStage, unseen
+from tests.models.test_models import ITEMS, KNOWN, SHAPE, made
+
+MONEY = [0, 1]
+NUMBERS = torch.randn(ITEMS + 1, 3, generator=torch.Generator().manual_seed(3)) * (torch.arange(ITEMS + 1) > 0)[:, None]
+FULL_SHAPE = SHAPE | {"branches": ["interest", "preference", "purchasing_power"], "money": MONEY, "platforms": 2}
+
+
+def ranker_of(family: str) -> Ranker:
+    torch.manual_seed(0)
+    return build_ranker(family, ITEMS, FULL_SHAPE, KNOWN, NUMBERS).eval()
+
+
+@pytest.fixture(params=RANKERS)
+def ranker(request: pytest.FixtureRequest) -> Ranker:
+    return ranker_of(request.param)
+
+
+def shoppers(*histories: list[int]) -> Shoppers:
+    rows = [np.array(h) for h in histories]
+    done = [(h * 7) % 4 + 1 for h in rows]
+    return Shoppers(pad(rows), pad([np.arange(len(h)) * 500 for h in rows]), pad(done), torch.ones(len(rows), dtype=torch.long))
+
+
+def asked(row: list[int], at: list[int], item: list[int]) -> Asked:
+    return Asked(*(torch.tensor(c) for c in (row, at, item, [1] * len(row))))
+
+
+def logits(ranker: Ranker, people: Shoppers, wanted: Asked) -> torch.Tensor:
+    return ranker(ranker.events(people), wanted)
+
+
+class TestEveryRanker:
+    def test_later_events_change_nothing(self, ranker: Ranker):
+        wanted = asked([0, 0, 0], [0, 2, 3], [9, 9, 8])
+        one, other = (logits(ranker, shoppers(h), wanted) for h in ([3, 7, 9, 2, 5], [3, 7, 11, 4, 6]))
+        torch.testing.assert_close(one[:2], other[:2], rtol=0, atol=0)
+        assert not torch.allclose(one[2], other[2])
+
+    def test_padding_and_company_change_nothing(self, ranker: Ranker):
+        alone = logits(ranker, shoppers([3, 7, 9]), asked([0], [3], [8]))
+        among = logits(ranker, shoppers([1], [3, 7, 9], list(range(1, 13))), asked([2, 1, 0], [5, 3, 1], [4, 8, 8]))
+        torch.testing.assert_close(alone[0], among[1], rtol=1e-5, atol=1e-5)
+
+    def test_candidate_actions_and_platform_matter(self, ranker: Ranker):
+        people, wanted = shoppers([3, 7, 9]), asked([0, 0], [3, 3], [8, 10])
+        before = logits(ranker, people, wanted)
+        assert not torch.allclose(before[0], before[1])
+        assert not torch.allclose(before, logits(ranker, people._replace(actions=people.actions % 4 + 1), wanted))
+        assert not torch.allclose(before, logits(ranker, people, wanted._replace(platform=wanted.platform * 2)))
+
+    def test_every_parameter_learns(self, ranker: Ranker):
+        learner = learner_of(ranker.train())
+        shown, labels = asked([0, 1, 2, 3], [2, 1, 3, 2], [4, 5, 6, 7]), torch.ones(4, 3)
+        people = shoppers([3, 7, 9, 2], [1, 2, 3, 4], [8, 9, 10, 12], [2, 5, 6, 8])
+        learner.training_step((people, torch.ones_like(people.history), shown, labels), 0).backward()
+        assert [n for n, p in ranker.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+        assert all(p.grad is None for p in learner.network.retriever.parameters())
+
+    def test_overfits_ten_shoppers(self, ranker: Ranker):
+        pl.seed_everything(1, verbose=False)
+        rng = np.random.default_rng(0)
+        histories = [rng.permutation(np.arange(1, ITEMS + 1))[:6] for _ in range(10)]
+        times = [np.arange(6) * 1000] * 10
+        held_out = Sequences([h[:-1] for h in histories], [t[:-1] for t in times], np.array([h[-1] for h in histories]))
+        labels = rng.integers(0, 2, (40, 1)).repeat(3, 1).astype(np.float32)
+        shown = Impressions(
+            np.repeat(np.arange(10), 4), np.tile([1, 2, 3, 4], 10), rng.integers(1, ITEMS + 1, 40), np.ones(40, int), labels
+        )
+        learner = learner_of(ranker.train())
+        module = HistoryData(Shown(Sequences(histories, times), shown, 12), held_out, 12, 10, 0)
+        pl.Trainer(max_epochs=150, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+                   limit_val_batches=0, accelerator="cpu").fit(learner, module.train_dataloader())  # fmt: skip
+        people, target, seen = module.valid[range(10)]
+        first = ranks(unseen(learner.network.eval(), people, seen), target) == 0
+        assert first.mean(dtype=float) >= 0.9
+        wanted = Asked(*(torch.from_numpy(c) for c in (shown.user, shown.position, shown.item, shown.platform)))
+        everyone = module.train[range(10)][0]
+        said = log_probabilities(logits(ranker, everyone, wanted)).exp()
+        assert (said - torch.from_numpy(labels)).abs().mean() < 0.1
+
+    def test_what_is_stored_says_the_same(self, ranker: Ranker):
+        people, wanted = shoppers([3, 7, 9], [5]), asked([0, 0, 1], [3, 3, 1], [8, 10, 8])
+        expected = logits(ranker, people, wanted)
+        torch.testing.assert_close(logits(ranker.stored(int8=False), people, wanted), expected)
+        small = ranker.stored(int8=True)
+        assert small.folded.rows.dtype == torch.int8
+        assert (logits(small, people, wanted) - expected).abs().max() < 0.1
+
+
+def learner_of(ranker: Ranker) -> RankShown:
+    retriever = build("sasrec", ITEMS, SHAPE, KNOWN)
+    learner = RankShown(ranker, retriever, ITEMS, np.ones(ITEMS + 1) * (np.arange(ITEMS + 1) > 0), 1e-2, 0.0)
+    learner.log = lambda *_, **__: None
+    return learner
+
+
+def test_din_by_the_formula():
+    ranker = ranker_of("din")
+    people, wanted = shoppers([3, 7, 9, 2]), asked([0], [3], [8])
+    events = ranker.events(people)
+    candidate = ranker.embed(wanted.item) * 4.0
+    interest = ranker.reader(events, wanted, candidate, None)[0][0]
+    slow = torch.zeros(16)
+    for event in (events.items + events.done)[0, :3]:
+        mixed = torch.cat([event, candidate[0], event - candidate[0], event * candidate[0]])
+        slow += ranker.reader.activation.dense(mixed).item() * event
+    torch.testing.assert_close(interest, slow)
+
+
+def test_dien_by_the_formula():
+    reader = ranker_of("dien").reader
+    x = torch.randn(1, 4, 16)
+    events = Events(x, torch.zeros_like(x), torch.zeros(1, 4, 2), torch.zeros(1, 4))
+    candidate = torch.randn(1, 16)
+    interests = reader.interests(x)[0][0, :3]
+    weight = reader.activation(interests[None], candidate)[0].softmax(0)
+    state = torch.zeros(16)
+    for interest, a in zip(interests, weight, strict=True):
+        u, r, h = reader.enter(interest).chunk(3)
+        cu, cr, ch = reader.carry(state).chunk(3)
+        gate = a * torch.sigmoid(u + cu)
+        state = (1 - gate) * state + gate * torch.tanh(h + torch.sigmoid(r + cr) * ch)
+    torch.testing.assert_close(reader(events, asked([0], [3], [8]), candidate, None)[0][0], state)
+
+
+def test_fusion_without_prices_has_no_purchasing_power():
+    ranker = build_ranker("fusion", ITEMS, FULL_SHAPE | {"money": [], "platforms": 0}, None, NUMBERS)
+    assert list(ranker.reader.branches) == ["interest", "preference"]
+    assert logits(ranker, shoppers([3, 7]), asked([0], [2], [9])._replace(platform=torch.tensor([0]))).shape == (1, len(TASKS))
+
+
+def test_purchases_are_learnt_over_all_impressions():
+    said, labels = torch.randn(50, 4), (torch.rand(50, 3) < 0.4).float()
+    p = torch.sigmoid(said[:, 1:])
+    joint = torch.stack([p[:, 0], p[:, 0] * p[:, 1], p[:, 0] * p[:, 2]], 1)
+    slow = sum(torch.nn.functional.binary_cross_entropy(joint[:, t], labels[:, t]) for t in range(3))
+    torch.testing.assert_close(task_loss(said, labels), slow)
+    torch.testing.assert_close(log_probabilities(said).exp(), joint)
+    assert torch.isfinite(task_loss(torch.full((1, 4), 200.0), torch.zeros(1, 3)))
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data(), rank_by=st.sampled_from(TASKS), trust=st.sampled_from([0.0, 0.4, 1.0]))
+def test_two_stages_against_sorting_by_hand(data: st.DataObject, rank_by: str, trust: float):
+    retriever, ranker = made("sasrec"), ranker_of("fusion")
+    model = TwoStage(retriever, SecondStage(ranker, 12, rank_by, trust)).eval()
+    history = data.draw(st.lists(st.integers(1, ITEMS), min_size=1, max_size=12))
+    exclude = data.draw(st.lists(st.integers(1, ITEMS), max_size=10))
+    allowed = np.array([True, *data.draw(st.lists(st.booleans(), min_size=ITEMS, max_size=ITEMS))])
+    people = shoppers(history)
+    with torch.no_grad():
+        first = retriever.scores(people.history, people.times)[0]
+        left = [i for i in range(1, ITEMS + 1) if allowed[i] and i not in exclude]
+        proposed = sorted(left, key=lambda i: -first[i])[:12]
+        final = {}
+        for i in proposed:
+            said = logits(ranker, people, asked([0], [len(history)], [i]))
+            final[i] = (
+                log_probabilities(said)[0, TASKS.index(rank_by) - 1]
+                if rank_by != "next"
+                else (1 - trust) * first[i] + trust * said[0, 0]
+            )
+        inputs = (*people, torch.tensor([[0, *exclude]]), torch.tensor(allowed)[None])
+        items, values = TopK(model, 10)(*inputs)
+        barred = torch.tensor([[0] + [i for i in range(1, ITEMS + 1) if i not in left]])
+        everything = unseen(model, people, barred)[0]
+    found = items[0][torch.isfinite(values[0])].tolist()
+    assert found == sorted(proposed, key=lambda i: -final[i])[:10]
+    others = sorted(set(left) - set(proposed), key=lambda i: -first[i])
+    ordered = everything.argsort(descending=True)[: len(left)].tolist()
+    assert ordered == [*sorted(proposed, key=lambda i: -final[i]), *others]
+
+
+def test_impressions_older_than_the_window_are_left_out():
+    shown = Impressions(
+        np.array([0, 0, 1]), np.array([1, 5, 1]), np.array([7, 8, 9]), np.zeros(3, int), np.zeros((3, 3), np.float32)
+    )
+    data = Shown(
+        Sequences([np.arange(1, 7), np.arange(1, 3), np.array([4])], [np.arange(6), np.arange(2), np.arange(1)]), shown, max_len=3
+    )
+    people, platforms, wanted, labels = data[[0, 1]]
+    assert len(data) == 2
+    assert people.history.tolist() == [[4, 5, 6], [1, 2, 0]]
+    assert sorted(zip(wanted.row.tolist(), wanted.at.tolist(), wanted.item.tolist(), strict=True)) == [(0, 2, 8), (1, 1, 9)]
+    assert len(labels) == 2
+    assert platforms.shape == (2, 3)
