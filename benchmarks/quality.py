@@ -121,8 +121,9 @@ def measured(folder: Path, params: dict) -> tuple[dict, np.ndarray]:
     from models import metrics
     from models.baselines import Neighbours
     from models.families import loss_of
+    from models.two_stage import TwoStage
     from pipelines import evaluate, histories
-    from pipelines.ranking import rank_all
+    from pipelines.ranking import rank_all, task_probabilities
     from pipelines.train import load
 
     with chdir(folder):
@@ -130,20 +131,25 @@ def measured(folder: Path, params: dict) -> tuple[dict, np.ndarray]:
         settings, counts = params["train"], data.popularity()
         valid, _ = rank_all(model, data.valid, 10)
         rank, top = rank_all(model, data.test, max(params["evaluate"]["ks"]))
+        shown = data.impressions("test")
+        expected = task_probabilities(model, data.full, shown) if isinstance(model, TwoStage) else None
     gains = metrics.ndcg(rank, 10)
-    networks = not isinstance(model, Neighbours)
+    first = model.retriever if isinstance(model, TwoStage) else model
+    networks = not isinstance(first, Neighbours)
     share = counts / counts.sum()
     counted = [part for part in model.modules() if isinstance(part, Neighbours)]
     row = {
         "family": settings["model"],
-        "loss": loss_of(settings["model"], settings["loss"]) if networks else None,
+        "loss": loss_of(settings["retriever" if first is not model else "model"], settings["loss"]) if networks else None,
         "seed": settings["seed"],
-        "side_information": networks and model.attributes is not None,
+        "side_information": networks and first.attributes is not None,
         "params": sum(p.numel() for p in model.parameters()) + sum(n.weights.rows.numel() for n in counted),
-        "memory": networks and model.memory is not None,
+        "memory": networks and first.memory is not None,
         "valid_ndcg@10": float(metrics.ndcg(valid, 10).mean()),
     } | evaluate.summary(rank, top, counts, params["evaluate"], settings["seed"])
     row["popularity_bias"] = float(share[top[:, :10]].mean() / share[data.test.targets].mean())
+    if expected is not None:
+        row["impressions"] = evaluate.tasks(expected, shown.labels)
     row["segments"] = {name: float(gains[rows].mean()) for name, rows in evaluate.segments(data, counts).items() if rows.any()}
     return row, gains
 

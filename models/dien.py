@@ -39,10 +39,13 @@ class Dien(Reader):
             steps = self.max_len
             entered = F.pad(entered, (0, 0, 0, steps - read.shape[1]))
             weight = F.pad(weight, (0, steps - read.shape[1]))
-        state = torch.zeros_like(candidate)
+        state, carry = (
+            torch.zeros_like(candidate),
+            self.carry.weight.T,
+        )  # one product's operand: in a graph, one tensor for all steps
         for step in range(steps):
             update, reset, new = entered[:, step].index_select(0, asked.row).chunk(3, 1)
-            of_update, of_reset, of_new = self.carry(state).chunk(3, 1)
+            of_update, of_reset, of_new = (state @ carry + self.carry.bias).chunk(3, 1)
             gate = torch.sigmoid(update + of_update) * weight[:, step, None]  # zero: the state stays
             state = state + gate * (torch.tanh(new + torch.sigmoid(reset + of_reset) * of_new) - state)
         return [state, state * candidate]

@@ -250,15 +250,7 @@ def made(shape: dict, state: dict[str, torch.Tensor]) -> Model:
     if shape["model"] in RANKERS:
         retriever, own = made(shape["retriever"], _below("retriever", state)), shape["ranker"]
         of_ranker = _below("second.ranker", state)
-        ranker = build_ranker(
-            shape["model"],
-            shape["retriever"]["items"],
-            own,
-            of_ranker.get("known"),
-            of_ranker["numbers"],
-            own["money"],
-            own["platforms"],
-        )
+        ranker = build_ranker(shape["model"], shape["retriever"]["items"], own, of_ranker.get("known"), of_ranker["numbers"])
         network = TwoStage(retriever, SecondStage(ranker, shape["candidates"], shape["rank_by"]))
     else:
         network = build(shape["model"], shape["items"], shape, state.get("known"))
