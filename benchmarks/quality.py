@@ -51,9 +51,8 @@ def main() -> None:
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     log.setLevel(logging.INFO)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    source = chosen.source or guess(chosen.data)
-    dataset = chosen.data.resolve().stem if source != "shop" else "shop"
-    title = dataset + ("-time" if chosen.split == "time" else "")
+    source, title = dataset(chosen.data, chosen.source)
+    title += "-time" if chosen.split == "time" else ""
     base = prepared(OUT / "data" / "quality" / title, source, chosen.data.resolve(), chosen.split)
     runs = []
     for seed in range(chosen.seeds):
@@ -65,6 +64,12 @@ def main() -> None:
     write_json(target, report)
     plot(report, target.with_suffix(".png"))
     show(report)
+
+
+def dataset(data: Path, source: str | None) -> tuple[str, str]:
+    """The source to read the data with, and what to call it."""
+    source = source or guess(data)
+    return source, "shop" if source == "shop" else data.resolve().stem
 
 
 def guess(data: Path) -> str:

@@ -4,9 +4,13 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.distributed import all_reduce
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
 from models.batches import Shoppers
+from models.items import ItemTable
 from models.losses import SAMPLED, batch_draws, distillation, full_softmax, uniform_draws
 from models.metrics import ndcg, ranks
 from models.sequence import NextItemNetwork
@@ -39,6 +43,29 @@ class NextItem(pl.LightningModule):
         self.pool = nn.Buffer(counts.nonzero().squeeze(1), persistent=False)
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.validation_ranks: list[np.ndarray] = []
+
+    def configure_model(self) -> None:
+        """Where processes share a mesh (FSDP), each holds its part of the rows of item tables, of their gradients and moments."""
+        tables = [m.table for m in self.modules() if isinstance(m, ItemTable) and m.table.weight.requires_grad]
+        for table in tables if self.device_mesh is not None else []:
+            if not isinstance(table.weight, DTensor):
+                fully_shard(table, mesh=self.device_mesh["data_parallel"])
+
+    def on_after_backward(self) -> None:
+        if self.device_mesh is None:
+            return
+        for parameter in self.parameters():  # FSDP sees to the tables; all else is the same everywhere and stays it
+            if parameter.grad is not None and not isinstance(parameter, DTensor):
+                all_reduce(parameter.grad.div_(self.trainer.world_size))
+
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val: float, gradient_clip_algorithm: str) -> None:
+        if self.device_mesh is None:
+            return super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]  # torch's own takes all sharded or none
+        squares = [(g.pow(2).sum().full_tensor() if isinstance(g, DTensor) else g.pow(2).sum()) for g in gradients]
+        factor = gradient_clip_val / (float(torch.stack(squares).sum().sqrt()) + 1e-6)
+        for gradient in gradients if factor < 1 else []:
+            gradient.mul_(factor)
 
     def training_step(self, batch: tuple[Shoppers, Tensor], index: int) -> Tensor:
         shoppers, target = batch
@@ -104,15 +131,16 @@ class Distilled(NextItem):
 
 def schedule(module: pl.LightningModule, learning_rate: float, weight_decay: float) -> dict:
     """AdamW whose rate warms up over the first 5 % of the steps and falls with a cosine, as Lightning takes it."""
-    # Tables, biases and norms do not shrink: an item met rarely would fade with every step of the others.
+    # Tables, biases and norms do not shrink: an item met rarely would fade with every step of the others. Sharded ones stand apart.
     tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
-    shrinking, free = [], []
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for parameter in module.parameters():
         if parameter.requires_grad:
-            (shrinking if parameter.ndim > 1 and id(parameter) not in tables else free).append(parameter)
-    groups = [{"params": shrinking, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+            shrinks = parameter.ndim > 1 and id(parameter) not in tables
+            groups.setdefault((weight_decay if shrinks else 0.0, isinstance(parameter, DTensor)), []).append(parameter)
     fused = "mixed" not in module.trainer.precision  # Lightning clips no gradients that a fused optimiser unscales
-    optimiser = torch.optim.AdamW(groups, lr=learning_rate, fused=fused)
+    settings = [{"params": parameters, "weight_decay": decay} for (decay, _), parameters in groups.items()]
+    optimiser = torch.optim.AdamW(settings, lr=learning_rate, fused=fused)
     steps = int(module.trainer.estimated_stepping_batches)
     rate = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, learning_rate, total_steps=max(steps, 2), pct_start=0.05, cycle_momentum=False

@@ -22,6 +22,7 @@ import torch
 from dvclive import Live
 from dvclive.lightning import DVCLiveLogger
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.strategies import ModelParallelStrategy
 from pytorch_lightning.utilities import rank_zero_only
 
 from models.baselines import Memory, Neighbours, ease, incidence, item_knn, transitions
@@ -30,7 +31,7 @@ from models.families import RANKERS, build, build_ranker, loss_of
 from models.fusion import BRANCHES
 from models.learner import NextItem
 from models.rank_learner import RankShown
-from models.ranker import TASKS
+from models.ranker import TASKS, Ranker
 from models.sequence import NextItemNetwork
 from models.two_stage import SecondStage, TwoStage
 from pipelines import histories
@@ -58,10 +59,10 @@ def learn(settings: dict, data: Prepared, *watching: Callback) -> None:
     check(settings)
     torch.set_float32_matmul_precision("high")
     checkpoints = Path("data/.checkpoints") / fingerprint(settings)
-    model, lead = next_item(settings, data, checkpoints / "next-item", *watching)
+    model = next_item(settings, data, checkpoints / "next-item", *watching)
     if settings["model"] in RANKERS:
-        model, lead = two_stage(settings, data, model, checkpoints / "ranker")
-    if not lead:
+        model = two_stage(settings, data, model, checkpoints / "ranker")
+    if not leads():
         return  # of several processes training together, the first alone writes
     save("data/model", shape(settings, data), model)
     with output("reports/train") as reports:
@@ -82,38 +83,58 @@ def shape(settings: dict, data: Prepared) -> dict:
     }
 
 
-def next_item(settings: dict, data: Prepared, checkpoints: Path, *watching: Callback) -> tuple[NextItemNetwork, bool]:
-    """The trained next-item network (a ranker's retriever), and whether this process leads; trained already, it is read."""
-    done, lead = checkpoints / "done", True
+def next_item(settings: dict, data: Prepared, checkpoints: Path, *watching: Callback) -> NextItemNetwork:
+    """The trained next-item network (a ranker's retriever); trained already, it is read."""
+    done = checkpoints / "done"
     name = settings["retriever"] if settings["model"] in RANKERS else settings["model"]
+
+    def new() -> NextItemNetwork:
+        return build(name, len(data.items), settings, attributes(settings, data))
+
     if not done.exists():
         pl.seed_everything(settings["seed"], workers=True, verbose=False)
-        network = build(name, len(data.items), settings, attributes(settings, data))
-        learner = NextItem(
-            network, loss_of(name, settings["loss"]), data.popularity(), settings["negatives"], *(settings[r] for r in RATES)
-        )
-        lead = fit(learner, Histories(data.train, settings["max_len"]), data.valid, checkpoints, settings, *watching)
-        if lead:
-            finish(network.eval(), data, settings["memory"])
+        loss, rates = loss_of(name, settings["loss"]), [settings[r] for r in RATES]
+        learner = NextItem(new(), loss, data.popularity(), settings["negatives"], *rates)
+        best = fit(learner, Histories(data.train, settings["max_len"]), data.valid, checkpoints, settings, *watching)
+        if leads():
+            network = restored(new(), best, "network.")
+            finish(network, data, settings["memory"])
             save(done, shape(settings | {"model": name}, data), network)
         if torch.distributed.is_initialized():
             torch.distributed.barrier()  # the other processes wait until the first has written it
-    return load(done), lead
+    return load(done)
 
 
-def two_stage(settings: dict, data: Prepared, retriever: NextItemNetwork, checkpoints: Path) -> tuple[TwoStage, bool]:
-    """The retriever with a trained ranker, and whether this process leads."""
+def two_stage(settings: dict, data: Prepared, retriever: NextItemNetwork, checkpoints: Path) -> TwoStage:
+    """The retriever with a trained ranker."""
+    numbers, own = torch.from_numpy(data.numbers()[0]), shape(settings, data)["ranker"]
+
+    def new() -> Ranker:
+        return build_ranker(settings["model"], len(data.items), own, attributes(settings, data), numbers)
+
     pl.seed_everything(settings["seed"], workers=True, verbose=False)
-    numbers, own = data.numbers()[0], shape(settings, data)["ranker"]
-    ranker = build_ranker(settings["model"], len(data.items), own, attributes(settings, data), torch.from_numpy(numbers))
+    ranker = new()
     ranker.start_from(retriever)
     learner = RankShown(ranker, retriever, settings["candidates"], data.popularity(), *(settings[r] for r in RATES))
     shown = Shown(data.train, data.impressions("train"), settings["max_len"])
-    lead = fit(learner, shown, data.valid.sample(SAMPLE), checkpoints, settings)
-    model = TwoStage(retriever, SecondStage(ranker.eval(), settings["candidates"], settings["rank_by"]))
-    if lead and settings["rank_by"] == "next":
+    best = fit(learner, shown, data.valid.sample(SAMPLE), checkpoints, settings)
+    ranker = restored(new(), best, "network.second.ranker.")
+    model = TwoStage(retriever, SecondStage(ranker, settings["candidates"], settings["rank_by"]))
+    if leads() and settings["rank_by"] == "next":
         weigh_ranker(model, data)
-    return model, lead
+    return model
+
+
+def restored(network: torch.nn.Module, checkpoint: Path, prefix: str) -> torch.nn.Module:
+    """The network with the weights of a checkpoint of this program, ready to predict."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=False)["state_dict"]
+    network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+    return network.eval()
+
+
+def leads() -> bool:
+    """Is this the first of the processes that train together, or the only one?"""
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
 def check(settings: dict) -> None:
@@ -139,22 +160,22 @@ def attributes(settings: dict, data: Prepared) -> torch.Tensor | None:
 
 def fit(
     learner: NextItem, train: Histories | Shown, valid: Sequences, checkpoints: Path, settings: dict, *watching: Callback
-) -> bool:
-    """Trains until validation no longer gets better and brings the best weights back; goes on where it was stopped.
-
-    Returns whether this is the first of the processes that train together, or the only one.
-    """
+) -> Path:
+    """Trains until validation no longer gets better; goes on where it was stopped. Returns the checkpoint of the best epoch."""
     best = ModelCheckpoint(checkpoints, filename="best", monitor="valid/ndcg@10", mode="max", enable_version_counter=False)
     latest = ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False)
     resume = checkpoints / "last.ckpt"
     if resume.exists():
         log.info("train: going on from %s", resume)
+    strategy = settings["strategy"]
+    if strategy == "fsdp":  # the newer one, which runs on CPUs too
+        strategy = ModelParallelStrategy(settings["devices"], 1, save_distributed_checkpoint=False)
     shown = [TQDMProgressBar()] if sys.stderr.isatty() else [PlainProgress(settings["epochs"])]
     trainer = pl.Trainer(
         max_epochs=settings["epochs"],
         accelerator=settings["accelerator"],
         devices=settings["devices"],
-        strategy=settings["strategy"],
+        strategy=strategy,
         precision=settings["precision"],
         accumulate_grad_batches=settings["accumulate"],
         gradient_clip_val=1.0,
@@ -171,10 +192,8 @@ def fit(
     trainer.fit(learner, module, ckpt_path=str(resume) if resume.exists() else None, weights_only=False)
     if trainer.interrupted:
         raise StageError("interrupted; run again to go on from the last finished epoch")
-    if trainer.is_global_zero:
-        learner.load_state_dict(torch.load(best.best_model_path, map_location="cpu", weights_only=False)["state_dict"])
-        log.info("train: best valid NDCG@10 %.4f after %s epochs", float(best.best_model_score), trainer.current_epoch)
-    return trainer.is_global_zero
+    log.info("train: best valid NDCG@10 %.4f after %s epochs", float(best.best_model_score), trainer.current_epoch)
+    return Path(best.best_model_path)
 
 
 def finish(network: NextItemNetwork, data: Prepared, memory: bool) -> None:

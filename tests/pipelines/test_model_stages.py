@@ -1,6 +1,7 @@
 """The stages from training to the bento, on one small run of the whole chain."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -186,16 +187,62 @@ def test_wrong_settings_are_named(run: Path):
 
 
 @pytest.mark.e2e
-def test_two_processes_train_one_network(run: Path):
+@pytest.mark.parametrize(("model", "strategy"), [("sasrec", "ddp"), ("sasrec", "fsdp"), ("fusion", "ddp")])
+def test_two_processes_train_one_network(run: Path, model: str, strategy: str):
     settings = yaml.safe_load(Path("params.yaml").read_text())
-    settings["train"] |= {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}
+    settings["train"] |= {"model": model, "accelerator": "cpu", "devices": 2, "strategy": strategy, "memory": False}
     shutil.rmtree("data/model")
-    settings["train"]["memory"] = False
     Path("params.yaml").write_text(yaml.safe_dump(settings))
     subprocess.run([sys.executable, "-m", "pipelines.train"], check=True, timeout=300)
     epochs = Path("reports/train/plots/metrics/valid/ndcg@10.tsv").read_text().splitlines()[1:]
     assert 1 <= len(epochs) <= settings["train"]["epochs"]
     # What both found together on their shares of the shoppers is what one finds on all.
-    alone = ndcg(rank_all(train.load("data/model"), histories.load().valid, 10)[0], 10).mean()
+    trained = train.load("data/model")
+    if model == "fusion":
+        trained.second.trust.fill_(1.0)
+    alone = ndcg(rank_all(trained, histories.load().valid, 10)[0], 10).mean()
     assert max(float(line.split("\t")[1]) for line in epochs) == pytest.approx(alone, abs=1e-3)
     assert not list(Path("data/.checkpoints").iterdir())
+
+
+SHARDED = """
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch.distributed.tensor import DTensor
+from pipelines import histories, train
+from pipelines.stage import params
+
+class Look(Callback):
+    def on_train_end(self, trainer, module):
+        table = module.network.table.weight
+        moments = trainer.optimizers[0].state[table]["exp_avg"]
+        here = [tuple(t.to_local().shape) if isinstance(t, DTensor) else tuple(t.shape) for t in (table, moments)]
+        print(trainer.global_rank, *here, flush=True)
+
+train.learn(params("train"), histories.load(), Look())
+"""
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("loss", ["sampled_softmax", "full_softmax"])
+def test_a_sharded_table_learns_what_a_whole_one_does(run: Path, loss: str):
+    settings = yaml.safe_load(Path("params.yaml").read_text())
+    Path("look.py").write_text(SHARDED)
+    found, rows = {}, len(histories.load().items) + 1
+    for strategy in ("ddp", "fsdp"):
+        settings["train"] |= {"accelerator": "cpu", "devices": 2, "strategy": strategy, "memory": False, "loss": loss, "dropout": 0.0,
+                              "unnamed": 0.0, "epochs": 2}  # fmt: skip
+        Path("params.yaml").write_text(yaml.safe_dump(settings))
+        done = subprocess.run(
+            [sys.executable, "look.py"],
+            check=True,
+            timeout=300,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": "."},
+        )
+        shapes = sorted(line for line in done.stdout.splitlines() if line[:2] in ("0 ", "1 "))
+        parts = (rows, rows) if strategy == "ddp" else (-(-rows // 2), rows // 2)
+        assert shapes == [f"{rank} {(part, 32)} {(part, 32)}" for rank, part in enumerate(parts)]
+        found[strategy] = np.load("data/model/weights.npz")["table.weight"]
+    np.testing.assert_allclose(found["fsdp"], found["ddp"], atol=2e-3)
