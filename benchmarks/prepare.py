@@ -22,7 +22,7 @@ import yaml
 from benchmarks.quality import ROOT, link_code
 from pipelines.stage import write_json
 
-EVENTS_A_SHOPPER = 52
+EVENTS_A_SHOPPER = 209
 
 
 def main() -> None:

@@ -8,6 +8,9 @@ import pytest
 import yaml
 from filelock import FileLock
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: more threads each would only wait for one another
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 REAL_DATA = ROOT.parent / "shared" / "data"
 STAGES = ("collect", "check", "prepare", "verify", "train", "evaluate", "export", "compress", "bundle")

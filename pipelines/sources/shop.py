@@ -174,8 +174,7 @@ def _walk(visits: dict, tastes: dict, world: dict, days: int, rng: np.random.Gen
         last = np.where(item[active] < 0, noticed[:, 0], item[active])
         likes = (world["style"][noticed] * tastes["style"][person][:, None]).sum(-1) * 0.5
         follows = (world["style"][noticed] * world["style"][last][:, None]).sum(-1) * 0.5
-        typical = np.log(world["price"])[noticed] - np.log(world["price"])[world["first"][c]][:, None]
-        dear = tastes["sensitivity"][person][:, None] * np.abs(typical - tastes["budget"][person][:, None])
+        dear = _dear(noticed, person[:, None], tastes, world)
         utility = likes + follows + world["appeal"][noticed] - dear + rng.gumbel(0, 0.6, noticed.shape)
         again = noticed == item[active][:, None]
         utility[again] = -np.inf
@@ -189,9 +188,18 @@ def _walk(visits: dict, tastes: dict, world: dict, days: int, rng: np.random.Gen
             "wanted": _wanted(np.concatenate(sessions), np.concatenate(chosen), visits, tastes, world)}  # fmt: skip
 
 
+def _dear(item: np.ndarray, person: np.ndarray, tastes: dict, world: dict) -> np.ndarray:
+    """How far a price, against its category's, is from the shopper's budget, to those who care."""
+    price = np.log(world["price"])
+    above = price[item] - price[world["first"][world["category"][item]]]
+    return tastes["sensitivity"][person] * np.abs(above - tastes["budget"][person])
+
+
 def _wanted(session: np.ndarray, item: np.ndarray, visits: dict, tastes: dict, world: dict) -> np.ndarray:
+    """What brings a look to a cart and a cart to a purchase; of money more than of the look."""
     person = visits["shopper"][session]
-    return (world["style"][item] * tastes["style"][person]).sum(1) * 0.3 + world["appeal"][item] * 0.3
+    liked = (world["style"][item] * tastes["style"][person]).sum(1) * 0.3 + world["appeal"][item] * 0.3
+    return liked - _dear(item, person, tastes, world)
 
 
 def _funnel(walked: dict, visits: dict, words: dict, world: dict, rng: np.random.Generator) -> pl.DataFrame:
@@ -203,14 +211,14 @@ def _funnel(walked: dict, visits: dict, words: dict, world: dict, rng: np.random
     def logistic(offset: float) -> np.ndarray:
         return rng.random(len(session)) < 1 / (1 + np.exp(-(offset + wanted)))
 
-    carted = logistic(-1.6) & world["in_stock"][item]
-    bought = carted & logistic(-0.3)
+    carted = logistic(-1.1) & world["in_stock"][item]
+    bought = carted & logistic(0.2)
     everything, shelf = np.arange(len(session)), np.sort(walked["noticed"], axis=1)
     row, place = np.nonzero((shelf >= 0) & (np.diff(shelf, axis=1, prepend=-2) != 0))  # each once
     parts = [
         (row, shelf[row, place], "impression", -5),
         (everything, None, "view", 0),
-        (np.flatnonzero(logistic(-2.2)), None, "favourite", 8),
+        (np.flatnonzero(logistic(-1.7)), None, "favourite", 8),
         (np.flatnonzero(carted), None, "cart", 15),
         (np.flatnonzero(bought), None, "purchase", 30),
     ]

@@ -136,6 +136,44 @@ def test_training_goes_on_after_being_killed_and_ends_as_if_it_had_not(run: Path
     assert not list(Path("data/.checkpoints").iterdir())
 
 
+def test_a_ranker_killed_goes_on_without_training_its_retriever_again(run: Path, monkeypatch: pytest.MonkeyPatch):
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["train"] |= {"model": "din", "epochs": 2, "memory": False}
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    epochs = []
+
+    def killed(self, trainer, module):
+        epochs.append(type(module).__name__)
+        if len(epochs) == 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.PlainProgress, "on_train_epoch_end", killed)
+        with pytest.raises(BaseException, match=r"interrupted|1"):
+            run_stages("train")
+    run_stages("train")
+    assert epochs[:4] == ["NextItem", "NextItem", "RankShown", "RankShown"]
+    assert set(epochs[4:]) <= {"RankShown"}
+    assert read_json("data/model/model.json")["model"] == "din"
+    run_stages("evaluate")
+    report = read_json("reports/metrics.json")
+    assert 0 < report["retriever"]["ndcg@10"] < 1
+    for task in ("click", "cart", "purchase"):
+        assert 0 < report["impressions"][task]["auc"] < 1
+        assert report["impressions"][task]["positives"] > 0
+
+
+def test_a_ranker_orders_by_what_it_is_asked_to(run: Path):
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["train"] |= {"model": "din", "epochs": 1, "memory": False, "rank_by": "purchase"}
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    run_stages("train", "export")
+    model, data = train.load("data/model"), histories.load()
+    inputs = graphs.feed(data.test.rows(range(5)), model.max_len, len(data.items))
+    scores = graphs.call(graphs.session(Path("data/export/model.onnx")), inputs)[1]
+    assert (np.exp(scores[np.isfinite(scores)]) <= 1).all()  # logarithms of probabilities
+
+
 def test_outputs_appear_whole_or_not_at_all(run: Path, monkeypatch: pytest.MonkeyPatch):
     before = sorted(p.name for p in Path("artefact").iterdir())
     monkeypatch.setattr("pipelines.bundle.similar", lambda *_: 1 / 0)
@@ -179,6 +217,8 @@ def test_wrong_settings_are_named(run: Path):
     for section, key, value, message in (
         ("train", "loss", "hinge", "train.loss"),
         ("train", "heads", 3, "multiple of train.heads"),
+        ("train", "rank_by", "profit", "train.rank_by"),
+        ("train", "branches", ["luck"], "train.branches"),
     ):
         changed = params | {section: params[section] | {key: value}}
         Path("params.yaml").write_text(yaml.safe_dump(changed))
