@@ -23,6 +23,7 @@ import numpy as np
 from benchmarks.quality import ROOT, prepared
 from pipelines.stage import write_json
 
+OUT = ROOT  # where data and reports stand
 BRANCHES = ("interest", "preference", "purchasing_power")
 MODELS = ("fusion", *BRANCHES, "din", "dien", "lightgbm")
 BOOTSTRAP = 300
@@ -47,10 +48,10 @@ def main() -> None:
     logging.getLogger("pushcart").setLevel(logging.INFO)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     shop = ROOT / "pipelines" / "sources" / "shop.yaml"
-    folder = prepared(ROOT / "data" / f"rankers-{chosen.shoppers}", "shop", shop, "leave_one_out", {"shoppers": chosen.shoppers})
+    folder = prepared(OUT / "data" / f"rankers-{chosen.shoppers}", "shop", shop, "leave_one_out", {"shoppers": chosen.shoppers})
     with chdir(folder):
         report = compare(chosen.models, chosen.seeds, chosen.epochs)
-    write_json(ROOT / "reports" / "rankers.json", report)
+    write_json(OUT / "reports" / "rankers.json", report)
     show(report)
 
 

@@ -20,6 +20,8 @@ import yaml
 from benchmarks.quality import ROOT, dataset, link_code, prepared
 from pipelines.stage import write_json
 
+OUT = ROOT  # where data and reports stand
+
 SPACE = {  # setting -> how it is proposed
     "width": lambda t: t.suggest_categorical("width", [64, 96, 128, 192]),
     "layers": lambda t: t.suggest_int("layers", 1, 3),
@@ -52,9 +54,9 @@ def main() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     source, title = dataset(chosen.data, chosen.source)
-    base = prepared(ROOT / "data" / "quality" / title, source, chosen.data.resolve(), "leave_one_out")
+    base = prepared(OUT / "data" / "quality" / title, source, chosen.data.resolve(), "leave_one_out")
     name = f"{title}-{chosen.model}"
-    log = ROOT / "data" / "search" / f"{name}.log"
+    log = OUT / "data" / "search" / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
         study_name=name, storage=JournalStorage(JournalFileBackend(str(log))), load_if_exists=True, direction="maximize",
@@ -67,7 +69,7 @@ def main() -> None:
         {"number": t.number, "state": t.state.name.lower(), "valid_ndcg@10": t.value, "settings": t.params} for t in study.trials
     ]
     write_json(
-        ROOT / "reports" / "search" / f"{name}.json",
+        OUT / "reports" / "search" / f"{name}.json",
         {
             "dataset": title,
             "model": chosen.model,

@@ -76,7 +76,13 @@ def _metrics(reports: Path) -> str:
     columns = [m for m in ("ndcg@10", "recall@10", "mrr@10", "coverage@10", "novelty@10") if m in metrics["test"]]
     rows = [
         [name] + [f"{metrics[key][c]:.4f}" for c in columns]
-        for key, name in (("test", "this model"), ("item_knn", "item-kNN"), ("popularity", "popularity"))
+        for key, name in (
+            ("test", "this model"),
+            ("retriever", "its retriever alone"),
+            ("item_knn", "item-kNN"),
+            ("popularity", "popularity"),
+        )
+        if key in metrics
     ]
     low, high = metrics["test"]["ndcg@10_interval"]
     note = f"<p class=muted>NDCG@10 of this model: 95 % interval {low:.4f} to {high:.4f} over {metrics['test']['shoppers']:,} shoppers</p>"
@@ -88,7 +94,25 @@ def _metrics(reports: Path) -> str:
     return (
         "<h2>Quality on the test part</h2>" + _table(["", *columns], rows) + note
         + "<h2>NDCG@10 by segment</h2>" + _table(["", "this model", "item-kNN", "popularity"], segments)
+        + _impressions(metrics.get("impressions"))
     )  # fmt: skip
+
+
+def _impressions(tasks: dict | None) -> str:
+    """What a ranker expects of the test part's impressions; nothing for other models."""
+    if not tasks:
+        return ""
+    rows = [
+        [
+            task,
+            f"{v['positives']:,} of {v['impressions']:,}",
+            f"{v['auc']:.4f}",
+            f"{v['log_loss']:.4f}",
+            f"{v['calibration_error']:.4f}",
+        ]
+        for task, v in tasks.items()
+    ]
+    return "<h2>What comes of an impression</h2>" + _table(["", "happened", "AUC", "log-loss", "calibration error"], rows)
 
 
 def _candidates(reports: Path) -> str:

@@ -45,6 +45,7 @@ def form() -> dict[str, Param]:
         "mapping": Param(None, type=["null", "string"], title="Mapping", description="For source `files`: a YAML file saying which column is what. Left out, it is guessed."),
         "split": Param(params["prepare"]["split"], title="Split", enum=["leave_one_out", "time"], description="How test events are held out."),
         "model": Param(train["model"], title="Model", enum=MODELS, description="The model family; docs/models.md says when to choose which."),
+        "rank_by": Param(train["rank_by"], title="Rank by", enum=["next", "click", "cart", "purchase"], description="What din, dien and fusion order by: what is met next, or what is probable if shown."),
         "size": Param("as params.yaml", title="Model size", enum=list(SIZES), description="Width and depth of the network."),
         "epochs": Param(train["epochs"], type="integer", minimum=1, maximum=1000, title="Epochs", description="At most; training stops early when validation NDCG@10 no longer rises."),
         "compression": Param(params["compress"]["recipe"], title="Compression", enum=["none", "int8", "int8+pruned"], description="Which candidates are tried; the smallest within the allowed loss wins."),
@@ -84,7 +85,7 @@ with DAG(
         context = get_current_context()
         chosen = context["params"]
         values = {"source.name": chosen["source"], "source.data": chosen["data"], "source.mapping": chosen["mapping"],
-                  "prepare.split": chosen["split"], "train.model": chosen["model"], "train.epochs": chosen["epochs"], "compress.recipe": chosen["compression"]}  # fmt: skip
+                  "prepare.split": chosen["split"], "train.model": chosen["model"], "train.rank_by": chosen["rank_by"], "train.epochs": chosen["epochs"], "compress.recipe": chosen["compression"]}  # fmt: skip
         values |= {f"train.{name}": value for name, value in SIZES[chosen["size"]].items()}
         target = chosen["environment"] if chosen["environment"] != "none" else "production"
         return str(open_run(CHECKOUT, context["run_id"], values, CHECKOUT / "deploy" / "environments" / f"{target}.yaml"))

@@ -25,7 +25,7 @@ EXPERTS = 4
 class Events(NamedTuple):
     """Histories as readers get them."""
 
-    items: Tensor  # (B, L, D) float
+    items: Tensor  # (B, L, D) float, each as strong as what was done to it makes it
     done: Tensor  # (B, L, D) float: what was done to them
     money: Tensor  # (B, L, M) float: their prices, standardised; M may be 0
     times: Tensor  # (B, L) int64 seconds
@@ -82,6 +82,8 @@ class Ranker(ItemTable):
         self.reader, self.money = reader, money
         self.numbers = nn.Buffer(numbers)
         self.action = nn.Embedding(ACTIONS + 1, width, padding_idx=0)
+        self.emphasis = nn.Embedding(ACTIONS + 1, width, padding_idx=0)  # what was bought says more than what was looked at
+        nn.init.zeros_(self.emphasis.weight)
         self.platform = nn.Embedding(platforms + 1, width, padding_idx=0)
         self.features, self.record = nn.Linear(width, width), nn.Linear(numbers.shape[1], width)
         joined = (reader.parts + 3) * width
@@ -110,7 +112,7 @@ class Ranker(ItemTable):
         return super().embed(items) if self.folded is None else self.folded.lookup(items)
 
     def events(self, shoppers: Shoppers) -> Events:
-        items = self.embed(shoppers.history) * self.width**0.5
+        items = self.embed(shoppers.history) * self.width**0.5 * (1 + self.emphasis(shoppers.actions))
         money = F.embedding(shoppers.history, self.numbers)[..., self.money]
         return Events(items, self.action(shoppers.actions), money, shoppers.times)
 

@@ -1,0 +1,48 @@
+"""The comparison of rankers, on a shop that takes seconds; and its table of features against counting by hand."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import rankers
+from pipelines import histories
+
+
+@pytest.mark.e2e
+def test_rankers_are_compared_with_trees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(rankers, "OUT", tmp_path)
+    monkeypatch.setattr(rankers, "BOOTSTRAP", 20)
+    monkeypatch.setattr(
+        sys, "argv", ["rankers", "--shoppers", "300", "--epochs", "1", "--models", "fusion", "interest", "lightgbm"]
+    )
+    rankers.main()
+    report = json.loads((tmp_path / "reports/rankers.json").read_text())
+    assert [r["model"] for r in report["rows"]] == ["fusion", "interest", "lightgbm"]
+    for row in report["rows"]:
+        assert 0 < row["ndcg@10"] < 1
+        assert 0.3 < row["purchase_auc"] < 1
+    for gain in report["fusion_gains"].values():
+        for middle, low, high in gain.values():
+            assert low <= middle <= high
+
+
+def test_features_by_counting(finished: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(finished)
+    data = histories.load()
+    table = rankers.Tabular(data)
+    user, position, item = 5, 4, 9
+    [row] = table.rows(np.array([user]), np.array([position]), np.array([item]), np.array([1]))
+    history = data.full.items[user][:position]
+    category = data.items["category"].to_list()
+    same = sum(category[i - 1] == category[item - 1] for i in history)
+    features = 4 + table.numbers.shape[1]
+    assert row[0] == item
+    assert row[3] == 1
+    assert row[features] == position
+    np.testing.assert_allclose(row[features + 1 : features + 3], table.numbers[history][:, :2].mean(0), rtol=1e-5)
+    counts = features + 7
+    assert row[counts] == row[counts + 2] == same  # fewer than five events: the newest are all
+    assert row[-1] == (category[history[-1] - 1] == category[item - 1])
