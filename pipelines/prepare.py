@@ -22,12 +22,11 @@ from pathlib import Path
 
 import polars as pl
 
+from pipelines.impressions import STRENGTH, impressions, platform_number
 from pipelines.sources import source
 from pipelines.stage import StageError, log, output, params, run, write_json
 
 CHECKED = Path("data/checked")
-STRENGTH = {"view": 1, "click": 1, "favourite": 2, "cart": 3, "purchase": 4}  # of what is done to an item
-LABELS = {"clicked": 1, "carted": 3, "purchased": 4}  # of impressions, and how strong what they stand for is
 PRIOR = 20  # impressions' worth of the mean that a rate starts from
 
 
@@ -145,7 +144,7 @@ def vocabulary(history: pl.DataFrame, earlier: str | None) -> pl.DataFrame:
 def divide(history: pl.DataFrame, items: pl.DataFrame, platforms: list[str], settings: dict) -> tuple[pl.DataFrame, dict]:
     """One row a shopper with the positions of the split (see the module's first lines), and the cuts of a time split."""
     numbered = history.lazy().join(items.lazy(), on="item_id", maintain_order="left").sort("user_id", "timestamp", "item_id")
-    numbered = numbered.with_columns(platform=_numbered(platforms) if platforms else pl.lit(0, pl.UInt8))
+    numbered = numbered.with_columns(platform=platform_number(platforms) if platforms else pl.lit(0, pl.UInt8))
     lists = numbered.group_by("user_id", maintain_order=True).agg(
         pl.col("item").alias("items"), pl.col("timestamp").alias("timestamps"), pl.col("action").alias("actions"),
         pl.col("platform").alias("platforms"),
@@ -171,67 +170,6 @@ def divide(history: pl.DataFrame, items: pl.DataFrame, platforms: list[str], set
         test_at=pl.when((pl.col("before_test") > 0) & (pl.col("before_test") < length)).then("before_test"),
     )
     return split.drop("before_test").collect(engine="streaming"), {"valid_from": str(valid_from), "test_from": str(test_from)}
-
-
-def impressions(
-    events: pl.LazyFrame,
-    actions: pl.LazyFrame,
-    split: pl.DataFrame,
-    items: pl.DataFrame,
-    platforms: list[str],
-    settings: dict,
-    cuts: dict,
-) -> pl.DataFrame:
-    """What was shown to whom, and what came of it (see the module's first lines)."""
-    people = split.select("user_id", "train_end", "valid_at").with_row_index("user")
-
-    def numbered(frame: pl.LazyFrame) -> pl.LazyFrame:
-        return frame.join(people.lazy().select("user_id", "user"), on="user_id").join(items.lazy(), on="item_id")
-
-    named = platforms and "platform" in events.collect_schema()
-    platform = _numbered(platforms) if named else pl.lit(0, pl.UInt8)
-    logged = numbered(events.filter(event="impression")).select("user", "item", "timestamp", platform=platform)
-    logged = logged.group_by("user", "item", "timestamp").agg(pl.col("platform").max()).sort("timestamp", "user", "item")
-    shown = logged.collect(engine="streaming")
-    met = split.lazy().with_row_index("user").explode("items", "timestamps", "actions", "platforms").select(
-        "user", item="items", timestamp="timestamps", action="actions", platform="platforms",
-        position=pl.int_range(pl.len()).over("user").cast(pl.UInt32),
-    ).collect(engine="streaming")  # fmt: skip
-    if shown.is_empty():
-        shown = met.with_columns(**{label: pl.col("action") >= strength for label, strength in LABELS.items()})
-    else:
-        strength = pl.col("event").replace_strict(STRENGTH, default=1, return_dtype=pl.UInt8)
-        done = numbered(actions).select("user", "item", "timestamp", strength=strength).sort("timestamp")
-        shown = _answered(_placed(shown, met), done.collect(engine="streaming"), settings["session_gap_minutes"])
-    shown = shown.join(people.drop("user_id"), on="user", maintain_order="left")
-    if settings["split"] == "time":
-        cut = {name: pl.lit(value).str.to_datetime(time_unit="us", time_zone="UTC") for name, value in cuts.items()}
-        valid, test = pl.col("timestamp") >= cut["valid_from"], pl.col("timestamp") >= cut["test_from"]
-    else:
-        valid, test = pl.col("position") >= pl.col("valid_at"), pl.col("position") > pl.col("valid_at")
-    part = pl.when(test).then(pl.lit("test")).when(valid).then(pl.lit("valid")).otherwise(pl.lit("train"))
-    return shown.sort("user", "position", "timestamp", "item").select("user", "position", "item", "platform", *LABELS, part=part)
-
-
-def _placed(shown: pl.DataFrame, met: pl.DataFrame) -> pl.DataFrame:
-    """Adds `position`. Items met before are left out: they are not recommended, and what was done to them stands in the history."""
-    before = met.select("user", "timestamp", position=pl.col("position") + 1).sort("timestamp", "position")
-    shown = shown.join_asof(
-        before, on="timestamp", by="user", strategy="backward", allow_exact_matches=False, check_sortedness=False
-    ).with_columns(pl.col("position").fill_null(0))
-    shown = shown.join(met.select("user", "item", met="position"), on=["user", "item"], how="left", maintain_order="left")
-    return shown.filter(pl.col("met").is_null() | (pl.col("met") >= pl.col("position"))).drop("met")
-
-
-def _answered(shown: pl.DataFrame, done: pl.DataFrame, minutes: int) -> pl.DataFrame:
-    """Adds the labels: what was done to the item within so many minutes after it was shown."""
-    for label, strength in LABELS.items():
-        wanted = done if label == "clicked" else done.filter(strength=strength)
-        after = wanted.select("user", "item", "timestamp", pl.lit(True).alias(label))
-        shown = shown.join_asof(
-            after, on="timestamp", by=["user", "item"], strategy="forward", tolerance=f"{minutes}m", check_sortedness=False
-        )
-    return shown.with_columns(pl.col(*LABELS).fill_null(False))
 
 
 def item_features(items: pl.DataFrame, split: pl.DataFrame, shown: pl.DataFrame, ordered_only: bool) -> pl.DataFrame:
@@ -328,11 +266,6 @@ def user_features(actions: pl.LazyFrame) -> pl.DataFrame:
 
 def _standardised(values: pl.Expr) -> pl.Expr:
     return (values - values.mean()) / pl.max_horizontal(values.std(), pl.lit(1e-6))
-
-
-def _numbered(names: list[str]) -> pl.Expr:
-    """The platform as a number from 1, 0 where it is not told or not among the names."""
-    return pl.col("platform").replace_strict(names, range(1, len(names) + 1), default=0, return_dtype=pl.UInt8)
 
 
 def _sum(values: pl.Expr) -> pl.Expr:

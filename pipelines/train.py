@@ -149,6 +149,8 @@ def check(settings: dict) -> None:
         raise StageError(f"train.width ({settings['width']}) must be a multiple of train.heads ({settings['heads']})")
     if settings["rank_by"] not in TASKS:
         raise StageError(f"train.rank_by is {settings['rank_by']!r}; it must be one of {', '.join(TASKS)}")
+    if settings["strategy"] == "fsdp" and not (isinstance(settings["devices"], int) and settings["devices"] > 1):
+        raise StageError(f"train.devices is {settings['devices']!r}; with train.strategy fsdp it must be a number above 1")
     if not settings["branches"] or set(settings["branches"]) - set(BRANCHES):
         raise StageError(f"train.branches is {settings['branches']}; it must hold some of {', '.join(BRANCHES)}")
 

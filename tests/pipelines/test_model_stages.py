@@ -219,6 +219,7 @@ def test_wrong_settings_are_named(run: Path):
         ("train", "heads", 3, "multiple of train.heads"),
         ("train", "rank_by", "profit", "train.rank_by"),
         ("train", "branches", ["luck"], "train.branches"),
+        ("train", "strategy", "fsdp", "train.devices"),
     ):
         changed = params | {section: params[section] | {key: value}}
         Path("params.yaml").write_text(yaml.safe_dump(changed))

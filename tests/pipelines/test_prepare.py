@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines import prepare
+from pipelines.impressions import impressions
 from pipelines.stage import StageError
 from pipelines.tables import TIMESTAMP
 from tests.conftest import run_stages, small_params
@@ -113,7 +114,7 @@ def test_impressions_by_definition(rows: list[tuple], split: str):
     history = prepare.histories(actions)
     items = prepare.vocabulary(history, None)
     divided, cuts = prepare.divide(history, items, [], chosen)
-    found = prepare.impressions(frame(rows), actions, divided, items, [], chosen, cuts)
+    found = impressions(frame(rows), actions, divided, items, [], chosen, cuts)
     names, people = items["item_id"].to_list(), divided["user_id"].to_list()
     met = {(u, i): min(m for x, y, e, m in rows if (x, y) == (u, i) and e != "impression") for u in first for i in first[u]}
     expected = []
