@@ -3,7 +3,7 @@
     python -m benchmarks.prepare            # 1, 3 and 10 million events of the simulated shop
     python -m benchmarks.prepare --millions 1
 
-Each size is collected, its rows without user, item, time or known event left out (as the check would), and prepared in a
+Each size is collected, its rows without user, item, time, known event or possible price left out (as the check would), and prepared in a
 process of its own, whose seconds and peak memory are measured. Prints a table, writes reports/bench_prepare.json.
 """
 
@@ -48,7 +48,7 @@ def measure(millions: float) -> dict:
         whole = (
             pl.scan_parquet(folder / "data/raw/events.parquet")
             .drop_nulls(["user_id", "timestamp"])
-            .filter(pl.col("event") != "hover")
+            .filter(pl.col("event") != "hover", pl.col("price").fill_null(0) >= 0)
         )
         whole.sink_parquet(folder / "data/checked/events.parquet")
         shutil.copy(folder / "data/raw/items.parquet", folder / "data/checked/items.parquet")
