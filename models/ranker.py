@@ -104,7 +104,7 @@ class Ranker(ItemTable):
     def stored(self, int8: bool) -> "Ranker":
         """A copy to be served: what is known of items folded into one table, in int8 or as it is."""
         copy = deepcopy(self).eval()
-        copy.folded = Table(self.embeddings().detach(), int8)
+        copy.folded = Table(copy.embeddings().detach(), int8)
         copy.table = copy.attributes = copy.known = None
         return copy
 
