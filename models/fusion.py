@@ -30,7 +30,8 @@ class Fusion(Reader):
             "purchasing_power": lambda: SelfAttention(width, layers, heads, dropout, max_len, gated=False),
         }
         self.branches = nn.ModuleDict({b: makers[b]() for b in branches if b != "purchasing_power" or money})
-        self.price, self.asked_price = nn.Linear(money, width), nn.Linear(money, width)
+        if "purchasing_power" in self.branches:
+            self.price, self.asked_price = nn.Linear(money, width), nn.Linear(money, width)
         self.meet = nn.ModuleDict({b: nn.Linear(width, width) for b in self.branches})
         self.parts = 2 * len(self.branches)
 

@@ -102,7 +102,21 @@ class NextItem(pl.LightningModule):
         self.log("valid/ndcg@10", total / count, prog_bar=True, sync_dist=True)
 
     def configure_optimizers(self) -> dict:
-        return schedule(self, self.learning_rate, self.weight_decay)
+        # Tables, biases and norms do not shrink: an item met rarely would fade with every step of the others. Sharded ones stand apart.
+        tables = {id(m.weight) for m in self.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        for parameter in self.parameters():
+            if parameter.requires_grad:
+                shrinks = parameter.ndim > 1 and id(parameter) not in tables
+                groups.setdefault((self.weight_decay if shrinks else 0.0, isinstance(parameter, DTensor)), []).append(parameter)
+        fused = "mixed" not in self.trainer.precision  # Lightning clips no gradients that a fused optimiser unscales
+        settings = [{"params": parameters, "weight_decay": decay} for (decay, _), parameters in groups.items()]
+        optimiser = torch.optim.AdamW(settings, lr=self.learning_rate, fused=fused)
+        steps = int(self.trainer.estimated_stepping_batches)
+        rate = torch.optim.lr_scheduler.OneCycleLR(
+            optimiser, self.learning_rate, total_steps=max(steps, 2), pct_start=0.05, cycle_momentum=False
+        )
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
 
 
 class Distilled(NextItem):
@@ -127,22 +141,3 @@ class Distilled(NextItem):
                 for n in (self.network, self.teacher)
             )
         )
-
-
-def schedule(module: pl.LightningModule, learning_rate: float, weight_decay: float) -> dict:
-    """AdamW whose rate warms up over the first 5 % of the steps and falls with a cosine, as Lightning takes it."""
-    # Tables, biases and norms do not shrink: an item met rarely would fade with every step of the others. Sharded ones stand apart.
-    tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-    for parameter in module.parameters():
-        if parameter.requires_grad:
-            shrinks = parameter.ndim > 1 and id(parameter) not in tables
-            groups.setdefault((weight_decay if shrinks else 0.0, isinstance(parameter, DTensor)), []).append(parameter)
-    fused = "mixed" not in module.trainer.precision  # Lightning clips no gradients that a fused optimiser unscales
-    settings = [{"params": parameters, "weight_decay": decay} for (decay, _), parameters in groups.items()]
-    optimiser = torch.optim.AdamW(settings, lr=learning_rate, fused=fused)
-    steps = int(module.trainer.estimated_stepping_batches)
-    rate = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, learning_rate, total_steps=max(steps, 2), pct_start=0.05, cycle_momentum=False
-    )
-    return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rate, "interval": "step"}}

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from models.batches import Asked, Shoppers
 from models.learner import NextItem
+from models.losses import uniform_draws
 from models.ranker import Ranker, log_probabilities
 from models.sequence import NextItemNetwork
 from models.two_stage import SecondStage, TwoStage
@@ -64,7 +65,7 @@ class RankShown(NextItem):
         scores = head.scores(query, head.vectors(retriever.embeddings()), bias)
         proposed = scores.topk(min(self.network.second.candidates, len(self.pool))).indices
         some = torch.randint(proposed.shape[1], (len(row), PROPOSED), device=self.device)
-        drawn = self.pool[torch.randint(len(self.pool), (len(row), DRAWN), device=self.device)]
+        drawn = uniform_draws(len(row) * DRAWN, self.pool)[0].view(-1, DRAWN)
         items = torch.cat([history[row, at][:, None], proposed.gather(1, some), drawn], 1)
         again = items == items[:, :1]
         again[:, 0] = False

@@ -29,11 +29,10 @@ class SecondStage(nn.Module):
     def shortlist(self, scores: Tensor, shoppers: Shoppers) -> tuple[Tensor, Tensor]:
         """scores (B, V), -inf what may not be answered -> items (B, C) int64 and their final scores (B, C)."""
         proposed, items = scores.topk(min(self.candidates, scores.shape[1] - 1))
-        count = items.shape[1]
         final = self.judged(shoppers, items)
         if self.rank_by == "next":
             final = (1 - self.trust) * proposed.nan_to_num(neginf=0.0) + self.trust * final
-        return items, final.masked_fill(proposed == -torch.inf, -torch.inf).view(-1, count)
+        return items, final.masked_fill(proposed == -torch.inf, -torch.inf)
 
     def judged(self, shoppers: Shoppers, items: Tensor) -> Tensor:
         """What the ranker says of candidates items (B, C): (B, C) float, the logit of `next` or ln p of another task."""

@@ -87,9 +87,10 @@ def next_item(settings: dict, data: Prepared, checkpoints: Path, *watching: Call
     """The trained next-item network (a ranker's retriever); trained already, it is read."""
     done = checkpoints / "done"
     name = settings["retriever"] if settings["model"] in RANKERS else settings["model"]
+    known = attributes(settings, data)
 
     def new() -> NextItemNetwork:
-        return build(name, len(data.items), settings, attributes(settings, data))
+        return build(name, len(data.items), settings, known)
 
     if not done.exists():
         pl.seed_everything(settings["seed"], workers=True, verbose=False)
@@ -108,9 +109,10 @@ def next_item(settings: dict, data: Prepared, checkpoints: Path, *watching: Call
 def two_stage(settings: dict, data: Prepared, retriever: NextItemNetwork, checkpoints: Path) -> TwoStage:
     """The retriever with a trained ranker."""
     numbers, own = torch.from_numpy(data.numbers()[0]), shape(settings, data)["ranker"]
+    known = attributes(settings, data)
 
     def new() -> Ranker:
-        return build_ranker(settings["model"], len(data.items), own, attributes(settings, data), numbers)
+        return build_ranker(settings["model"], len(data.items), own, known, numbers)
 
     pl.seed_everything(settings["seed"], workers=True, verbose=False)
     ranker = new()
