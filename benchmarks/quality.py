@@ -148,7 +148,7 @@ def measured(folder: Path, params: dict) -> tuple[dict, np.ndarray]:
         "loss": loss_of(settings["retriever" if first is not model else "model"], settings["loss"]) if networks else None,
         "seed": settings["seed"],
         "side_information": networks and first.attributes is not None,
-        "params": sum(p.numel() for p in model.parameters()) + sum(n.weights.rows.numel() for n in counted),
+        "params": sum(p.numel() for p in model.parameters()) + sum(n.weights.floats.numel() for n in counted),
         "memory": networks and first.memory is not None,
         "valid_ndcg@10": float(metrics.ndcg(valid, 10).mean()),
     } | evaluate.summary(rank, top, counts, params["evaluate"], settings["seed"])

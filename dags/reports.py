@@ -38,7 +38,7 @@ app = FastAPI(title="Pushcart run reports", dependencies=[logged_in()])
 def report(run_id: str) -> str:
     """The page of one run."""
     reports = _reports(run_id)
-    sections = [_metrics(reports), _candidates(reports), _quality(reports), _docs(reports, run_id)]
+    sections = [_metrics(reports), _candidates(reports, run_id), _quality(reports), _docs(reports, run_id)]
     body = "".join(s for s in sections if s) or "<p class=muted>This run has written no reports yet.</p>"
     return f"<!doctype html><meta charset=utf-8><title>Report</title>{STYLE}<h1>Run {html.escape(run_id)}</h1>{body}"
 
@@ -115,16 +115,19 @@ def _impressions(tasks: dict | None) -> str:
     return "<h2>What comes of an impression</h2>" + _table(["", "happened", "AUC", "log-loss", "calibration error"], rows)
 
 
-def _candidates(reports: Path) -> str:
+def _candidates(reports: Path, run_id: str) -> str:
     compression = _read(reports / "compression.json")
     if not compression:
         return ""
     rows = [
         [c["candidate"] + (" (chosen)" if c["candidate"] == compression["chosen"] else ""), f"{c['bytes']:,}", f"{c['valid_ndcg@10']:.4f}",
-         f"{c['test_ndcg@10']:.4f}", f"{c['ms_batch_1']:.2f}", f"{c['ms_batch_32']:.2f}"]
+         f"{c['overlap']:.1%}", f"{c['ms_batch_1']:.3f}", f"{c['ms_batch_32']:.2f}"]
         for c in compression["candidates"]
     ]  # fmt: skip
-    return "<h2>Compression</h2>" + _table(["", "bytes", "valid NDCG@10", "test NDCG@10", "ms, batch 1", "ms, batch 32"], rows)
+    columns = ["", "bytes", "valid NDCG@10", "answers as fp32's", "ms, batch 1", "ms, batch 32"]
+    chosen = f"<p class=muted>{html.escape(compression['chosen'])}: {html.escape(compression['why'])}</p>"
+    plot = f'<img src="{html.escape(run_id)}/files/compression.png" alt="NDCG@10 against bytes" width=640>'
+    return f"<h2>Compression</h2>{chosen}{_table(columns, rows)}{plot}"
 
 
 def _quality(reports: Path) -> str:

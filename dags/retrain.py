@@ -48,7 +48,8 @@ def form() -> dict[str, Param]:
         "rank_by": Param(train["rank_by"], title="Rank by", enum=["next", "click", "cart", "purchase"], description="What din, dien and fusion order by: what is met next, or what is probable if shown."),
         "size": Param("as params.yaml", title="Model size", enum=list(SIZES), description="Width and depth of the network."),
         "epochs": Param(train["epochs"], type="integer", minimum=1, maximum=1000, title="Epochs", description="At most; training stops early when validation NDCG@10 no longer rises."),
-        "compression": Param(params["compress"]["recipe"], title="Compression", enum=["none", "int8", "int8+pruned"], description="Which candidates are tried; the smallest within the allowed loss wins."),
+        "max_ndcg_loss": Param(params["compress"]["max_ndcg_loss"], type="number", minimum=0, maximum=1, title="Compression: allowed loss", description="Share of the NDCG@10 that the compressed model may lose; the smallest candidate within it wins."),
+        "max_bytes": Param(params["compress"]["max_bytes"], type=["null", "integer"], minimum=1, title="Compression: largest size", description="Bytes; a run whose smallest fitting candidate is larger stops and says which is nearest."),
         "environment": Param("none", title="Promote to", enum=["none", *params["environments"]], description="Where the bento goes if the gate lets it through."),
     }  # fmt: skip
 
@@ -85,7 +86,7 @@ with DAG(
         context = get_current_context()
         chosen = context["params"]
         values = {"source.name": chosen["source"], "source.data": chosen["data"], "source.mapping": chosen["mapping"],
-                  "prepare.split": chosen["split"], "train.model": chosen["model"], "train.rank_by": chosen["rank_by"], "train.epochs": chosen["epochs"], "compress.recipe": chosen["compression"]}  # fmt: skip
+                  "prepare.split": chosen["split"], "train.model": chosen["model"], "train.rank_by": chosen["rank_by"], "train.epochs": chosen["epochs"], "compress.max_ndcg_loss": chosen["max_ndcg_loss"], "compress.max_bytes": chosen["max_bytes"]}  # fmt: skip
         values |= {f"train.{name}": value for name, value in SIZES[chosen["size"]].items()}
         target = chosen["environment"] if chosen["environment"] != "none" else "production"
         return str(open_run(CHECKOUT, context["run_id"], values, CHECKOUT / "deploy" / "environments" / f"{target}.yaml"))

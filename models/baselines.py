@@ -2,6 +2,8 @@
 and a few weighted neighbours an item, so all are scored, exported and served by one module. Tensors and arrays only.
 """
 
+import math
+
 import numpy as np
 import scipy.sparse as sp
 import torch
@@ -20,19 +22,24 @@ class Neighbours(nn.Module):
 
     Args:
         items: (V, N) integers, neighbours of each item, padded with 0. weights: (V, N) float32. bias: (V,) float32.
-        decay: 1 where all events count alike.
+        decay: 1 where all events count alike. form: of the weights (models.table.FORMS); codes of 4 bits are too coarse for them.
     """
 
-    def __init__(self, items: Tensor, weights: Tensor, bias: Tensor, decay: float = 1.0, int8: bool = False):
+    def __init__(self, items: Tensor, weights: Tensor, bias: Tensor, decay: float = 1.0, form: str = "fp32"):
         super().__init__()
         self.items = nn.Buffer(items.to(torch.int16 if len(bias) <= 1 << 15 else torch.int32))
         self.bias, self.decay = nn.Buffer(bias), nn.Buffer(torch.tensor(float(decay)))
-        self.weights = Table(weights, int8 and weights.shape[1] > 0)
+        self.weights = Table(weights, {"int4": "int8", "int8+fp32": "fp32"}.get(form, form) if weights.shape[1] else "fp32")
         self.max_len = 200
 
-    def stored(self, int8: bool) -> "Neighbours":
-        """A copy with weights in int8, or as they are."""
-        return Neighbours(self.items, self.weights.all(), self.bias, self.decay.item(), int8)
+    def stored(self, form: str, kept: float = 1.0) -> "Neighbours":
+        """A copy with the share `kept` of each item's neighbours, the strongest, and the weights in this form."""
+        count = math.ceil(self.items.shape[1] * kept)
+        weights = self.weights.all()
+        strongest = weights.abs().topk(count).indices
+        return Neighbours(
+            self.items.long().gather(1, strongest), weights.gather(1, strongest), self.bias, self.decay.item(), form
+        )
 
     def evidence(self, history: Tensor) -> Tensor:
         """history (B, L) int64 -> (B, V) float, without the bias."""
@@ -66,13 +73,23 @@ class Memory(nn.Module):
         super().__init__()
         self.neighbours, self.weight = evidence, nn.Buffer(torch.tensor(float(weight)))
 
-    def stored(self, int8: bool) -> "Memory":
-        """A copy with weights in int8, or as they are."""
-        return Memory(self.neighbours.stored(int8), self.weight.item())
+    def stored(self, form: str, kept: float = 1.0) -> "Memory":
+        """A copy to be served, see Neighbours."""
+        return Memory(self.neighbours.stored(form, kept), self.weight.item())
 
     def forward(self, history: Tensor) -> Tensor:
         """history (B, L) int64 -> (B, V) float."""
         return self.weight * torch.log(self.neighbours.evidence(history) + self.FLOOR)
+
+    def silent(self) -> Tensor:
+        """What every item gets of which there is no evidence."""
+        return self.weight * math.log(self.FLOOR)
+
+    def added(self, scores: Tensor, history: Tensor) -> Tensor:
+        """scores + forward(history) - silent(), computed only where there is evidence, which is of few items: (B, V) float."""
+        told = F.embedding(history, self.neighbours.items).long().flatten(1)
+        evidence = self.neighbours.evidence(history).gather(1, told)
+        return scores.scatter(1, told, scores.gather(1, told) + self.weight * torch.log(evidence / self.FLOOR + 1))
 
 
 def popularity(weight: np.ndarray) -> Neighbours:

@@ -101,10 +101,10 @@ class Ranker(ItemTable):
             if self.attributes is not None and other.attributes is not None:
                 self.attributes.weight.copy_(other.attributes.weight)
 
-    def stored(self, int8: bool) -> "Ranker":
-        """A copy to be served: what is known of items folded into one table, in int8 or as it is."""
+    def stored(self, form: str, rank: int | None = None) -> "Ranker":
+        """A copy to be served: what is known of items folded into one table (models.table.Table)."""
         copy = deepcopy(self).eval()
-        copy.folded = Table(copy.embeddings().detach(), int8)
+        copy.folded = Table(copy.embeddings().detach(), form, rank)
         copy.table = copy.attributes = copy.known = None
         return copy
 

@@ -28,12 +28,12 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, allowed: Tensor) -> Tensor:
         """x (B, L, D) float, allowed (L, L) bool: may the row's position look at the column's -> (B, L, D)."""
-        batch, length, width = x.shape
-        qkv = self.qkv(self.attention_norm(x)).view(batch, length, 3, self.heads, width // self.heads)
+        batch, length, _ = x.shape
+        qkv = self.qkv(self.attention_norm(x)).view(batch, length, 3, self.heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         rate = self.dropout.p if self.training else 0.0
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=rate)
-        x = self.add(x, self.dropout(self.out(mixed.transpose(1, 2).reshape(batch, length, width))), 0)
+        x = self.add(x, self.dropout(self.out(mixed.transpose(1, 2).reshape(batch, length, -1))), 0)
         return self.add(x, self.dropout(self.down(self.dropout(F.gelu(self.up(self.ff_norm(x)))))), 1)
 
     def add(self, x: Tensor, branch: Tensor, gate: int) -> Tensor:

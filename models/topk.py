@@ -1,6 +1,6 @@
 """The graph that is served: history in, the k best items out, everything between inside it. Tensors only.
 
-One item table serves both lookup and scoring, in float32 or in int8 with a scale a row.
+One item table serves both lookup and scoring, in whichever form it is stored (models/table.py).
 """
 
 import torch
@@ -12,35 +12,57 @@ from models.sequence import NextItemNetwork, last
 from models.table import Table
 from models.two_stage import TwoStage
 
+SHORTLIST = 4  # times k items are scored again by a table that keeps its rows beside the codes
+
 
 class NetworkScores(nn.Module):
-    """A trained network, with what is known of items folded into the table, as one step from history to scores."""
+    """A trained network, with what is known of items folded into the table, as one step from history to scores.
 
-    def __init__(self, network: NextItemNetwork, int8: bool):
+    Args:
+        network: of any family. form, rank: of its tables. neighbours: share kept of those that its memory has of an item.
+    """
+
+    def __init__(self, network: NextItemNetwork, form: str, rank: int | None, neighbours: float):
         super().__init__()
         self.network = network
         embeddings = network.embeddings().detach()
         vectors = network.head.vectors(embeddings).detach()
-        self.table = Table(embeddings, int8)
-        self.bias = nn.Buffer(network.head.bias.detach().clone())
-        self.memory = network.memory and network.memory.stored(int8)
+        self.table = Table(embeddings, form, rank)
+        self.memory = network.memory and network.memory.stored(form, neighbours)
+        self.rescored = form == "int8+fp32" and network.head.dot
+        self.bias = nn.Buffer(network.head.bias.detach() + (self.memory.silent() if self.memory else 0))
         if network.head.tied:
-            self.norm_scale = nn.Buffer(vectors.norm(dim=1) / embeddings.norm(dim=1).clamp(min=1e-12))
+            self.vectors, scale = self.table, vectors.norm(dim=1) / embeddings.norm(dim=1).clamp(min=1e-12)
         else:
-            self.vectors = Table(vectors, int8)
+            self.vectors, scale = Table(vectors, form, rank), torch.ones(len(vectors))
+        self.scale = nn.Buffer(scale)
 
     def scores(self, history: Tensor, times: Tensor) -> Tensor:
-        """(B, L) int64 both -> (B, items + 1) float."""
-        scores = self.of_network(last(self.network.encode(self.table.lookup(history), times), history))
-        return scores if self.memory is None else scores + self.memory(history)
+        """(B, L) int64 both -> (B, V) float."""
+        return self.remembered(self.said(self.query(history, times)), history)
 
-    def of_network(self, query: Tensor) -> Tensor:
-        """query (B, D') -> (B, items + 1) float."""
-        if self.network.head.tied:
-            return self.table.product(query) * self.norm_scale + self.bias
+    def query(self, history: Tensor, times: Tensor) -> Tensor:
+        """(B, L) int64 both -> (B, D') float."""
+        return last(self.network.encode(self.table.lookup(history), times), history)
+
+    def said(self, query: Tensor) -> Tensor:
+        """What the network says: (B, D') -> (B, V) float."""
         if self.network.head.dot:
-            return self.vectors.product(query) + self.bias
+            return self.vectors.product(query, self.scale, self.bias)
         return self.network.head.scores(query, self.vectors.all(), self.bias)
+
+    def remembered(self, said: Tensor, history: Tensor) -> Tensor:
+        """What the network says, and what the memory adds: (B, V) float, (B, L) int64 -> (B, V) float."""
+        return said if self.memory is None else self.memory.added(said, history)
+
+    def shortlist(self, history: Tensor, times: Tensor, allowed: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The `count` best allowed (B, V) by codes, and their scores by the rows that the table keeps: (B, count) both."""
+        query = self.query(history, times)
+        said = self.said(query)
+        scores = torch.where(allowed, self.remembered(said, history), -torch.inf)
+        by_codes, items = scores.topk(min(count, scores.shape[1]))
+        exact = self.vectors.exact(query, items) * self.scale[items] + self.bias[items]
+        return items, by_codes - said.gather(1, items) + exact
 
 
 class TopK(nn.Module):
@@ -48,15 +70,24 @@ class TopK(nn.Module):
 
     Args:
         model: a network, neighbours, or two stages. k: length of the answer (at most the number of items).
-        int8: keep item tables, and neighbours' weights, as int8, one symmetric scale a row.
+        form, rank: of item tables and neighbours' weights (models.table.Table). neighbours: share of an item's neighbours kept.
     """
 
-    def __init__(self, model: NextItemNetwork | Neighbours | TwoStage, k: int, int8: bool = False):
+    def __init__(
+        self,
+        model: NextItemNetwork | Neighbours | TwoStage,
+        k: int,
+        form: str = "fp32",
+        rank: int | None = None,
+        neighbours: float = 1.0,
+    ):
         super().__init__()
         staged = isinstance(model, TwoStage)
         first, self.k = model.retriever if staged else model, k
-        self.second = model.second.stored(int8, k) if staged else None
-        self.first = NetworkScores(first, int8) if isinstance(first, NextItemNetwork) else first.stored(int8)
+        self.second = model.second.stored(k, form, rank) if staged else None
+        network = isinstance(first, NextItemNetwork)
+        self.first = NetworkScores(first, form, rank, neighbours) if network else first.stored(form, neighbours)
+        self.rescored = network and self.second is None and self.first.rescored
 
     def forward(
         self, history: Tensor, times: Tensor, actions: Tensor, platform: Tensor, exclude: Tensor, allowed: Tensor
@@ -74,13 +105,15 @@ class TopK(nn.Module):
         Returns:
             items (B, k) int64 and scores (B, k) float32, best first; a score of -inf marks that no item was left.
         """
-        scores = torch.where(allowed, self.first.scores(history, times), -torch.inf)
-        nothing = torch.zeros_like(exclude[:, :1])  # padding (item 0) is excluded always
-        excluded = torch.cat([exclude, nothing], 1)
-        scores = scores.scatter(1, excluded, torch.full_like(excluded, -torch.inf, dtype=scores.dtype))
-        if self.second is None:
-            values, items = scores.topk(self.k)
-            return items, values
-        items, scores = self.second.shortlist(scores, Shoppers(history, times, actions, platform))
+        excluded = torch.cat([exclude, torch.zeros_like(exclude[:, :1])], 1)  # padding (item 0) is excluded always
+        allowed = allowed.scatter(1, excluded, False)
+        if self.rescored:
+            items, scores = self.first.shortlist(history, times, allowed, SHORTLIST * self.k)
+        else:
+            scores = torch.where(allowed, self.first.scores(history, times), -torch.inf)
+            if self.second is None:
+                values, items = scores.topk(self.k)
+                return items, values
+            items, scores = self.second.shortlist(scores, Shoppers(history, times, actions, platform))
         values, places = scores.topk(self.k)
         return items.gather(1, places), values

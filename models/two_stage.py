@@ -22,9 +22,9 @@ class SecondStage(nn.Module):
         self.ranker, self.candidates, self.rank_by = ranker, candidates, rank_by
         self.trust = nn.Buffer(torch.tensor(float(trust)))
 
-    def stored(self, int8: bool, k: int) -> "SecondStage":
-        """A copy to be served that answers at least k items; item table in int8, or as it is."""
-        return SecondStage(self.ranker.stored(int8), max(self.candidates, k), self.rank_by, self.trust.item())
+    def stored(self, k: int, form: str, rank: int | None = None) -> "SecondStage":
+        """A copy to be served that answers at least k items; its item table in a form (models.table.Table)."""
+        return SecondStage(self.ranker.stored(form, rank), max(self.candidates, k), self.rank_by, self.trust.item())
 
     def shortlist(self, scores: Tensor, shoppers: Shoppers) -> tuple[Tensor, Tensor]:
         """scores (B, V), -inf what may not be answered -> items (B, C) int64 and their final scores (B, C)."""

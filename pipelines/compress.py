@@ -1,164 +1,287 @@
-"""compress: smaller versions of the exported graph, measured; the smallest within the allowed NDCG loss wins.
+"""compress: smaller versions of the exported graph, searched for and measured; the smallest that fits the constraints wins.
 
 In:  data/model, data/export, data/prepared, settings `compress`, `train`, `serve`.
-Out: data/compressed/model.onnx (the winner), reports/compression.json and .csv (every candidate).
+Out: data/compressed/model.onnx (the winner), reports/compression.json, .csv (every candidate) and .png (NDCG@10 against bytes).
 
-Candidates are chosen on the validation part and reported on the test part too. Steps: `int8` keeps the item table in int8,
-once, for lookup and scoring, and quantises the weights of the layers (onnxruntime's dynamic quantisation, a scale a column);
-`pruned` removes the feed-forward units of smallest magnitude (L2 norm of what goes in times what comes out; structured
-magnitude pruning, Li et al. 2017, so that bytes really go) and fine-tunes what is left to answer as the whole network does.
-A candidate must also answer much as fp32 does (the top 10 shared): validation NDCG alone flatters a network that was tuned on.
+The search goes from step to step, tries each option that `compress.steps` has for it on top of the best so far, and keeps the
+smallest that fits: a greedy walk, so as many candidates as options, not as combinations. The steps, in order:
+
+    table       the item table's form: fp16, int8, int4, or int8+fp32 (models/table.py)
+    rank        of the item table, the share of its width that is kept as low-rank factors
+    layers      the layers' bits (pipelines/quantise.py)
+    neighbours  the share kept of the strongest neighbours of an item, where the model counts (models/baselines.py)
+    units       the share of attention heads and feed-forward units that go (models/pruning.py)
+    sparsity    the share of the layers' weights that are zero, or "2:4"
+
+What `units` and `sparsity` leave is fine-tuned to answer as the whole network does. Candidates are chosen on (a sample of) the
+validation part; fp32 and the winner are measured on all of the validation and test parts. A candidate must also answer much as
+fp32 does: validation NDCG alone flatters a network that was tuned on it.
 """
 
 import logging
+from collections.abc import Iterator
 from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytorch_lightning as lightning
-from onnx import TensorProto
-from onnx import load as load_graph
-from onnx import save as save_graph
-from onnxruntime.quantization import QuantType, quantize_dynamic
-from torch import nn
 
-from models.batches import Histories, HistoryData
+from models.baselines import Neighbours
+from models.batches import Histories, HistoryData, Sequences
 from models.learner import Distilled
+from models.pruning import dense_layers, narrowed, settled, sparse
 from models.sasrec import SelfAttention
 from models.sequence import NextItemNetwork
+from models.table import FORMS
 from pipelines import histories, onnx
 from pipelines.histories import Prepared
+from pipelines.quantise import KINDS, quantise
 from pipelines.ranking import Model
 from pipelines.stage import StageError, log, output, params, run, write_json
 from pipelines.train import load
 
-RECIPES = {"none": ["fp32"], "int8": ["fp32", "int8"], "int8+pruned": ["fp32", "int8", "pruned", "pruned+int8"]}
+STEPS = ("table", "rank", "layers", "neighbours", "units", "sparsity")
+SAMPLE = 5000  # shoppers that candidates are measured on
+CALIBRATED = 1024  # of them, whose histories (not what came next) calibrate static quantisation
 
 
 def main() -> None:
-    settings, train, serve = params("compress", "train", "serve")
-    if settings["recipe"] not in RECIPES:
-        raise StageError(f"compress.recipe is {settings['recipe']!r}; it must be one of {', '.join(RECIPES)}")
-    data = histories.load()
-    network = load("data/model")
-    pruned = reference = None
-    rows = []
+    settings, serve = params("compress", "serve")
+    check(settings)
+    data, network = histories.load(), load("data/model")
     with output("data/candidates") as folder:
-        for name in RECIPES[settings["recipe"]]:
-            if not applies(name, network):
-                continue
-            if "pruned" in name and pruned is None:
-                pruned = finetune(prune(network, settings["prune_share"]), network, data, train, settings["finetune_epochs"])
-            chosen = pruned if "pruned" in name else network
-            path = folder / f"{name}.onnx"
-            if name == "fp32":
-                path.write_bytes(Path("data/export/model.onnx").read_bytes())
-            else:
-                onnx.export(chosen, len(data.items), serve["max_k"], path, int8_table="int8" in name)
-            if "int8" in name:
-                quantise_layers(path)
-            row, answers = measure(path, data, network.max_len, reference)
-            reference = answers if reference is None else reference
-            rows.append({"candidate": name} | row)
-            log.info(
-                "compress: %-11s %9s bytes, valid NDCG@10 %.4f, %.2f ms",
-                name,
-                f"{rows[-1]['bytes']:,}",
-                rows[-1]["valid_ndcg@10"],
-                rows[-1]["ms_batch_1"],
-            )
-        winner = choose(rows, settings["max_ndcg_loss"], settings["min_overlap"])
+        workshop = Workshop(folder, network, data, serve["max_k"])
+        best = workshop.candidate({})
+        rows = [best]
+        for step in STEPS:
+            tried = [best["steps"] | {step: option} for option in settings["steps"].get(step, [])]
+            rows += [workshop.candidate(steps) for steps in tried if applies(steps, network, settings["target"])]
+            best = choose(rows, settings)
+        report = {"chosen": best["candidate"], "why": why(best, rows, settings), "target": settings["target"]}
+        report |= {"fp32_bytes": rows[0]["bytes"], "bytes": best["bytes"]}
+        report |= {f"{key}kept": kept for key, kept in zip(("ndcg_", "valid_ndcg_"), workshop.kept(best), strict=True)}
+        write_json("reports/compression.json", report | {"candidates": rows})
+        table = pl.DataFrame([{k: v for k, v in row.items() if k != "steps"} for row in rows])
+        table.write_csv("reports/compression.csv")
+        plot(rows, best, settings, Path("reports/compression.png"))
+        if settings["max_bytes"] and best["bytes"] > settings["max_bytes"]:
+            raise StageError(refusal(best, rows, settings))
         with output("data/compressed") as compressed:
-            (folder / f"{winner['candidate']}.onnx").rename(compressed / "model.onnx")
-    fp32 = rows[0]
-    kept = {part: winner[f"{part}_ndcg@10"] / max(fp32[f"{part}_ndcg@10"], 1e-12) for part in ("valid", "test")}
-    report = {"chosen": winner["candidate"], "fp32_bytes": fp32["bytes"], "bytes": winner["bytes"], "ndcg_kept": kept["test"],
-              "valid_ndcg_kept": kept["valid"], "candidates": rows}  # fmt: skip
-    write_json("reports/compression.json", report)
-    pl.DataFrame(rows).write_csv("reports/compression.csv")
-    log.info(
-        "compress: %s wins: %.2f x the bytes, %.1f %% of the NDCG@10",
-        winner["candidate"],
-        winner["bytes"] / fp32["bytes"],
-        100 * kept["test"],
+            workshop.path(best["steps"]).rename(compressed / "model.onnx")
+    log.info("compress: %s wins, %.2f x the bytes, %.1f %% of the NDCG@10: %s", best["candidate"],
+             best["bytes"] / rows[0]["bytes"], 100 * report["ndcg_kept"], report["why"])  # fmt: skip
+
+
+def check(settings: dict) -> None:
+    """Raises StageError naming the setting that is wrong."""
+    if settings["target"] not in KINDS:
+        raise StageError(f"compress.target is {settings['target']!r}; it must be one of {', '.join(KINDS)}")
+    for step, options in settings["steps"].items():
+        if step not in STEPS:
+            raise StageError(f"compress.steps has {step!r}; there are {', '.join(STEPS)}")
+        names = {"table": FORMS, "layers": {kind for kinds in KINDS.values() for kind in kinds}}.get(step)
+        for option in options:
+            if names and option not in names:
+                raise StageError(f"compress.steps.{step} has {option!r}; it may have {', '.join(sorted(names))}")
+            share = isinstance(option, int | float) and 0 < option < 1
+            if not names and not share and not (step == "sparsity" and option == "2:4"):
+                raise StageError(f"compress.steps.{step} has {option!r}; it must be a share between 0 and 1")
+
+
+def applies(steps: dict, network: Model, target: str) -> bool:
+    """Can these steps be taken with this model, for this target?"""
+    sequence = isinstance(network, NextItemNetwork)
+    counts = isinstance(network, Neighbours) or (sequence and network.memory is not None)
+    return (
+        (steps.get("layers") in (None, *KINDS[target]))
+        and (steps.get("layers") != "fp16" or steps.get("table", "fp32") in ("fp32", "fp16"))  # its converter knows no codes
+        and ("neighbours" not in steps or counts)
+        and ("rank" not in steps or not isinstance(network, Neighbours))
+        and ("units" not in steps or (sequence and isinstance(network.encoder, SelfAttention)))
+        and ("sparsity" not in steps or (sequence and bool(dense_layers(network))))
     )
 
 
-def choose(rows: list[dict], max_loss: float, min_overlap: float) -> dict:
-    """The smallest candidate that loses no more than allowed against fp32, the first row.
+def choose(rows: list[dict], settings: dict) -> dict:
+    """The smallest candidate that loses no more than allowed against fp32, the first row, which always fits.
 
-    Of the validation NDCG@10 it may lose the share `max_loss`, give or take one standard error of the shoppers' paired
-    differences (in a small shop a single shopper's rank moves the mean by more than quantisation does); and at least the
-    share `min_overlap` of its top 10 must be fp32's.
+    Of the validation NDCG@10 it may lose the share `max_ndcg_loss`, give or take one standard error of the shoppers' paired
+    differences (in a small shop a single shopper's rank moves the mean by more than quantisation does); and at least the share
+    `min_overlap` of its answers must be fp32's.
     """
-    allowed = max_loss * rows[0]["valid_ndcg@10"]
-    fit = [r for r in rows if r["valid_loss"] - r["valid_loss_se"] <= allowed and r["overlap@10"] >= min_overlap]
-    return min(fit, key=lambda r: r["bytes"])
+    return min((r for r in rows if fits(r, rows[0], settings)), key=lambda r: r["bytes"])
 
 
-def applies(candidate: str, network: Model) -> bool:
-    """Can it be made of this model? Feed-forward layers are the transformer's alone."""
-    return "pruned" not in candidate or (isinstance(network, NextItemNetwork) and isinstance(network.encoder, SelfAttention))
+def fits(row: dict, whole: dict, settings: dict) -> bool:
+    allowed = settings["max_ndcg_loss"] * whole["valid_ndcg@10"]
+    return row["valid_loss"] - row["valid_loss_se"] <= allowed and row["overlap"] >= settings["min_overlap"]
 
 
-def prune(network: NextItemNetwork, share: float) -> NextItemNetwork:
-    """A copy without the `share` of each layer's feed-forward units that have the smallest magnitude."""
-    smaller = deepcopy(network)
-    for block in smaller.encoder.blocks:
-        magnitude = block.up.weight.norm(dim=1) * block.down.weight.norm(dim=0)
-        keep = magnitude.topk(max(1, round(len(magnitude) * (1 - share)))).indices.sort().values
-        up, down = nn.Linear(block.up.in_features, len(keep)), nn.Linear(len(keep), block.down.out_features)
-        up.load_state_dict({"weight": block.up.weight[keep], "bias": block.up.bias[keep]})
-        down.load_state_dict({"weight": block.down.weight[:, keep], "bias": block.down.bias})
-        block.up, block.down = up, down
-    return smaller
+def why(best: dict, rows: list[dict], settings: dict) -> str:
+    """One sentence on the choice, for the manifest."""
+    limits = f"{settings['max_ndcg_loss']:.2%} of the NDCG@10, give or take a standard error, and {1 - settings['min_overlap']:.0%} of the answers"
+    smaller = [r for r in rows if r["bytes"] < best["bytes"]]
+    said = f"of {len(rows)} candidates the smallest that loses at most {limits}"
+    if smaller:
+        first = max(smaller, key=lambda r: r["bytes"])
+        said += f"; the next smaller, {described(first, rows[0])}"
+    return said
 
 
-def finetune(network: NextItemNetwork, teacher: NextItemNetwork, data: Prepared, train: dict, epochs: int) -> NextItemNetwork:
-    """Trains the pruned network for `epochs` to answer as the whole one does, at a quarter of the learning rate."""
+def described(row: dict, whole: dict) -> str:
+    lost = row["valid_loss"] / max(whole["valid_ndcg@10"], 1e-12)
+    return f"{row['candidate']} ({row['bytes']:,} bytes), loses {lost:.2%} of the NDCG@10 and {1 - row['overlap']:.0%} of the answers"
+
+
+def refusal(best: dict, rows: list[dict], settings: dict) -> str:
+    """What is said where no candidate that fits is small enough."""
+    said = [
+        f"no candidate is under compress.max_bytes ({settings['max_bytes']:,}) and loses at most {settings['max_ndcg_loss']:.2%} of the NDCG@10",
+        f"nearest is {described(best, rows[0])}; for it set compress.max_bytes to {best['bytes']}",
+    ]
+    under = [r for r in rows if r["bytes"] <= settings["max_bytes"]]
+    if under:
+        least = min(under, key=lambda r: r["valid_loss"])
+        said.append(f"or raise compress.max_ndcg_loss or lower compress.min_overlap for {described(least, rows[0])}")
+    return "\n  ".join([*said, "all candidates are in reports/compression.csv"])
+
+
+class Workshop:
+    """Makes candidates of one trained model and measures them.
+
+    Args:
+        folder: where their graphs go. network: the trained model. data: of the run. max_k: length of an answer.
+    """
+
+    def __init__(self, folder: Path, network: Model, data: Prepared, max_k: int):
+        self.folder, self.network, self.data, self.k = folder, network, data, min(max_k, len(data.items))
+        chosen = np.random.default_rng(0).permutation(len(data.valid))[:SAMPLE]
+        self.sample = data.valid.rows(np.sort(chosen).tolist())
+        self.reference: np.ndarray | None = None
+        self.smaller = cache(self._smaller)
+
+    def path(self, steps: dict) -> Path:
+        return self.folder / f"{name(steps)}.onnx"
+
+    def candidate(self, steps: dict) -> dict:
+        """Builds the candidate of these steps; its row of the table."""
+        path = self.path(steps)
+        if not steps:
+            path.write_bytes(Path("data/export/model.onnx").read_bytes())
+        else:
+            self.export(steps, path)
+        row = {"candidate": path.stem, "steps": steps} | self.measure(path)
+        log.info("compress: %-44s %10s bytes, valid NDCG@10 %.4f, overlap %.3f, %.2f ms", row["candidate"], f"{row['bytes']:,}",
+                 row["valid_ndcg@10"], row["overlap"], row["ms_batch_1"])  # fmt: skip
+        return row
+
+    def export(self, steps: dict, path: Path) -> None:
+        network = self.smaller(steps.get("units"), steps.get("sparsity"))
+        stored = {"form": steps.get("table", "fp32"), "neighbours": steps.get("neighbours", 1.0)}
+        if "rank" in steps:
+            width = network.retriever.table if hasattr(network, "retriever") else network.table
+            stored["rank"] = max(1, round(width.embedding_dim * steps["rank"]))
+        onnx.export(network, len(self.data.items), self.k, path, **stored)
+        if "layers" in steps:
+            whole = path.rename(path.with_suffix(".whole.onnx"))
+            quantise(whole, path, steps["layers"], self.calibration(whole))
+            whole.unlink()
+
+    def calibration(self, path: Path) -> Iterator[dict[str, np.ndarray]]:
+        graph, count = onnx.session(path), min(CALIBRATED, len(self.sample))
+        for start in range(0, count, 64):
+            part = self.sample.rows(range(start, min(start + 64, count)))
+            yield onnx.read(graph, onnx.feed(part, self.network.max_len, len(self.data.items)))
+
+    def _smaller(self, units: float | None, sparsity: float | str | None) -> Model:
+        """The network with units removed and weights held at zero, fine-tuned."""
+        network = self.network
+        if units:
+            network = narrowed(network, units)
+        if sparsity:
+            network = sparse(network, sparsity)
+        return network if network is self.network else settled(finetuned(network, self.network, self.data))
+
+    def measure(self, path: Path) -> dict:
+        graph, items = onnx.session(path), len(self.data.items)
+        found = self.answers(path, self.sample)
+        self.reference = found if self.reference is None else self.reference
+        before, now = (onnx.ndcg_at_10(answers, self.sample.targets) for answers in (self.reference, found))
+        shared = np.mean([len(np.intersect1d(a, b)) / len(a) for a, b in zip(found, self.reference, strict=True)])
+        return {
+            "bytes": path.stat().st_size,
+            "valid_ndcg@10": float(now.mean()),
+            "valid_loss": float((before - now).mean()),
+            "valid_loss_se": float((before - now).std() / len(now) ** 0.5),
+            "overlap": float(shared),
+            "ms_batch_1": round(onnx.latency_ms(onnx.session(path, 1), self.sample, self.network.max_len, items, 1), 3),
+            "ms_batch_32": round(onnx.latency_ms(graph, self.sample, self.network.max_len, items, 32), 3),
+        }
+
+    def kept(self, best: dict) -> tuple[float, float]:
+        """The share of fp32's NDCG@10 that the winner has, on all of the test part and of the validation part."""
+        shares = []
+        for part in (self.data.test, self.data.valid):
+            ours, whole = (onnx.ndcg_at_10(self.answers(self.path(s), part), part.targets).mean() for s in (best["steps"], {}))
+            shares.append(float(ours / max(whole, 1e-12)))
+        return shares[0], shares[1]
+
+    def answers(self, path: Path, part: Sequences) -> np.ndarray:
+        return onnx.answers(onnx.session(path), part, self.network.max_len, len(self.data.items))
+
+
+def name(steps: dict) -> str:
+    """What the candidate of these steps is called, in reports and as a file."""
+    return " ".join(f"{step}={option}" for step, option in steps.items()) or "fp32"
+
+
+def finetuned(network: NextItemNetwork, teacher: NextItemNetwork, data: Prepared) -> NextItemNetwork:
+    """Trains a pruned network for `compress.finetune_epochs` to answer as the whole one does, at a quarter of the learning rate."""
+    train, settings = params("train", "compress")
     lightning.seed_everything(train["seed"], workers=True, verbose=False)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     learner = Distilled(network, deepcopy(teacher), train["learning_rate"] / 4, train["weight_decay"])
     module = HistoryData(Histories(data.train, network.max_len), data.valid, network.max_len, train["batch_users"], train["seed"])
     trainer = lightning.Trainer(
-        max_epochs=epochs, accelerator=train["accelerator"], devices=1, precision=train["precision"], gradient_clip_val=1.0,
-        limit_val_batches=0, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        max_epochs=settings["finetune_epochs"], accelerator=train["accelerator"], devices=1, precision=train["precision"],
+        gradient_clip_val=1.0, limit_val_batches=0, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
     )  # fmt: skip
     trainer.fit(learner.train(), module.train_dataloader())
     return network.cpu().eval()
 
 
-def quantise_layers(path: Path) -> None:
-    """The layers' weights to int8, in place; the item table, which is int8 already, stays one table."""
-    float_path = path.with_suffix(".float.onnx")
-    graph = load_graph(path)
-    del graph.graph.value_info[:]  # onnxruntime turns weights round and would trip over the shapes noted before
-    save_graph(graph, float_path)
-    logging.getLogger().setLevel(logging.ERROR)  # onnxruntime's advice to pre-process, once a model
-    quantize_dynamic(float_path, path, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8,
-                     extra_options={"DefaultTensorType": TensorProto.FLOAT})  # where shapes cannot be inferred  # fmt: skip
-    float_path.unlink()
+def plot(rows: list[dict], best: dict, settings: dict, path: Path) -> None:
+    """NDCG@10 kept against bytes; the line joins the candidates that no other beats in both."""
+    import matplotlib
 
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
 
-def measure(path: Path, data: Prepared, max_len: int, reference: np.ndarray | None) -> tuple[dict, np.ndarray]:
-    """A candidate's row of the table, and its answers (N, k) on the validation part; `reference` are those of fp32."""
-    graph = onnx.session(path)
-    items = len(data.items)
-    valid, test = (onnx.answers(graph, part, max_len, items) for part in (data.valid, data.test))
-    reference = valid if reference is None else reference
-    before, now = (onnx.ndcg_at_10(found, data.valid.targets) for found in (reference, valid))
-    shared = np.mean([len(np.intersect1d(a, b)) / len(a) for a, b in zip(valid[:, :10], reference[:, :10], strict=True)])
-    return {
-        "bytes": path.stat().st_size,
-        "valid_ndcg@10": float(now.mean()),
-        "valid_loss": float((before - now).mean()),
-        "valid_loss_se": float((before - now).std() / len(now) ** 0.5),
-        "test_ndcg@10": float(onnx.ndcg_at_10(test, data.test.targets).mean()),
-        "overlap@10": float(shared),
-        "ms_batch_1": round(onnx.latency_ms(onnx.session(path, 1), data.test, max_len, items, 1), 3),
-        "ms_batch_32": round(onnx.latency_ms(graph, data.test, max_len, items, 32), 3),
-    }, valid
+    whole = rows[0]
+    at = {r["candidate"]: (r["bytes"] / whole["bytes"], r["valid_ndcg@10"] / max(whole["valid_ndcg@10"], 1e-12)) for r in rows}
+    front, highest = [], 0.0
+    for x, y in sorted(at.values(), key=lambda p: (p[0], -p[1])):
+        if y > highest:
+            front.append((x, y))
+            highest = y
+    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    axes.plot(*zip(*front, strict=True), color="#94a3b8", zorder=1)
+    for r in rows:
+        chosen = r is best
+        axes.scatter(*at[r["candidate"]], s=70 if chosen else 25, zorder=2,
+                     color="#dc2626" if chosen else "#2563eb" if fits(r, whole, settings) else "#94a3b8")  # fmt: skip
+    axes.annotate(
+        best["candidate"], at[best["candidate"]], xytext=(8, -14), textcoords="offset points", color="#dc2626", fontsize=8
+    )
+    axes.axhline(1 - settings["max_ndcg_loss"], color="black", linewidth=0.7, linestyle=":")
+    axes.set(xlabel="bytes, fp32 = 1", ylabel="validation NDCG@10, fp32 = 1", title="Candidates: chosen red, fitting blue")
+    axes.grid(alpha=0.3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
 
 
 if __name__ == "__main__":

@@ -19,11 +19,14 @@ from pipelines.ranking import Model
 INPUTS = ("history", "times", "actions", "platform", "exclude", "allowed")
 
 
-def export(network: Model, items: int, k: int, path: Path, int8_table: bool = False) -> None:
-    """Writes the served graph to one file: batch, history length and number of excluded items are dynamic."""
+def export(network: Model, items: int, k: int, path: Path, **stored) -> None:
+    """Writes the served graph to one file: batch, history length and number of excluded items are dynamic.
+
+    stored: in which form, see models.topk.TopK.
+    """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
-    graph = TopK(network.cpu(), min(k, items), int8_table).eval()
+    graph = TopK(network.cpu(), min(k, items), **stored).eval()
     history, exclude = torch.tensor([[1, 2, 0], [3, 4, 5]]), torch.tensor([[1, 2], [3, 4]])
     example = (
         history,

@@ -288,7 +288,7 @@ def _below(name: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
 
 
 def _neighbours(state: dict[str, torch.Tensor]) -> Neighbours:
-    return Neighbours(state["items"], state["weights.rows"], state["bias"], state["decay"].item())
+    return Neighbours(state["items"], state["weights.floats"], state["bias"], state["decay"].item())
 
 
 def fingerprint(settings: dict) -> str:

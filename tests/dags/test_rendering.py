@@ -107,5 +107,17 @@ def test_the_dag_of_the_project():
     assert "dvc repro --single-item train" in dag.get_task("train").bash_command
     assert dag.get_task("close").upstream_task_ids == {"promote"}
     form = dag.params
-    assert {"source", "data", "mapping", "split", "model", "rank_by", "size", "epochs", "compression", "environment"} == set(form)
+    assert {
+        "source",
+        "data",
+        "mapping",
+        "split",
+        "model",
+        "rank_by",
+        "size",
+        "epochs",
+        "max_ndcg_loss",
+        "max_bytes",
+        "environment",
+    } == set(form)
     assert form.get_param("model").schema["enum"] == [*BASELINES, *FAMILIES, *RANKERS]

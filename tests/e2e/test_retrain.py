@@ -135,13 +135,15 @@ def test_the_report_is_one_click_from_the_run_and_only_for_those_logged_in(airfl
         urllib.request.urlopen(page, timeout=30)
     assert refused.value.code == 401
 
-    def read(url: str) -> str:
+    def read(url: str, raw: bool = False) -> str | bytes:
         request = urllib.request.Request(url, headers={"Authorization": f"Bearer {airflow._token}"})
-        return urllib.request.urlopen(request, timeout=30).read().decode()
+        answer = urllib.request.urlopen(request, timeout=30).read()
+        return answer if raw else answer.decode()
 
     text = read(page)
     assert "item-kNN" in text
-    assert "pruned+int8" in text
+    assert "table=int4" in text
+    assert read(f"{page}/files/compression.png", raw=True).startswith(b"\x89PNG")
     assert "Data Docs" in read(f"{page}/files/data_docs/raw/index.html")
     with pytest.raises(urllib.error.HTTPError) as missing:
         read(f"{page}/files/..%2F..%2Fparams.yaml")

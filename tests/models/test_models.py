@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from models import losses, metrics
-from models.baselines import Memory, ease, incidence, item_knn, popularity, transitions
+from models.baselines import Memory, Neighbours, ease, incidence, item_knn, popularity, transitions
 from models.batches import ByLength, Histories, HistoryData, Sequences, pad
 from models.families import FAMILIES, build, loss_of
 from models.learner import NextItem
 from models.sequence import NextItemNetwork, last
+from models.table import Table
 from models.topk import TopK
 from models.two_stage import unseen
 
@@ -177,12 +178,41 @@ class TestTopK:
         found = items[0][torch.isfinite(values[0])].tolist()
         assert found == expected
 
-    def test_int8_table_is_within_half_a_step(self):
+    def test_a_short_list_scored_again_is_what_fp32_answers(self):
         network = made("sasrec")
-        small = TopK(network, 5, int8=True).first.table
-        error = (small.all() - network.embeddings()).abs()
-        assert (error <= small.scale[:, None] / 2 + 1e-7).all()
-        assert small.rows.dtype == torch.int8
+        network.memory = Memory(transitions([np.array([5, 8]), np.array([2, 9])], ITEMS + 1), 0.5)
+        allowed = torch.ones(1, ITEMS + 1, dtype=torch.bool)
+        asked = (HISTORY, TIMES, *UNTOLD, torch.zeros(1, 1, dtype=torch.long), allowed)
+        items, scores = TopK(network, 7)(*asked)
+        again, rescored = TopK(network, 7, form="int8+fp32")(*asked)
+        assert again.tolist() == items.tolist()
+        torch.testing.assert_close(rescored, scores)
+
+
+class TestTable:
+    @pytest.mark.parametrize(("form", "bits"), [("int8", 8), ("int4", 4)])
+    @pytest.mark.parametrize("width", [8, 24, 64, 128, 256])
+    def test_codes_are_within_half_a_step_and_products_are_of_the_codes(self, form: str, bits: int, width: int):
+        rows, query, items = torch.randn(30, width), torch.randn(3, width), torch.tensor([[1, 0], [29, 7]])
+        table = Table(rows, form)
+        assert table.codes.numel() * 8 // bits >= rows.numel()
+        assert table.codes.dtype == torch.uint8
+        step = table.scale.repeat_interleave(table.block, 1)[:, :width]
+        assert ((table.all() - rows).abs() <= step / 2 + 1e-6).all()
+        torch.testing.assert_close(table.lookup(items), table.all()[items])
+        scale, bias = torch.rand(30), torch.randn(30)
+        expected = query @ table.all().T * scale + bias
+        of_query = query.abs().amax(1, keepdim=True) / 254 * table.all().abs().sum(1) * scale
+        assert ((table.product(query, scale, bias) - expected).abs() <= of_query + 1e-5).all()
+        torch.testing.assert_close(table.exact(query[:2], items), (query[:2, None] * table.all()[items]).sum(2))
+
+    def test_halves_and_factors(self):
+        rows, one = torch.randn(30, 5) @ torch.randn(5, 16), torch.ones(30)
+        query = torch.randn(3, 16)
+        for table in (Table(rows, "fp16"), Table(rows, rank=5)):
+            torch.testing.assert_close(table.all(), rows, atol=1e-2, rtol=1e-3)
+            torch.testing.assert_close(table.product(query, one, 0 * one), query @ rows.T, atol=5e-2, rtol=1e-3)
+        assert Table(rows, rank=5).floats.shape == (30, 5)
 
 
 class TestLosses:
@@ -359,8 +389,15 @@ def test_memory_adds_what_was_seen_to_what_the_network_says():
     exclude, allowed = torch.zeros(1, 1, dtype=torch.long), torch.ones(1, ITEMS + 1, dtype=torch.bool)
     items, scores = TopK(network, 5)(HISTORY, TIMES, *UNTOLD, exclude, allowed)
     torch.testing.assert_close(scores, expected[items])
-    rounded = TopK(network, 5, int8=True).first.memory(HISTORY) - network.memory(HISTORY)
+    rounded = TopK(network, 5, form="int8").first.memory(HISTORY) - network.memory(HISTORY)
     assert rounded.abs().max() < 0.05
+
+
+def test_fewer_neighbours_are_the_strongest():
+    whole = Neighbours(torch.tensor([[0, 0, 0], [4, 2, 3]]), torch.tensor([[0.0, 0, 0], [0.1, -0.9, 0.5]]), torch.zeros(5))
+    half = whole.stored("fp32", 0.5)
+    assert half.items.tolist() == [[0, 0], [2, 3]]
+    torch.testing.assert_close(half.weights.all()[1], torch.tensor([-0.9, 0.5]))
 
 
 def test_ease_refuses_a_catalogue_too_large_for_it():

@@ -97,9 +97,9 @@ class TestEveryRanker:
     def test_what_is_stored_says_the_same(self, ranker: Ranker):
         people, wanted = shoppers([3, 7, 9], [5]), asked([0, 0, 1], [3, 3, 1], [8, 10, 8])
         expected = logits(ranker, people, wanted)
-        torch.testing.assert_close(logits(ranker.stored(int8=False), people, wanted), expected)
-        small = ranker.stored(int8=True)
-        assert small.folded.rows.dtype == torch.int8
+        torch.testing.assert_close(logits(ranker.stored("fp32"), people, wanted), expected)
+        small = ranker.stored("int8")
+        assert small.folded.floats is None
         assert (logits(small, people, wanted) - expected).abs().max() < 0.1
 
 

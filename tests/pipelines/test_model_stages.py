@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+from models import pruning
 from models.families import build
 from models.metrics import ndcg
 from models.topk import TopK
@@ -42,69 +43,148 @@ def test_reports_say_what_readers_need(finished: Path):
     assert (finished / "reports/train/metrics.json").exists()
 
 
-@pytest.mark.parametrize("int8", [False, True])
-def test_the_graph_agrees_with_torch_on_real_histories(run: Path, tmp_path: Path, int8: bool):
+STORED = [
+    {},
+    {"form": "fp16"},
+    {"form": "int8"},
+    {"form": "int4"},
+    {"form": "int8+fp32"},
+    {"form": "int8", "rank": 24, "neighbours": 0.5},
+]
+
+
+@pytest.mark.parametrize("stored", STORED, ids=str)
+def test_the_graph_agrees_with_torch_on_real_histories(run: Path, tmp_path: Path, stored: dict):
     network, data = train.load("data/model"), histories.load()
     path = tmp_path / "m.onnx"
-    graphs.export(network, len(data.items), 20, path, int8_table=int8)
+    graphs.export(network, len(data.items), 20, path, **stored)
     inputs = graphs.feed(data.test, network.max_len, len(data.items))
     rng = np.random.default_rng(0)
     inputs["allowed"] &= rng.random(inputs["allowed"].shape) < 0.5
     with torch.inference_mode():
-        expected_items, expected = TopK(network, 20, int8)(*(torch.from_numpy(v) for v in inputs.values()))
+        expected_items, expected = TopK(network, 20, **stored)(*(torch.from_numpy(v) for v in inputs.values()))
     items, scores = graphs.call(graphs.session(path), inputs)
     np.testing.assert_allclose(scores, expected.numpy(), atol=1e-4)
     assert (items == expected_items.numpy())[np.isfinite(scores)].mean() > 0.999
     assert b".py" not in path.read_bytes()  # no source paths of the machine that exported it
 
 
-def test_the_compressed_table_stands_once(run: Path):
-    items = len(histories.load().items) + 1
-    candidates = {c["candidate"]: c for c in read_json("reports/compression.json")["candidates"]}
-    assert list(candidates) == ["fp32", "int8", "pruned", "pruned+int8"]
-    graphs.export(train.load("data/model"), items - 1, 20, Path("m.onnx"), int8_table=True)
-    compress.quantise_layers(Path("m.onnx"))
-    weights = onnx.load("m.onnx").graph.initializer
+ONE_STEP = [{"table": "fp16"}, {"table": "int8"}, {"table": "int4"}, {"table": "int8+fp32"}, {"rank": 0.75}, {"neighbours": 0.9},
+            {"units": 0.5}, {"sparsity": 0.5}, {"sparsity": "2:4"},
+            *({"layers": kind} for kind in ("dynamic8", "static8", "weight8", "weight4", "fp16")),
+            {"table": "int4", "layers": "static8", "units": 0.5, "sparsity": "2:4"}]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def workshop(finished: Path, tmp_path_factory: pytest.TempPathFactory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(finished)
+        made = compress.Workshop(tmp_path_factory.mktemp("candidates"), train.load("data/model"), histories.load(), 20)
+        made.whole = made.candidate({})
+        yield made
+
+
+@pytest.mark.parametrize("steps", ONE_STEP, ids=compress.name)
+def test_every_candidate_answers_much_as_fp32(workshop: compress.Workshop, steps: dict):
+    row = workshop.candidate(steps)
+    pruned = "units" in steps or "sparsity" in steps
+    assert row["overlap"] > (0.75 if pruned or "rank" in steps else 0.9)
+    if steps.get("table") != "int8+fp32" and not {"rank", "sparsity"} & steps.keys():  # factors are for tables longer than this
+        assert row["bytes"] < workshop.whole["bytes"]
+
+
+def test_the_compressed_table_stands_once(workshop: compress.Workshop):
+    workshop.candidate({"table": "int8", "layers": "dynamic8"})
+    weights = onnx.load(workshop.path({"table": "int8", "layers": "dynamic8"})).graph.initializer
+    items = len(workshop.data.items) + 1
+    codes = [t for t in weights if t.dims and t.dims[0] == items and t.dims[-1] == 32 and "memory" not in t.name]
+    assert [t.data_type for t in codes] == [onnx.TensorProto.UINT8]
     assert not [t.name for t in weights if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) == 2 and t.dims[0] == 32]
-    tables = [t for t in weights if items in t.dims and 32 in t.dims and "memory" not in t.name]
-    assert len(tables) == 1
-    assert tables[0].data_type == onnx.TensorProto.INT8
 
 
-def test_pruning_keeps_the_largest_units_and_their_answers():
+def sasrec(heads: int = 2):
     torch.manual_seed(0)
-    shape = {
-        "width": 8,
-        "layers": 2,
-        "heads": 2,
-        "dropout": 0.0,
-        "max_len": 6,
-        "gated": False,
-        "unnamed": 0.0,
-        "event_dropout": 0.0,
-    }
-    network = build("sasrec", 20, shape, None).eval()
+    shape = {"width": 8, "layers": 2, "heads": heads, "dropout": 0.0, "max_len": 6, "gated": False, "unnamed": 0.0, "event_dropout": 0.0}  # fmt: skip
+    return build("sasrec", 20, shape, None).eval()
+
+
+def test_units_that_say_nothing_are_the_ones_removed():
+    network, history = sasrec(), torch.tensor([[1, 5, 7]])
     with torch.no_grad():
         for block in network.encoder.blocks:
-            block.down.weight[:, ::2] = 0  # half of the units say nothing
-    smaller = compress.prune(network, 0.5).eval()
-    assert [b.up.out_features for b in smaller.encoder.blocks] == [16, 16]
-    history = torch.tensor([[1, 5, 7]])
+            block.down.weight[:, ::2] = 0  # half of the units
+            block.out.weight[:, :4] = 0  # the first of two heads
+    smaller = pruning.narrowed(network, 0.5).eval()
+    assert [(b.up.out_features, b.heads, b.qkv.out_features) for b in smaller.encoder.blocks] == [(16, 1, 12), (16, 1, 12)]
     torch.testing.assert_close(smaller.scores(history, history), network.scores(history, history))
+    with pytest.raises(ValueError, match="self-attention"):
+        pruning.narrowed(
+            build("gru", 20, {"width": 8, "layers": 1, "dropout": 0.0, "max_len": 6, "unnamed": 0.0, "event_dropout": 0.0}, None),
+            0.5,
+        )
 
 
-def test_the_smallest_within_the_allowed_loss_wins():
-    figures = (("fp32", 100, 0.10, 1.0), ("int8", 30, 0.0995, 0.97), ("pruned", 20, 0.09, 0.7))
-    rows = [
-        {"candidate": c, "bytes": b, "valid_ndcg@10": n, "valid_loss": 0.1 - n, "valid_loss_se": 0.0, "overlap@10": o}
+@pytest.mark.parametrize("pattern", [0.5, "2:4"])
+def test_zeros_are_the_smallest_weights_and_stay_zero(pattern: float | str):
+    network = sasrec()
+    sparser = pruning.sparse(network, pattern)
+    optimiser = torch.optim.SGD(sparser.parameters(), 0.1)
+    sparser(torch.tensor([[1, 5, 7]]), torch.zeros(1, 3, dtype=torch.long)).sum().backward()
+    optimiser.step()
+    before = {name: m.weight for name, m in network.encoder.named_modules() if isinstance(m, torch.nn.Linear)}
+    for layer, old in zip(pruning.dense_layers(pruning.settled(sparser)), before.values(), strict=True):
+        gone = layer.weight == 0
+        if pattern == "2:4":
+            assert (gone.view(-1, 4).sum(1) == 2).all()
+        else:
+            assert gone.float().mean() == 0.5
+            assert old[gone].abs().max() <= old[~gone].abs().min()
+
+
+def rows_of(*figures: tuple[str, int, float, float]) -> list[dict]:
+    return [
+        {"candidate": c, "bytes": b, "valid_ndcg@10": n, "valid_loss": 0.1 - n, "valid_loss_se": 0.0, "overlap": o}
         for c, b, n, o in figures
     ]
-    assert compress.choose(rows, 0.01, 0.5)["candidate"] == "int8"
-    assert compress.choose(rows, 0.2, 0.5)["candidate"] == "pruned"
-    assert compress.choose(rows, 0.2, 0.8)["candidate"] == "int8"
-    assert compress.choose(rows, 0.0, 0.0)["candidate"] == "fp32"
+
+
+def test_the_smallest_within_the_constraints_wins():
+    rows = rows_of(("fp32", 100, 0.10, 1.0), ("int8", 30, 0.0995, 0.97), ("pruned", 20, 0.09, 0.7))
+
+    def chosen(max_ndcg_loss: float, min_overlap: float) -> str:
+        return compress.choose(rows, {"max_ndcg_loss": max_ndcg_loss, "min_overlap": min_overlap})["candidate"]
+
+    assert chosen(0.01, 0.5) == "int8"
+    assert chosen(0.2, 0.5) == "pruned"
+    assert chosen(0.2, 0.8) == "int8"
+    assert chosen(0.0, 0.0) == "fp32"
     rows[1]["valid_loss_se"] = 0.001  # in a small shop, half a percent is chance
-    assert compress.choose(rows, 0.0, 0.0)["candidate"] == "int8"
+    assert chosen(0.0, 0.0) == "int8"
+
+
+def test_constraints_choose_and_refuse_with_the_nearest_named(run: Path):
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    steps = {"table": ["int8"], "layers": ["weight4"]}
+
+    def compressed(**constraints: object) -> dict:
+        params["compress"] |= {"steps": steps} | constraints
+        Path("params.yaml").write_text(yaml.safe_dump(params))
+        run_stages("compress")
+        return read_json("reports/compression.json")
+
+    small = compressed(max_ndcg_loss=0.05, min_overlap=0.5)
+    strict = compressed(max_ndcg_loss=0.0, min_overlap=1.0)
+    assert (small["chosen"], strict["chosen"]) == ("table=int8 layers=weight4", "fp32")
+    assert Path("data/compressed/model.onnx").stat().st_size == strict["bytes"] > small["bytes"]
+    with pytest.raises(StageError, match=rf"nearest is table=int8 layers=weight4 \({small['bytes']:,} bytes\)") as refused:
+        compressed(max_ndcg_loss=0.05, min_overlap=0.5, max_bytes=small["bytes"] - 1)
+    assert f"set compress.max_bytes to {small['bytes']}" in str(refused.value)
+    tried = min(strict["candidates"], key=lambda c: c["bytes"])
+    with pytest.raises(StageError, match=rf"raise compress.max_ndcg_loss or lower compress.min_overlap for {tried['candidate']}"):
+        compressed(max_ndcg_loss=0.0, min_overlap=1.0, max_bytes=tried["bytes"])
+    for wrong, named in (({"target": "tpu"}, "target"), ({"steps": {"table": ["int2"]}}, "int2"), ({"steps": {"units": [3]}}, "share"), ({"steps": {"magic": [1]}}, "magic")):  # fmt: skip
+        with pytest.raises(StageError, match=named):
+            compress.check(params["compress"] | wrong)
 
 
 def test_training_goes_on_after_being_killed_and_ends_as_if_it_had_not(run: Path, monkeypatch: pytest.MonkeyPatch):
