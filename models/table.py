@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 FORMS = ("fp32", "fp16", "int8", "int4", "int8+fp32")
-BLOCK = 128  # numbers of a row that share a scale, at most: rows no wider have one each
+BLOCK = {8: 128, 4: 32}  # numbers of a row that share a scale, at most, by bits: coarse codes need finer scales
 SMALLEST_BLOCK = 16  # that MatMulNBits knows
 
 
@@ -62,7 +62,7 @@ class Table(nn.Module):
         query = F.pad(query, (0, self.codes.shape[1] * self.block - query.shape[1]))
         if torch.compiler.is_exporting():
             return self._onnx_product(query, self.scale * scale[:, None], bias)
-        rounded = decode(*encode(query, 8), 8)
+        rounded = decode(*encode(query, 8, self.block), 8)
         return rounded @ decode(self.codes, self.scale, self.bits).T * scale + bias
 
     def exact(self, query: Tensor, items: Tensor) -> Tensor:
@@ -89,10 +89,13 @@ class Table(nn.Module):
         return torch.onnx.ops.symbolic("com.microsoft::MatMulNBits", given, settings, dtype=torch.float32, shape=shape, version=1)
 
 
-def encode(rows: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """rows (V, D) float -> codes (V, blocks, bytes) uint8, of 4 bits the earlier number in the lower half, and scales (V, blocks) float."""
+def encode(rows: Tensor, bits: int, block: int | None = None) -> tuple[Tensor, Tensor]:
+    """rows (V, D) float -> codes (V, blocks, bytes) uint8, of 4 bits the earlier number in the lower half, and scales (V, blocks) float.
+
+    block: numbers of a row that share a scale, halved until rows have whole ones; None: as BLOCK says.
+    """
     rows = F.pad(rows, (0, -rows.shape[1] % SMALLEST_BLOCK))
-    block = BLOCK
+    block = block or BLOCK[bits]
     while rows.shape[1] % block:
         block //= 2
     rows, zero = rows.view(len(rows), -1, block), 2 ** (bits - 1)

@@ -43,7 +43,7 @@ from pipelines.stage import StageError, log, output, params, run, write_json
 from pipelines.train import load
 
 STEPS = ("table", "rank", "layers", "neighbours", "units", "sparsity")
-SAMPLE = 5000  # shoppers that candidates are measured on
+SAMPLE = 20_000  # shoppers that candidates are measured on
 CALIBRATED = 1024  # of them, whose histories (not what came next) calibrate static quantisation
 
 
@@ -107,21 +107,20 @@ def applies(steps: dict, network: Model, target: str) -> bool:
 def choose(rows: list[dict], settings: dict) -> dict:
     """The smallest candidate that loses no more than allowed against fp32, the first row, which always fits.
 
-    Of the validation NDCG@10 it may lose the share `max_ndcg_loss`, give or take one standard error of the shoppers' paired
-    differences (in a small shop a single shopper's rank moves the mean by more than quantisation does); and at least the share
-    `min_overlap` of its answers must be fp32's.
+    Of the validation NDCG@10 it may lose the share `max_ndcg_loss`, and at least the share `min_overlap` of its answers must be
+    fp32's. The standard error of the shoppers' paired differences stands beside the loss in the report: no slack is given for it.
     """
     return min((r for r in rows if fits(r, rows[0], settings)), key=lambda r: r["bytes"])
 
 
 def fits(row: dict, whole: dict, settings: dict) -> bool:
     allowed = settings["max_ndcg_loss"] * whole["valid_ndcg@10"]
-    return row["valid_loss"] - row["valid_loss_se"] <= allowed and row["overlap"] >= settings["min_overlap"]
+    return row["valid_loss"] <= allowed and row["overlap"] >= settings["min_overlap"]
 
 
 def why(best: dict, rows: list[dict], settings: dict) -> str:
     """One sentence on the choice, for the manifest."""
-    limits = f"{settings['max_ndcg_loss']:.2%} of the NDCG@10, give or take a standard error, and {1 - settings['min_overlap']:.0%} of the answers"
+    limits = f"{settings['max_ndcg_loss']:.2%} of the NDCG@10 and {1 - settings['min_overlap']:.0%} of the answers"
     smaller = [r for r in rows if r["bytes"] < best["bytes"]]
     said = f"of {len(rows)} candidates the smallest that loses at most {limits}"
     if smaller:
