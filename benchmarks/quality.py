@@ -17,14 +17,13 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
-from contextlib import chdir, contextmanager
+from contextlib import chdir
 from pathlib import Path
 
 import numpy as np
 import yaml
 
-from pipelines.stage import write_json
+from pipelines.stage import chart, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT  # where data/quality and reports/quality stand
@@ -126,7 +125,7 @@ def measured(folder: Path, params: dict) -> tuple[dict, np.ndarray]:
     from models import metrics
     from models.baselines import Neighbours
     from models.families import loss_of
-    from models.two_stage import TwoStage
+    from models.two_stage import TwoStage, first_stage
     from pipelines import evaluate, histories
     from pipelines.ranking import rank_all, task_probabilities
     from pipelines.train import load
@@ -139,7 +138,7 @@ def measured(folder: Path, params: dict) -> tuple[dict, np.ndarray]:
         shown = data.impressions("test")
         expected = task_probabilities(model, data.full, shown) if isinstance(model, TwoStage) else None
     gains = metrics.ndcg(rank, 10)
-    first = model.retriever if isinstance(model, TwoStage) else model
+    first = first_stage(model)
     networks = not isinstance(first, Neighbours)
     share = counts / counts.sum()
     counted = [part for part in model.modules() if isinstance(part, Neighbours)]
@@ -212,22 +211,6 @@ def plot(report: dict, path: Path) -> None:
             axes.scatter(seconds, row["ndcg@10"], s=size, alpha=0.6, color=colours(i))
             axes.scatter([], [], s=60, color=colours(i), label=f"{row['model']}  {row['ndcg@10']:.4f}")
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-
-
-@contextmanager
-def chart(path: Path, width: float, x: str, y: str, title: str) -> Iterator:
-    """Axes with a logarithmic x; what is drawn on them is in the PNG file `path` afterwards."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(width, 5), layout="constrained")
-    yield axes
-    axes.set(xscale="log", xlabel=x, ylabel=y, title=title)
-    axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def link_code(folder: Path) -> None:

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.quality import ROOT, chart, prepared
-from pipelines.stage import write_json
+from benchmarks.quality import ROOT, prepared
+from pipelines.stage import chart, write_json
 
 
 def main() -> None:

@@ -23,8 +23,8 @@ import time
 from contextlib import chdir
 from pathlib import Path
 
-from benchmarks.quality import ROOT, chart, guess, prepared
-from pipelines.stage import write_json
+from benchmarks.quality import ROOT, guess, prepared
+from pipelines.stage import chart, write_json
 
 PEER = ROOT.parent / "shared" / "peers" / "rectools_sequential.py"
 TRIED_BEST = "--factors 128 --loss softmax --max-len 20"

@@ -10,7 +10,7 @@ from models.baselines import Neighbours
 from models.batches import Shoppers
 from models.sequence import NextItemNetwork, last
 from models.table import Table
-from models.two_stage import TwoStage
+from models.two_stage import TwoStage, first_stage
 
 SHORTLIST = 4  # times k items are scored again by a table that keeps its rows beside the codes
 
@@ -82,9 +82,8 @@ class TopK(nn.Module):
         neighbours: float = 1.0,
     ):
         super().__init__()
-        staged = isinstance(model, TwoStage)
-        first, self.k = model.retriever if staged else model, k
-        self.second = model.second.stored(k, form, rank) if staged else None
+        first, self.k = first_stage(model), k
+        self.second = model.second.stored(k, form, rank) if isinstance(model, TwoStage) else None
         network = isinstance(first, NextItemNetwork)
         self.first = NetworkScores(first, form, rank, neighbours) if network else first.stored(form, neighbours)
         self.rescored = network and self.second is None and self.first.rescored

@@ -64,6 +64,11 @@ class TwoStage(nn.Module):
         return self.retriever.scores(history, times)
 
 
+def first_stage(model: nn.Module) -> nn.Module:
+    """What proposes: the retriever of two stages, any other model itself."""
+    return model.retriever if isinstance(model, TwoStage) else model
+
+
 def unseen(model: nn.Module, shoppers: Shoppers, seen: Tensor) -> Tensor:
     """Any model's scores (B, V) float of what shoppers have not met; seen (B, S) int64, padded with 0, scores -inf."""
     scores = model.scores(shoppers.history, shoppers.times).float().scatter(1, seen, -torch.inf)

@@ -23,7 +23,7 @@ import yaml
 
 from models.baselines import Neighbours
 from models.sequence import NextItemNetwork
-from models.two_stage import TwoStage
+from models.two_stage import first_stage
 from pipelines import histories
 from pipelines.histories import Prepared
 from pipelines.ranking import Model
@@ -43,9 +43,7 @@ def main() -> None:
         shutil.copy("data/compressed/model.onnx", folder / "model.onnx")
         write_compact(folder / "catalogue.json", catalogue(data.items))
         write_compact(folder / "popular.json", popular(data.items))
-        neighbours, similarity = similar(
-            network.retriever if isinstance(network, TwoStage) else network, min(SIMILAR, len(data.items) - 1)
-        )
+        neighbours, similarity = similar(first_stage(network), min(SIMILAR, len(data.items) - 1))
         np.savez_compressed(folder / "similar.npz", items=neighbours, scores=similarity)
         np.savez_compressed(
             folder / "histories.npz",

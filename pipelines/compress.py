@@ -35,11 +35,12 @@ from models.pruning import dense_layers, narrowed, settled, sparse
 from models.sasrec import SelfAttention
 from models.sequence import NextItemNetwork
 from models.table import FORMS
+from models.two_stage import first_stage
 from pipelines import histories, onnx
 from pipelines.histories import Prepared
 from pipelines.quantise import KINDS, quantise
 from pipelines.ranking import Model
-from pipelines.stage import StageError, log, output, params, run, write_json
+from pipelines.stage import StageError, chart, log, output, params, run, write_json
 from pipelines.train import load
 
 STEPS = ("table", "rank", "layers", "neighbours", "units", "sparsity")
@@ -61,7 +62,7 @@ def main() -> None:
             best = choose(rows, settings)
         report = {"chosen": best["candidate"], "why": why(best, rows, settings), "target": settings["target"]}
         report |= {"fp32_bytes": rows[0]["bytes"], "bytes": best["bytes"]}
-        report |= {f"{key}kept": kept for key, kept in zip(("ndcg_", "valid_ndcg_"), workshop.kept(best), strict=True)}
+        report |= {"ndcg_kept": workshop.kept(best, data.test), "valid_ndcg_kept": workshop.kept(best, data.valid)}
         write_json("reports/compression.json", report | {"candidates": rows})
         table = pl.DataFrame([{k: v for k, v in row.items() if k != "steps"} for row in rows])
         table.write_csv("reports/compression.csv")
@@ -180,8 +181,7 @@ class Workshop:
         network = self.smaller(steps.get("units"), steps.get("sparsity"))
         stored = {"form": steps.get("table", "fp32"), "neighbours": steps.get("neighbours", 1.0)}
         if "rank" in steps:
-            width = network.retriever.table if hasattr(network, "retriever") else network.table
-            stored["rank"] = max(1, round(width.embedding_dim * steps["rank"]))
+            stored["rank"] = max(1, round(first_stage(network).table.embedding_dim * steps["rank"]))
         onnx.export(network, len(self.data.items), self.k, path, **stored)
         if "layers" in steps:
             whole = path.rename(path.with_suffix(".whole.onnx"))
@@ -205,7 +205,7 @@ class Workshop:
 
     def measure(self, path: Path) -> dict:
         graph, items = onnx.session(path), len(self.data.items)
-        found = self.answers(path, self.sample)
+        found = onnx.answers(graph, self.sample, self.network.max_len, items)
         self.reference = found if self.reference is None else self.reference
         before, now = (onnx.ndcg_at_10(answers, self.sample.targets) for answers in (self.reference, found))
         shared = np.mean([len(np.intersect1d(a, b)) / len(a) for a, b in zip(found, self.reference, strict=True)])
@@ -219,16 +219,15 @@ class Workshop:
             "ms_batch_32": round(onnx.latency_ms(graph, self.sample, self.network.max_len, items, 32), 3),
         }
 
-    def kept(self, best: dict) -> tuple[float, float]:
-        """The share of fp32's NDCG@10 that the winner has, on all of the test part and of the validation part."""
-        shares = []
-        for part in (self.data.test, self.data.valid):
-            ours, whole = (onnx.ndcg_at_10(self.answers(self.path(s), part), part.targets).mean() for s in (best["steps"], {}))
-            shares.append(float(ours / max(whole, 1e-12)))
-        return shares[0], shares[1]
+    def kept(self, best: dict, part: Sequences) -> float:
+        """The share of fp32's NDCG@10 that the winner has, on all of the part."""
 
-    def answers(self, path: Path, part: Sequences) -> np.ndarray:
-        return onnx.answers(onnx.session(path), part, self.network.max_len, len(self.data.items))
+        def quality(steps: dict) -> float:
+            graph = onnx.session(self.path(steps))
+            answers = onnx.answers(graph, part, self.network.max_len, len(self.data.items))
+            return float(onnx.ndcg_at_10(answers, part.targets).mean())
+
+        return quality(best["steps"]) / max(quality({}), 1e-12)
 
 
 def name(steps: dict) -> str:
@@ -254,11 +253,6 @@ def finetuned(network: NextItemNetwork, teacher: NextItemNetwork, data: Prepared
 
 def plot(rows: list[dict], best: dict, settings: dict, path: Path) -> None:
     """NDCG@10 kept against bytes; the line joins the candidates that no other beats in both."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     whole = rows[0]
     at = {r["candidate"]: (r["bytes"] / whole["bytes"], r["valid_ndcg@10"] / max(whole["valid_ndcg@10"], 1e-12)) for r in rows}
     front, highest = [], 0.0
@@ -266,21 +260,17 @@ def plot(rows: list[dict], best: dict, settings: dict, path: Path) -> None:
         if y > highest:
             front.append((x, y))
             highest = y
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    axes.plot(*zip(*front, strict=True), color="#94a3b8", zorder=1)
-    for r in rows:
-        chosen = r is best
-        axes.scatter(*at[r["candidate"]], s=70 if chosen else 25, zorder=2,
-                     color="#dc2626" if chosen else "#2563eb" if fits(r, whole, settings) else "#94a3b8")  # fmt: skip
-    axes.annotate(
-        best["candidate"], at[best["candidate"]], xytext=(8, -14), textcoords="offset points", color="#dc2626", fontsize=8
-    )
-    axes.axhline(1 - settings["max_ndcg_loss"], color="black", linewidth=0.7, linestyle=":")
-    axes.set(xlabel="bytes, fp32 = 1", ylabel="validation NDCG@10, fp32 = 1", title="Candidates: chosen red, fitting blue")
-    axes.grid(alpha=0.3)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    title = "Candidates: chosen red, fitting blue"
+    with chart(path, 8, "bytes, fp32 = 1", "validation NDCG@10, fp32 = 1", title, scale="linear") as axes:
+        axes.plot(*zip(*front, strict=True), color="#94a3b8", zorder=1)
+        for r in rows:
+            chosen = r is best
+            axes.scatter(*at[r["candidate"]], s=70 if chosen else 25, zorder=2,
+                         color="#dc2626" if chosen else "#2563eb" if fits(r, whole, settings) else "#94a3b8")  # fmt: skip
+        axes.annotate(
+            best["candidate"], at[best["candidate"]], xytext=(8, -14), textcoords="offset points", color="#dc2626", fontsize=8
+        )
+        axes.axhline(1 - settings["max_ndcg_loss"], color="black", linewidth=0.7, linestyle=":")
 
 
 if __name__ == "__main__":

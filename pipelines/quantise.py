@@ -1,6 +1,6 @@
 """The layers of an exported graph in fewer bits, by onnxruntime's own tools. The item table is not theirs to touch: see models/table.py.
 
-dynamic8: weights int8 a column, activations int8 at run time. static8: activations int8 by ranges seen in training histories.
+dynamic8: weights int8 a column, activations int8 at run time. static8: activations int8 by ranges seen in shoppers' histories.
 weight8, weight4: weights alone, a scale a block of 32, activations int8 in the kernel. fp16: everything in half precision, for GPUs.
 """
 

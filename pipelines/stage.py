@@ -1,4 +1,4 @@
-"""What every stage shares: parameters, whole-or-nothing outputs, plain logging, JSON reports.
+"""What every stage shares: parameters, whole-or-nothing outputs, plain logging, JSON reports, charts.
 
 Knows nothing of events, models or Airflow.
 """
@@ -55,6 +55,23 @@ def write_json(path: str | Path, document: object) -> None:
 
 def read_json(path: str | Path) -> dict:
     return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+@contextmanager
+def chart(path: Path, width: float, x: str, y: str, title: str, scale: str = "log") -> Iterator:
+    """Axes with a logarithmic x, or another scale; what is drawn on them is in the PNG file `path` afterwards."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(width, 5), layout="constrained")
+    yield axes
+    axes.set(xscale=scale, xlabel=x, ylabel=y, title=title)
+    axes.grid(alpha=0.3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
 
 
 def run(stage: Callable[[], None]) -> None:

@@ -1,23 +1,18 @@
-"""The network, its losses and metrics against slow definitions."""
-
-import math
+"""Every next-item family, and the graph that is served, against slow definitions."""
 
 import numpy as np
 import pytest
 import pytorch_lightning as pl
-import scipy.sparse as sp
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
-from models import losses, metrics
-from models.baselines import Memory, Neighbours, ease, incidence, item_knn, popularity, transitions
-from models.batches import ByLength, Histories, HistoryData, Sequences, pad
+from models import metrics
+from models.baselines import Memory, transitions
+from models.batches import Histories, HistoryData, Sequences, pad
 from models.families import FAMILIES, build, loss_of
 from models.learner import NextItem
 from models.sequence import NextItemNetwork, last
-from models.table import Table
 from models.topk import TopK
 from models.two_stage import unseen
 
@@ -189,195 +184,6 @@ class TestTopK:
         torch.testing.assert_close(rescored, scores)
 
 
-class TestTable:
-    @pytest.mark.parametrize(("form", "bits"), [("int8", 8), ("int4", 4)])
-    @pytest.mark.parametrize("width", [8, 24, 64, 128, 256])
-    def test_codes_are_within_half_a_step_and_products_are_of_the_codes(self, form: str, bits: int, width: int):
-        rows, query, items = torch.randn(30, width), torch.randn(3, width), torch.tensor([[1, 0], [29, 7]])
-        table = Table(rows, form)
-        assert table.codes.numel() * 8 // bits >= rows.numel()
-        assert table.codes.dtype == torch.uint8
-        step = table.scale.repeat_interleave(table.block, 1)[:, :width]
-        assert ((table.all() - rows).abs() <= step / 2 + 1e-6).all()
-        torch.testing.assert_close(table.lookup(items), table.all()[items])
-        scale, bias = torch.rand(30), torch.randn(30)
-        expected = query @ table.all().T * scale + bias
-        of_query = query.abs().amax(1, keepdim=True) / 254 * table.all().abs().sum(1) * scale
-        assert ((table.product(query, scale, bias) - expected).abs() <= of_query + 1e-5).all()
-        torch.testing.assert_close(table.exact(query[:2], items), (query[:2, None] * table.all()[items]).sum(2))
-
-    def test_halves_and_factors(self):
-        rows, one = torch.randn(30, 5) @ torch.randn(5, 16), torch.ones(30)
-        query = torch.randn(3, 16)
-        for table in (Table(rows, "fp16"), Table(rows, rank=5)):
-            torch.testing.assert_close(table.all(), rows, atol=1e-2, rtol=1e-3)
-            torch.testing.assert_close(table.product(query, one, 0 * one), query @ rows.T, atol=5e-2, rtol=1e-3)
-        assert Table(rows, rank=5).floats.shape == (30, 5)
-
-
-class TestLosses:
-    QUERY, VECTORS, BIAS = torch.randn(5, 16), torch.randn(31, 16), torch.randn(31)
-    TARGET = torch.tensor([1, 5, 30, 2, 2])
-
-    @pytest.mark.parametrize("chunk", [1, 70, 1 << 20])
-    def test_full_softmax_and_its_gradients_by_autograd(self, chunk: int, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr(losses, "CHUNK", chunk)
-        inputs = [t.clone().requires_grad_() for t in (self.QUERY, self.VECTORS, self.BIAS)]
-        plain = [t.detach().clone().requires_grad_() for t in inputs]
-        slow = torch.nn.functional.cross_entropy(plain[0] @ plain[1].T + plain[2], self.TARGET)
-        fast = losses.full_softmax(*inputs, self.TARGET)
-        (3 * slow).backward()
-        (3 * fast).backward()
-        torch.testing.assert_close(fast, slow)
-        for one, other in zip(inputs, plain, strict=True):
-            torch.testing.assert_close(one.grad, other.grad)
-
-    def test_full_softmax_leaves_out_what_has_no_bias(self):
-        bias = self.BIAS.clone()
-        bias[7] = -torch.inf
-        left = [i for i in range(31) if i != 7]
-        logits = self.QUERY @ self.VECTORS.T + bias
-        slow = -np.mean([logits[n, t] - torch.logsumexp(logits[n, left], 0) for n, t in enumerate(self.TARGET)])
-        assert losses.full_softmax(self.QUERY, self.VECTORS, bias, self.TARGET).item() == pytest.approx(slow, rel=1e-5)
-
-    @pytest.mark.parametrize("draws", ["uniform", "batch"])
-    def test_sampled_softmax_nears_the_full_one(self, draws: str):
-        torch.manual_seed(0)
-        query, share = torch.randn(4000, 16), torch.linspace(0, 1, 31) / torch.linspace(0, 1, 31).sum()
-        target = torch.multinomial(share, 4000, replacement=True)
-        bias = torch.cat([torch.tensor([-torch.inf]), self.BIAS[1:]])
-        full = losses.full_softmax(query, self.VECTORS, bias, target)
-        drawn, log_draws = (
-            losses.batch_draws(target, share) if draws == "batch" else losses.uniform_draws(4000, torch.arange(1, 31))
-        )
-        positive = (query * self.VECTORS[target]).sum(1) + bias[target]
-        negative = (query @ self.VECTORS[drawn].T + bias[drawn]).masked_fill(drawn == target[:, None], -torch.inf)
-        assert losses.sampled_softmax(positive, negative, log_draws, 30).item() == pytest.approx(full.item(), rel=0.02)
-
-    @pytest.mark.parametrize(
-        ("name", "slow"),
-        [
-            ("bce", lambda p, ns: math.log(1 + math.exp(-p)) + np.mean([math.log(1 + math.exp(n)) for n in ns])),
-            ("bpr", lambda p, ns: np.mean([-math.log(1 / (1 + math.exp(n - p))) for n in ns])),
-            ("mse", lambda p, ns: (1 - p) ** 2 + np.mean([n**2 for n in ns])),
-        ],
-    )
-    def test_pairwise_losses_by_the_formula(self, name: str, slow):
-        positive, negative = torch.randn(6), torch.randn(6, 4)
-        expected = np.mean([slow(p, ns) for p, ns in zip(positive.tolist(), negative.tolist(), strict=True)])
-        assert losses.SAMPLED[name](positive, negative, torch.zeros(4), 30).item() == pytest.approx(expected, rel=1e-5)
-
-    def test_gbce_by_the_formula(self):
-        positive, negative = torch.randn(6), torch.randn(6, 4)
-        rate = 4 / 29
-        beta = rate * (0.75 * (1 - 1 / rate) + 1 / rate)
-        sigmoid = torch.sigmoid
-        slow = -(torch.log(sigmoid(positive) ** beta) + torch.log(1 - sigmoid(negative)).sum(1)).mean() / 5
-        assert losses.gbce(positive, negative, torch.zeros(4), 30).item() == pytest.approx(slow.item(), rel=1e-5)
-
-    @pytest.mark.parametrize("name", losses.SAMPLED)
-    def test_a_draw_of_the_target_itself_changes_nothing(self, name: str):
-        positive, negative = torch.randn(3), torch.randn(3, 4)
-        negative[:, 2] = -torch.inf
-        positive.requires_grad_()
-        value = losses.SAMPLED[name](positive, negative, torch.zeros(4), 30)
-        value.backward()
-        assert value.isfinite()
-        assert positive.grad.isfinite().all()
-
-    def test_a_loss_that_makes_no_sense_is_refused(self):
-        with pytest.raises(ValueError, match="ncf"):
-            loss_of("ncf", "full_softmax")
-        with pytest.raises(ValueError, match="must be auto or one of"):
-            loss_of("gru", "hinge")
-        with pytest.raises(ValueError, match="must be one of"):
-            loss_of("bert", "auto")
-
-
-RANKS = hnp.arrays(np.int64, st.integers(1, 50), elements=st.integers(0, 40))
-
-
-class TestMetrics:
-    @given(RANKS, st.integers(1, 20))
-    def test_by_definition(self, rank: np.ndarray, k: int):
-        for f, gain in (
-            (metrics.recall, lambda r: 1),
-            (metrics.ndcg, lambda r: 1 / math.log2(r + 2)),
-            (metrics.mrr, lambda r: 1 / (r + 1)),
-        ):
-            np.testing.assert_allclose(f(rank, k), [gain(r) if r < k else 0 for r in rank])
-
-    @given(RANKS)
-    def test_more_places_never_hurt_and_all_stay_between_0_and_1(self, rank: np.ndarray):
-        for f in metrics.METRICS.values():
-            values = [f(rank, k).mean() for k in (1, 5, 10, 50)]
-            assert values == sorted(values)
-            assert 0 <= values[0] <= values[-1] <= 1
-        assert metrics.recall(rank, 50).mean() == 1
-
-    @given(
-        hnp.arrays(np.float32, (4, 12), elements=st.sampled_from(np.arange(5, dtype=np.float32))),
-        st.lists(st.integers(0, 11), min_size=4, max_size=4),
-    )
-    def test_ranks_count_ties_against(self, scores: np.ndarray, target: list[int]):
-        found = metrics.ranks(torch.tensor(scores), torch.tensor(target)).tolist()
-        assert found == [sum(s >= row[t] for s in row) - 1 for row, t in zip(scores, target, strict=True)]
-
-    @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=30))
-    def test_auc_by_counting_pairs(self, rows: list[tuple[int, bool]]):
-        score, label = (np.array(column, float) for column in zip(*rows, strict=True))
-        pairs = [(p > n) + 0.5 * (p == n) for p in score[label > 0] for n in score[label == 0]]
-        found = metrics.auc(score, label)
-        assert found == pytest.approx(np.mean(pairs)) if pairs else math.isnan(found)
-
-    def test_probabilities_by_definition(self):
-        p, y = np.array([0.9, 0.2, 0.6]), np.array([1.0, 0.0, 0.0])
-        assert metrics.log_loss(p, y) == pytest.approx(-(math.log(0.9) + math.log(0.8) + math.log(0.4)) / 3)
-        assert metrics.calibration_error(p, y, bins=1) == pytest.approx(abs(p.mean() - 1 / 3))
-        assert metrics.calibration_error(p, y, bins=3) == pytest.approx((0.1 + 0.2 + 0.6) / 3)
-
-    def test_interval_holds_the_mean(self):
-        values = np.random.default_rng(0).random(500)
-        low, high = metrics.interval(values, 500, 1)
-        assert low < values.mean() < high
-        assert high - low == pytest.approx(2 * 1.96 * values.std() / math.sqrt(500), rel=0.15)
-
-    def test_coverage_and_novelty(self):
-        assert metrics.coverage(np.array([[1, 2], [2, 3]]), 6) == 0.5
-        assert metrics.novelty(np.array([[1]]), np.array([0, 1, 7])) == 3.0
-
-
-MET = incidence([np.array([1, 2]), np.array([1, 2, 3]), np.array([3])], 4)
-
-
-def test_item_knn_against_cosine_by_hand():
-    knn = item_knn(MET, neighbours=3, shrink=0.0)
-    np.testing.assert_allclose(knn.scores(torch.tensor([[1, 2]]))[0], [-np.inf, 1, 1, 1], atol=1e-6)
-    np.testing.assert_allclose(knn.scores(torch.tensor([[1, 0]]))[0], [-np.inf, 0, 1, 1 / 2], atol=1e-6)
-
-
-def test_ease_against_ridge_regression_column_by_column():
-    rng = np.random.default_rng(0)
-    met = sp.csr_matrix((rng.random((40, 6)) < 0.4).astype(np.float32) * (np.arange(6) > 0))
-    model = ease(met, neighbours=5, regularisation=3.0)
-    dense = met.toarray()
-    for j in range(1, 6):
-        others = [i for i in range(1, 6) if i != j]
-        x = dense[:, others]
-        weights = np.linalg.solve(x.T @ x + 3.0 * np.eye(4), x.T @ dense[:, j])
-        for i, expected in zip(others, weights, strict=True):
-            assert model.scores(torch.tensor([[i]]))[0, j].item() == pytest.approx(expected, abs=1e-4)
-
-
-def test_transitions_against_counting_by_hand():
-    made = transitions([np.array([1, 2, 3]), np.array([1, 3])], 4, neighbours=3)
-    after_1 = {2: 1.0, 3: 0.9 + 1.0}
-    total = 5 + sum(after_1.values())
-    scores = made.scores(torch.tensor([[1, 2]]))[0]
-    of_2 = 1.0 / 6.0
-    np.testing.assert_allclose(scores[1:], [0, 0.8 * after_1[2] / total, 0.8 * after_1[3] / total + of_2], atol=1e-6)
-
-
 def test_memory_adds_what_was_seen_to_what_the_network_says():
     network = made("sasrec")
     before = network.scores(HISTORY, TIMES)
@@ -391,36 +197,3 @@ def test_memory_adds_what_was_seen_to_what_the_network_says():
     torch.testing.assert_close(scores, expected[items])
     rounded = TopK(network, 5, form="int8").first.memory(HISTORY) - network.memory(HISTORY)
     assert rounded.abs().max() < 0.05
-
-
-def test_fewer_neighbours_are_the_strongest():
-    whole = Neighbours(torch.tensor([[0, 0, 0], [4, 2, 3]]), torch.tensor([[0.0, 0, 0], [0.1, -0.9, 0.5]]), torch.zeros(5))
-    half = whole.stored("fp32", 0.5)
-    assert half.items.tolist() == [[0, 0], [2, 3]]
-    torch.testing.assert_close(half.weights.all()[1], torch.tensor([-0.9, 0.5]))
-
-
-def test_ease_refuses_a_catalogue_too_large_for_it():
-    with pytest.raises(ValueError, match="too many"):
-        ease(sp.csr_matrix((1, 30_000)))
-
-
-def test_popularity_is_what_most_met():
-    assert popularity(np.array([0, 1, 2])).scores(torch.tensor([[1]])).tolist() == [[-np.inf, 1, 2]]
-
-
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=80), st.integers(1, 16), st.integers(0, 5))
-def test_batches_hold_every_row_once_and_little_padding(lengths: list[int], size: int, epoch: int):
-    sampler = ByLength(np.array(lengths), size, seed=3)
-    sampler.set_epoch(epoch)
-    batches = list(sampler)
-    assert sorted(r for b in batches for r in b) == list(range(len(lengths)))
-    assert len(batches) == len(sampler)
-    assert batches == list(sampler)  # the same epoch, the same order: a resumed run sees what the killed one would have
-
-
-def test_training_windows_predict_the_next_item():
-    shoppers, target = Histories(Sequences([np.array([1, 2, 3, 4, 5])], [np.arange(5) * 10]), max_len=3)[[0]]
-    assert shoppers.history.tolist() == [[2, 3, 4]]
-    assert shoppers.times.tolist() == [[10, 20, 30]]
-    assert target.tolist() == [[3, 4, 5]]
