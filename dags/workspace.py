@@ -87,7 +87,7 @@ def baseline(checkout: Path, production: Path, source: str) -> dict:
         "source": source,
         "rows": manifest["data"]["events"],
         "ndcg": manifest["metrics"]["test"]["ndcg@10"],
-        "vocabulary": str(artefact / "catalogue.json"),
+        "vocabulary": str(artefact / "item_ids.npy"),
     }
 
 

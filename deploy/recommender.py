@@ -1,18 +1,23 @@
 """Answers from an artefact folder, with onnxruntime and numpy alone: who gets what, what is like what.
 
-Knows the artefact (manifest.json and the files it lists), nothing of training and nothing of HTTP.
+Knows the artefact (manifest.json and the files it lists), nothing of training and nothing of HTTP. Whatever grows with the
+catalogue or the shoppers is mapped into memory and read where it is asked for, so all worker processes share one copy, and
+nothing of it is touched by Python an item at a time.
 """
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 
-SCHEMA = 2  # of the artefact: what this code can read
+SCHEMA = 3  # of the artefact: what this code can read
 SEEN = 1  # the action of an event of which only the item is told
+SHOWN = ("title", "category", "brand", "price", "in_stock")  # of an item, null where it is not known
+LARGE = 64 << 20  # bytes of a model that one process with all cores as its threads serves: each process packs a table of its own
 
 
 class ArtefactError(Exception):
@@ -51,31 +56,24 @@ class Recommender:
         self.version: str = self.manifest["version"]
         self.max_k: int = self.manifest["max_k"]
         self.max_len: int = self.manifest["max_len"]
-        catalogue = json.loads((folder / "catalogue.json").read_text(encoding="utf-8"))
-        self.ids: list[str] = catalogue["item_id"]
-        self.number = {item_id: i for i, item_id in enumerate(self.ids, 1)}
-        self.columns = {name: values for name, values in catalogue.items() if name != "item_id"}
-        self._codes = {c: _codes(self.columns[c]) for c in ("category", "brand") if c in self.columns}
-        self._arrays = {
-            c: _padded(self.columns[c], kind) for c, kind in (("price", float), ("in_stock", bool)) if c in self.columns
-        }
+        self.items = Ids(_mapped(folder / "item_ids.npy"), _mapped(folder / "item_order.npy"))
+        self.columns = {name: Column(folder, name) for name in SHOWN if (folder / f"{name}.npy").is_file()}
         popular = json.loads((folder / "popular.json").read_text(encoding="utf-8"))
-        self._popular = {name: np.array(numbers) for name, numbers in popular.items()}
-        with np.load(folder / "similar.npz", allow_pickle=False) as similar:
-            self._similar, self._similarity = similar["items"], similar["scores"]
-        with np.load(folder / "histories.npz", allow_pickle=False) as known:
-            self._offsets, self._histories, self._times = known["offsets"], known["items"], known["times"]
-            self._actions = known["actions"]
-            self._users = {user: i for i, user in enumerate(known["user_ids"].tolist())}
-        self._session = _session(folder / "model.onnx")
+        self._popular = {name: np.array(numbers, dtype=np.int64) for name, numbers in popular.items()}
+        self._similar, self._similarity = _mapped(folder / "similar_items.npy"), _mapped(folder / "similar_scores.npy")
+        self.users = Ids(_mapped(folder / "user_ids.npy"))
+        parts = ("offsets", "items", "times", "actions")
+        self._offsets, self._histories, self._times, self._actions = (_mapped(folder / f"history_{p}.npy") for p in parts)
+        self._session = _session(folder / "model.onnx", cores() if large(self.manifest) else 1)
         self._read = [i.name for i in self._session.get_inputs()]  # most families read no times, actions and platform
         self._platforms = {name: i for i, name in enumerate(self.manifest["platforms"], 1)}
+        self._all = np.ones((1, len(self.items) + 1), dtype=bool)
 
     def history(self, user_id: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What a known shopper met, oldest first: item numbers, seconds and actions, int64; empty for an unknown one."""
-        at = self._users.get(user_id)
-        span = slice(self._offsets[at], self._offsets[at + 1]) if at is not None else slice(0)
-        return self._histories[span].astype(np.int64), self._times[span], self._actions[span].astype(np.int64)
+        at = self.users.places([user_id])[0]
+        span = slice(self._offsets[at], self._offsets[at + 1]) if at >= 0 else slice(0)
+        return tuple(column[span].astype(np.int64) for column in (self._histories, self._times, self._actions))
 
     def recommend(
         self,
@@ -102,8 +100,9 @@ class Recommender:
         """
         filters, context = filters or {}, context or {}
         given = list(history or []) + ([context["item_id"]] if context.get("item_id") else [])
-        unknown = [i for i in given if i not in self.number]
-        numbers = np.array([self.number[i] for i in given if i in self.number], dtype=np.int64)
+        places = self.items.places(given)
+        unknown = [i for i, place in zip(given, places, strict=True) if place < 0]
+        numbers = places[places >= 0] + 1
         times, actions = np.zeros_like(numbers), np.full_like(numbers, SEEN)
         if history is None and user_id is not None:
             stored, when, done = self.history(user_id)
@@ -111,16 +110,18 @@ class Recommender:
             actions = np.concatenate([done, actions])
             numbers = np.concatenate([stored, numbers])
         allowed = self._allowed(filters)
-        exclude = numbers if exclude_seen else numbers[:0]
+        exclude = self.items.places(filters.get("exclude") or []) + 1  # unknown ones become 0, which is padding
         if not len(numbers):
-            return Recommendation(*self._most_popular(k, allowed, context.get("platform")), unknown)
+            return Recommendation(*self._most_popular(k, allowed, exclude, context.get("platform")), unknown)
+        if exclude_seen:
+            exclude = np.concatenate([exclude, numbers])
         inputs = {
             "history": numbers[None, -self.max_len :],
             "times": times[None, -self.max_len :],
             "actions": actions[None, -self.max_len :],
             "platform": np.array([self._platforms.get(context.get("platform"), 0)]),
             "exclude": exclude[None] if len(exclude) else np.zeros((1, 1), np.int64),
-            "allowed": allowed[None],
+            "allowed": allowed,
         }
         items, scores = self._session.run(None, {name: inputs[name] for name in self._read})
         found = np.isfinite(scores[0])[:k]
@@ -132,54 +133,119 @@ class Recommender:
         Raises:
             UnknownItem: the catalogue does not have it.
         """
-        if item_id not in self.number:
+        number = self.items.places([item_id])[0] + 1
+        if not number:
             raise UnknownItem(item_id)
-        at = self.number[item_id]
-        found = self._similar[at] > 0
-        return self._shown(self._similar[at][found][:k], self._similarity[at][found][:k])
+        found = self._similar[number] > 0
+        return self._shown(self._similar[number][found][:k], self._similarity[number][found][:k])
 
-    def _most_popular(self, k: int, allowed: np.ndarray, platform: str | None) -> tuple[list[dict], str]:
+    def _most_popular(self, k: int, allowed: np.ndarray, exclude: np.ndarray, platform: str | None) -> tuple[list[dict], str]:
         name = platform if platform in self._popular else "all"
         order = self._popular[name]
-        order = order[allowed[order]][:k]
+        order = order[allowed[0, order] & ~np.isin(order, exclude)][:k]
         scores = 1.0 / np.arange(1, len(order) + 1)  # a rank's reciprocal: ordered, and plainly no model score
         return self._shown(order, scores), "popular" if name == "all" else f"popular on {name}"
 
     def _allowed(self, filters: dict) -> np.ndarray:
-        """(items + 1,) bool: which items the filters let through."""
-        allowed = np.ones(len(self.ids) + 1, dtype=bool)
-        allowed[0] = False
-        for column in ("category", "brand"):
-            if filters.get(column) is not None:
-                names, codes = self._column(self._codes, column)
-                wanted = [filters[column]] if isinstance(filters[column], str) else filters[column]
-                if column == "category":
-                    fits = [i for i, name in enumerate(names) if any(name == w or name.startswith(w + " > ") for w in wanted)]
-                else:
-                    fits = [i for i, name in enumerate(names) if name in wanted]
-                allowed[1:] &= np.isin(codes, fits)
+        """(1, items + 1) bool: which items the filters on columns let through; item 0 is no one's."""
+        fits = []
+        for name in ("category", "brand"):
+            if filters.get(name) is not None:
+                column = self._column(name)
+                wanted = [filters[name]] if isinstance(filters[name], str) else filters[name]
+                chosen = np.zeros(len(column.names) + 1, dtype=bool)  # the last is of unknown ones, -1
+                for value in wanted:
+                    chosen[column.codes.get(value, [])] = True
+                fits.append(chosen[column.values])
         if filters.get("price_min") is not None:
-            allowed[1:] &= self._column(self._arrays, "price") >= filters["price_min"]
+            fits.append(self._column("price").values >= filters["price_min"])
         if filters.get("price_max") is not None:
-            allowed[1:] &= self._column(self._arrays, "price") <= filters["price_max"]
+            fits.append(self._column("price").values <= filters["price_max"])
         if filters.get("in_stock") is not None:
-            allowed[1:] &= self._column(self._arrays, "in_stock") == filters["in_stock"]
-        allowed[[self.number[i] for i in filters.get("exclude") or [] if i in self.number]] = False
-        return allowed
+            fits.append(self._column("in_stock").values == filters["in_stock"])
+        if not fits:
+            return self._all
+        return np.concatenate([[False], np.logical_and.reduce(fits)])[None]
 
-    @staticmethod
-    def _column(columns: dict, name: str):
-        if name not in columns:
+    def _column(self, name: str) -> "Column":
+        if name not in self.columns:
             raise BadFilter(f"this catalogue has no {name}, so it cannot be filtered by")
-        return columns[name]
+        return self.columns[name]
 
     def _shown(self, numbers: np.ndarray, scores: np.ndarray) -> list[dict]:
-        shown = []
-        for number, score in zip(numbers.tolist(), scores.tolist(), strict=True):
-            item = {"item_id": self.ids[number - 1], "score": round(score, 6)}
-            item |= {name: values[number - 1] for name, values in self.columns.items()}
-            shown.append(item)
+        ids = self.items.ids[numbers - 1].tolist()
+        shown = [{"item_id": i.decode(), "score": round(score, 6)} for i, score in zip(ids, scores.tolist(), strict=True)]
+        for name in SHOWN:
+            values = self.columns[name][numbers - 1] if name in self.columns else [None] * len(shown)
+            for item, value in zip(shown, values, strict=True):
+                item[name] = value
         return shown
+
+
+class Ids:
+    """Finds ids in a mapped column.
+
+    Args:
+        ids: (N,) UTF-8 bytes of one width. order: (N,) int64, the places of the ids in sorted order; None where they are sorted.
+    """
+
+    def __init__(self, ids: np.ndarray, order: np.ndarray | None = None):
+        self.ids, self._order = ids, order
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def places(self, wanted: list[str]) -> np.ndarray:
+        """(len(wanted),) int64, -1 where there is none."""
+        if not wanted or not len(self.ids):
+            return np.full(len(wanted), -1)
+        texts = [w.encode() for w in wanted]
+        sought = np.array(texts, dtype=self.ids.dtype)  # cuts longer ones, which the comparison below then finds to differ
+        at = np.searchsorted(self.ids, sought, sorter=self._order).clip(max=len(self.ids) - 1)
+        places = at if self._order is None else self._order[at]
+        same = [found == text for found, text in zip(self.ids[places].tolist(), texts, strict=True)]
+        return np.where(same, places, -1)
+
+
+class Column:
+    """A mapped column of the catalogue, in order of item number; column[places] is a list of its values, None where unknown.
+
+    Attributes:
+        values: (N,) of category and brand int32, an index among `names`, -1 = unknown; of price float64, NaN = unknown; of in_stock
+            int8, 1 or 0, -1 = unknown; of title int64 (N + 1,), where each ends in the UTF-8 text of all, no text = unknown.
+        names: of category and brand. codes: the indices of a name, and of all categories under the beginning of a path.
+    """
+
+    def __init__(self, folder: Path, name: str):
+        self.values, names, text = _mapped(folder / f"{name}.npy"), folder / f"{name}.json", folder / f"{name}_text.npy"
+        self.names: list[str] | None = json.loads(names.read_text(encoding="utf-8")) if names.is_file() else None
+        self.codes: dict[str, list[int]] = {}
+        for code, value in enumerate(self.names or []):
+            parts = value.split(" > ") if name == "category" else [value]
+            for end in range(1, len(parts) + 1):
+                self.codes.setdefault(" > ".join(parts[:end]), []).append(code)
+        self._text = _mapped(text) if text.is_file() else None
+
+    def __getitem__(self, places: np.ndarray) -> list:
+        values = self.values[places].tolist()
+        if self._text is not None:
+            ends = self.values[places + 1].tolist()
+            return [self._text[a:b].tobytes().decode() or None for a, b in zip(values, ends, strict=True)]
+        if self.names is not None:
+            return [self.names[v] if v >= 0 else None for v in values]
+        if self.values.dtype == np.int8:
+            return [v > 0 if v >= 0 else None for v in values]
+        return [v if v == v else None for v in values]
+
+
+def large(manifest: dict) -> bool:
+    """Is the model one of which a copy a core is too much?"""
+    return manifest["model_bytes"] > LARGE
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def verified(folder: Path) -> dict:
@@ -188,6 +254,20 @@ def verified(folder: Path) -> dict:
     Raises:
         ArtefactError: see Recommender.
     """
+    manifest = read_manifest(folder)
+    for name, expected in manifest["files"].items():
+        file = folder / name
+        if not file.is_file():
+            raise ArtefactError(f"{file} is missing")
+        with file.open("rb") as content:
+            found = hashlib.file_digest(content, "sha256").hexdigest()
+        if found != expected:
+            raise ArtefactError(f"{file} is not the file that was exported: its sha256 differs from the manifest's")
+    return manifest
+
+
+def read_manifest(folder: Path) -> dict:
+    """Raises ArtefactError where there is none, or one of another schema."""
     path = folder / "manifest.json"
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -195,29 +275,16 @@ def verified(folder: Path) -> dict:
         raise ArtefactError(f"{path}: no readable manifest ({error})") from error
     if manifest.get("schema") != SCHEMA:
         raise ArtefactError(f"{path}: schema {manifest.get('schema')}, this server reads {SCHEMA}")
-    for name, expected in manifest["files"].items():
-        file = folder / name
-        if not file.is_file():
-            raise ArtefactError(f"{file} is missing")
-        if hashlib.sha256(file.read_bytes()).hexdigest() != expected:
-            raise ArtefactError(f"{file} is not the file that was exported: its sha256 differs from the manifest's")
     return manifest
 
 
-def _session(path: Path) -> ort.InferenceSession:
+def _session(path: Path, threads: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = 1  # one worker process a core; a second thread would only wait
+    options.intra_op_num_threads = threads
     options.log_severity_level = 3
     gpu = ["CUDAExecutionProvider"] if Path("/proc/driver/nvidia/version").exists() else []
     return ort.InferenceSession(str(path), options, providers=[*gpu, "CPUExecutionProvider"])
 
 
-def _codes(values: list[str | None]) -> tuple[list[str], np.ndarray]:
-    """Distinct values, and each item's index among them; "" where there is none."""
-    names, codes = np.unique([v or "" for v in values], return_inverse=True)
-    return names.tolist(), codes
-
-
-def _padded(values: list, kind: type) -> np.ndarray:
-    missing = np.nan if kind is float else False
-    return np.array([missing if v is None else v for v in values], dtype=kind)
+def _mapped(path: Path) -> np.ndarray:
+    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))

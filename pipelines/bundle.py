@@ -13,10 +13,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+import onnx
 import polars as pl
 import torch
 import yaml
@@ -30,7 +32,7 @@ from pipelines.ranking import Model
 from pipelines.stage import StageError, log, output, read_json, run, write_json
 from pipelines.train import load
 
-SHOWN = ("item_id", "title", "category", "brand", "price", "in_stock")  # what a page shows and a filter reads
+MAPPED = 1024  # bytes of a tensor from which it stands in model.data, which onnxruntime maps into memory
 POPULAR, SIMILAR = 1000, 100  # entries kept
 CODE = ("pipelines", "models", "deploy", "expectations")
 BENTO_TIME = "1970-01-01T00:00:00+00:00"  # the bento is named by content, so the hour it was built says nothing
@@ -40,19 +42,15 @@ def main() -> None:
     settings = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     data, network = histories.load(), load("data/model")
     with output("artefact") as folder:
-        shutil.copy("data/compressed/model.onnx", folder / "model.onnx")
-        write_compact(folder / "catalogue.json", catalogue(data.items))
-        write_compact(folder / "popular.json", popular(data.items))
+        model = onnx.load("data/compressed/model.onnx")
+        onnx.save(model, folder / "model.onnx", save_as_external_data=True, location="model.data", size_threshold=MAPPED)
+        arrays, names = catalogue(data.items)
         neighbours, similarity = similar(first_stage(network), min(SIMILAR, len(data.items) - 1))
-        np.savez_compressed(folder / "similar.npz", items=neighbours, scores=similarity)
-        np.savez_compressed(
-            folder / "histories.npz",
-            user_ids=np.array(data.user_ids, dtype=np.str_),
-            offsets=np.cumsum([0, *map(len, data.full.items)]),
-            items=np.concatenate(data.full.items).astype(np.int32),
-            times=np.concatenate(data.full.times),
-            actions=np.concatenate(data.full.actions).astype(np.uint8),
-        )
+        arrays |= known_shoppers(data) | {"similar_items": neighbours, "similar_scores": similarity}
+        for name, array in arrays.items():
+            np.save(folder / f"{name}.npy", array, allow_pickle=False)
+        for name, document in (names | {"popular": popular(data.items)}).items():
+            write_compact(folder / f"{name}.json", document)
         write_json(folder / "manifest.json", manifest(folder, settings, network, data))
     version = read_json("artefact/manifest.json")["version"]
     build_bento(version)
@@ -60,9 +58,43 @@ def main() -> None:
     log.info("bundle: bento pushcart:%s, artefact %s bytes", version, f"{size:,}")
 
 
-def catalogue(items: pl.DataFrame) -> dict[str, list]:
-    """The columns that serving needs, each a list in order of item number."""
-    return {c: items[c].to_list() for c in SHOWN if c in items.columns}
+def catalogue(items: pl.DataFrame) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+    """What a page shows and a filter reads, in order of item number, as deploy/recommender.py maps it; and the names of codes."""
+    ids = encoded(items["item_id"])
+    arrays, names = {"item_ids": ids, "item_order": np.argsort(ids)}, {}
+    if "title" in items.columns:
+        text = items["title"].fill_null("")
+        arrays["title"] = np.cumsum([0, *text.str.len_bytes()])
+        arrays["title_text"] = np.frombuffer("".join(text).encode(), dtype=np.uint8)
+    for name in ("category", "brand"):
+        if name in items.columns:
+            names[name] = items[name].drop_nulls().unique().sort().to_list()
+            codes = items[name].replace_strict(names[name], range(len(names[name])), default=-1, return_dtype=pl.Int32)
+            arrays[name] = codes.fill_null(-1).to_numpy()
+    if "price" in items.columns:
+        arrays["price"] = items["price"].cast(pl.Float64).fill_null(np.nan).to_numpy()
+    if "in_stock" in items.columns:
+        arrays["in_stock"] = items["in_stock"].cast(pl.Int8).fill_null(-1).to_numpy()
+    return arrays, names
+
+
+def known_shoppers(data: Prepared) -> dict[str, np.ndarray]:
+    """Ids of shoppers in order, and what each met; the history of the i-th is [offsets[i], offsets[i + 1])."""
+    ids = encoded(data.user_ids)
+    order = np.argsort(ids)
+    full = data.full.rows(order.tolist())
+    return {
+        "user_ids": ids[order],
+        "history_offsets": np.cumsum([0, *map(len, full.items)]),
+        "history_items": np.concatenate(full.items).astype(np.int32),
+        "history_times": np.concatenate(full.times),
+        "history_actions": np.concatenate(full.actions).astype(np.uint8),
+    }
+
+
+def encoded(ids: Iterable[str]) -> np.ndarray:
+    """(N,) UTF-8 bytes of one width."""
+    return np.array([i.encode() for i in ids])
 
 
 def popular(items: pl.DataFrame) -> dict[str, list[int]]:
@@ -102,8 +134,9 @@ def manifest(folder: Path, settings: dict, network: Model, data: Prepared) -> di
     metrics, parity = read_json("reports/metrics.json"), read_json("reports/parity.json")
     files = {f.name: sha256(f) for f in sorted(folder.iterdir()) if not f.name.startswith(".")}
     return {
-        "schema": 2,
+        "schema": 3,
         "version": hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:12],
+        "model_bytes": sum((folder / name).stat().st_size for name in ("model.onnx", "model.data")),
         "max_k": settings["serve"]["max_k"],
         "max_len": network.max_len,
         "items": len(data.items),
@@ -168,7 +201,8 @@ def pinned(*packages: str) -> list[str]:
 
 
 def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def code_digest() -> str:
@@ -180,7 +214,7 @@ def code_digest() -> str:
     return digest.hexdigest()
 
 
-def write_compact(path: Path, document: dict) -> None:
+def write_compact(path: Path, document: dict | list) -> None:
     path.write_text(json.dumps(document, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
 
 

@@ -16,10 +16,10 @@ carted, purchased (within a session's gap after it; any action is a click), part
 a history stands for an impression that was clicked.
 """
 
-import json
 import math
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from pipelines.impressions import STRENGTH, impressions, platform_number
@@ -128,13 +128,13 @@ def vocabulary(history: pl.DataFrame, earlier: str | None) -> pl.DataFrame:
     """Numbers items 1, 2, ...: those of the earlier vocabulary keep theirs, new ones follow by first appearance.
 
     Args:
-        earlier: a JSON file with a list "item_id" in order of number (an artefact's catalogue.json), or None.
+        earlier: a file of ids in order of number (an artefact's item_ids.npy), or None.
     """
     order = history.group_by("item_id").agg(pl.col("timestamp").min()).sort("timestamp", "item_id").select("item_id")
     if earlier:
         try:
-            before = json.loads(Path(earlier).read_text(encoding="utf-8"))["item_id"]
-        except (OSError, ValueError, KeyError) as error:
+            before = [i.decode() for i in np.load(earlier, allow_pickle=False).tolist()]
+        except (OSError, ValueError, AttributeError) as error:
             raise StageError(f"baseline.vocabulary: {earlier} holds no vocabulary ({error})") from error
         known = pl.DataFrame({"item_id": before}, schema={"item_id": pl.String})
         order = pl.concat([known, order.join(known, on="item_id", how="anti", maintain_order="left")])

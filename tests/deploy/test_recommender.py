@@ -4,11 +4,14 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deploy.recommender import ArtefactError, BadFilter, Recommender, UnknownItem
+from deploy.recommender import SHOWN, ArtefactError, BadFilter, Column, Ids, Recommender, UnknownItem
+from pipelines import bundle
 
 
 @pytest.fixture(scope="module")
@@ -16,12 +19,16 @@ def recommender(finished: Path) -> Recommender:
     return Recommender(finished / "artefact")
 
 
-def catalogue(recommender: Recommender) -> dict[str, dict]:
-    names = list(recommender.columns)
-    return {
-        i: dict(zip(names, values, strict=True))
-        for i, *values in zip(recommender.ids, *recommender.columns.values(), strict=True)
-    }
+@pytest.fixture(scope="module")
+def items(finished: Path) -> dict[str, dict]:
+    """The catalogue as it was prepared."""
+    rows = pl.read_parquet(finished / "data/prepared/items.parquet").sort("item")
+    return {row.pop("item_id"): row for row in rows.select("item_id", *SHOWN).to_dicts()}
+
+
+@pytest.fixture(scope="module")
+def ids(items: dict) -> list[str]:
+    return list(items)
 
 
 FILTERS = st.fixed_dictionaries(
@@ -38,10 +45,11 @@ FILTERS = st.fixed_dictionaries(
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), filters=FILTERS, k=st.integers(1, 30), exclude_seen=st.booleans())
-def test_filters_against_brute_force(recommender: Recommender, data: st.DataObject, filters: dict, k: int, exclude_seen: bool):
-    items = catalogue(recommender)
-    history = data.draw(st.lists(st.sampled_from(recommender.ids), max_size=30))
-    exclude = data.draw(st.lists(st.sampled_from(recommender.ids), max_size=5))
+def test_filters_against_brute_force(
+    recommender: Recommender, items: dict, ids: list[str], data: st.DataObject, filters: dict, k: int, exclude_seen: bool
+):
+    history = data.draw(st.lists(st.sampled_from(ids), max_size=30))
+    exclude = data.draw(st.lists(st.sampled_from(ids), max_size=5))
 
     def passes(item: dict) -> bool:
         def within(path: str) -> bool:
@@ -65,52 +73,89 @@ def test_filters_against_brute_force(recommender: Recommender, data: st.DataObje
     assert answer.fallback == (None if history else "popular")
 
 
-def test_known_shoppers_are_answered_from_their_history(recommender: Recommender, finished: Path):
-    user = next(iter(recommender._users))
-    seen = {recommender.ids[n - 1] for n in recommender.history(user)[0].tolist()}
+def test_known_shoppers_are_answered_from_their_history(recommender: Recommender, ids: list[str], finished: Path):
+    user = recommender.users.ids[7].decode()
+    met = [ids[n - 1] for n in recommender.history(user)[0].tolist()]
     answer = recommender.recommend(user_id=user, k=20)
     assert answer.fallback is None
-    assert not seen & {i["item_id"] for i in answer.items}
-    given_the_same = recommender.recommend(history=[recommender.ids[n - 1] for n in recommender.history(user)[0].tolist()], k=20)
-    assert given_the_same == answer
+    assert not set(met) & {i["item_id"] for i in answer.items}
+    assert recommender.recommend(history=met, k=20) == answer
+    prepared = pl.read_parquet(finished / "data/prepared/histories.parquet").row(
+        by_predicate=pl.col("user_id") == user, named=True
+    )
+    assert recommender.history(user)[0].tolist() == prepared["items"]
+    assert not len(recommender.history(user + "x")[0])
 
 
-def test_context_adds_what_is_looked_at_and_chooses_the_fallback(recommender: Recommender):
-    item = recommender.ids[3]
+def test_answers_show_what_is_known_of_items(recommender: Recommender, items: dict, ids: list[str]):
+    for item in recommender.recommend(history=ids[:3], k=100).items + recommender.recommend(k=100).items:
+        assert {name: item[name] for name in SHOWN} == items[item["item_id"]]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.text(max_size=6), unique=True, min_size=1, max_size=20), st.lists(st.text(max_size=8), max_size=10), st.booleans()
+)
+def test_ids_are_found_as_in_a_dict(known: list[str], asked: list[str], ordered: bool):
+    known = [i for i in known if i.rstrip("\0") == i] or ["a"]  # numpy's bytes end before trailing zeros
+    encoded = np.array([i.encode() for i in known])
+    order = np.argsort(encoded)
+    found = Ids(encoded[order]) if ordered else Ids(encoded, order)
+    place = {i: at for at, i in enumerate(sorted(known, key=str.encode) if ordered else known)}
+    asked = asked + known[::2]
+    assert found.places(asked).tolist() == [place.get(i, -1) for i in asked]
+
+
+def test_a_catalogue_with_gaps(tmp_path: Path):
+    rows = {"item_id": ["a", "b", "é"], "title": [None, "Tea, 茶", ""], "category": ["x > y", None, "x"], "brand": [None] * 3,
+            "price": [1.5, None, 0.0], "in_stock": [None, True, False]}  # fmt: skip
+    arrays, names = bundle.catalogue(pl.DataFrame(rows, schema_overrides={"brand": pl.String}))
+    for name, array in arrays.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    for name, document in names.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(document))
+    for name in SHOWN:
+        assert Column(tmp_path, name)[np.array([2, 0, 1])] == [
+            rows[name][i] or (None if name == "title" else rows[name][i]) for i in (2, 0, 1)
+        ]
+
+
+def test_context_adds_what_is_looked_at_and_chooses_the_fallback(recommender: Recommender, ids: list[str]):
+    item = ids[3]
     assert recommender.recommend(context={"item_id": item}) == recommender.recommend(history=[item])
     assert recommender.recommend(context={"platform": "app"}).fallback == "popular on app"
     assert recommender.recommend(context={"platform": "fax"}).fallback == "popular"
 
 
-def test_unknown_items_are_named_and_passed_over(recommender: Recommender):
-    answer = recommender.recommend(history=["nope", recommender.ids[0]])
+def test_unknown_items_are_named_and_passed_over(recommender: Recommender, ids: list[str]):
+    answer = recommender.recommend(history=["nope", ids[0]])
     assert answer.unknown_items == ["nope"]
     assert answer.fallback is None
     with pytest.raises(UnknownItem):
         recommender.similar("nope")
 
 
-def test_similar_items_do_not_hold_the_item_itself(recommender: Recommender):
-    found = recommender.similar(recommender.ids[0], 10)
+def test_similar_items_do_not_hold_the_item_itself(recommender: Recommender, ids: list[str]):
+    found = recommender.similar(ids[0], 10)
     assert len(found) == 10
-    assert recommender.ids[0] not in {i["item_id"] for i in found}
+    assert ids[0] not in {i["item_id"] for i in found}
 
 
 def test_a_filter_without_its_column_is_refused(recommender: Recommender, finished: Path, tmp_path: Path):
     folder = tmp_path / "a"
     shutil.copytree(finished / "artefact", folder)
-    path = folder / "catalogue.json"
-    document = json.loads(path.read_text())
-    del document["brand"]
-    path.write_text(json.dumps(document))
     manifest = json.loads((folder / "manifest.json").read_text())
-    del manifest["files"]["catalogue.json"]
+    for name in ("brand.npy", "brand.json"):
+        (folder / name).unlink()
+        del manifest["files"][name]
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(BadFilter, match="no brand"):
         Recommender(folder).recommend(filters={"brand": "x"})
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "catalogue.json", "histories.npz", "similar.npz", "popular.json"])
+@pytest.mark.parametrize(
+    "name", ["model.onnx", "model.data", "item_ids.npy", "price.npy", "brand.json", "user_ids.npy", "popular.json"]
+)
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "missing"])
 def test_damaged_artefacts_are_refused_with_the_file_named(finished: Path, tmp_path: Path, name: str, damage: str):
     folder = tmp_path / "a"

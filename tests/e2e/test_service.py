@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from deploy import local
@@ -42,7 +43,7 @@ def url(checkout: Path):
 
 @pytest.fixture(scope="module")
 def ids(finished: Path) -> list[str]:
-    return json.loads((finished / "artefact/catalogue.json").read_text())["item_id"]
+    return [i.decode() for i in np.load(finished / "artefact/item_ids.npy").tolist()]
 
 
 def post(url: str, body: object, raw: bytes | None = None) -> tuple[int, dict]:

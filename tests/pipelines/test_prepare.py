@@ -4,6 +4,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -85,8 +86,8 @@ def test_no_split_learns_from_the_future(rows: list[tuple], split: str):
 @settings(max_examples=30, deadline=None)
 @given(st.lists(EVENT.filter(lambda e: e[1] is not None), min_size=1, max_size=40), st.permutations("abcxyz"))
 def test_a_vocabulary_grows_without_renumbering(tmp_path_factory, rows: list[tuple], earlier: list[str]):
-    path = tmp_path_factory.mktemp("v") / "catalogue.json"
-    path.write_text(json.dumps({"item_id": earlier}))
+    path = tmp_path_factory.mktemp("v") / "item_ids.npy"
+    np.save(path, np.array([i.encode() for i in earlier]))
     history = prepare.histories(prepare.clean(frame([(u, i, "view", m) for u, i, _, m in rows]), SETTINGS)[0])
     grown = prepare.vocabulary(history, str(path))
     assert grown["item_id"].to_list()[: len(earlier)] == earlier
