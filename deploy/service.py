@@ -4,6 +4,7 @@
 POST /recommend, POST /similar, GET /version; from BentoML: /livez, /readyz, /metrics, /docs.json (OpenAPI), / (Swagger UI).
 """
 
+import gc
 import json
 import logging
 import os
@@ -151,6 +152,8 @@ class Pushcart:
         self._own = None if follow else Recommender(OWN_ARTEFACT)
         self._answers = Counter("pushcart_answers", "Recommendations answered", ["fallback", "model_version"])
         self._recommender.recommend(history=[self._recommender.items.ids[0].decode()])  # warm before ready
+        gc.collect()
+        gc.freeze()  # what is loaded stays: a collection that walked over all of it would stop answers for a tenth of a second
 
     @property
     def _recommender(self) -> Recommender:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.sequence import picked
+
 
 class Block(nn.Module):
     """A pre-norm transformer block; `width` in and out, `heads` attention heads, a feed-forward layer of `hidden` units.
@@ -26,18 +28,37 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.gates = nn.ModuleList([nn.Linear(width, width), nn.Linear(width, width)]) if gated else None
 
-    def forward(self, x: Tensor, allowed: Tensor) -> Tensor:
-        """x (B, L, D) float, allowed (L, L) bool: may the row's position look at the column's -> (B, L, D)."""
-        batch, length, _ = x.shape
-        qkv = self.qkv(self.attention_norm(x)).view(batch, length, 3, self.heads, -1)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        rate = self.dropout.p if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=rate)
-        x = self.add(x, self.dropout(self.out(mixed.transpose(1, 2).reshape(batch, length, -1))), 0)
+    def forward(self, x: Tensor, allowed: Tensor, at: Tensor | None = None) -> Tensor:
+        """x (B, L, D) float, allowed (L, L) bool: may the row's position look at the column's -> (B, L, D).
+
+        at: (B,) int64, the one position of each history whose output is wanted -> (B, 1, D).
+        """
+        q, k, v = self.qkv(self.attention_norm(x)).chunk(3, -1)
+        if at is not None:
+            x, q, allowed = picked(x, at)[:, None], picked(q, at)[:, None], allowed[at][:, None]
+        mixed = attention(q, k, v, self.heads, allowed, self.dropout.p if self.training else 0.0)
+        x = self.add(x, self.dropout(self.out(mixed)), 0)
         return self.add(x, self.dropout(self.down(self.dropout(F.gelu(self.up(self.ff_norm(x)))))), 1)
 
     def add(self, x: Tensor, branch: Tensor, gate: int) -> Tensor:
         return x + branch if self.gates is None else x + torch.sigmoid(self.gates[gate](x)) * branch
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, allowed: Tensor, dropout: float) -> Tensor:
+    """Scaled dot-product attention in `heads` parts of the width.
+
+    q (B, Q, D), k and v (B, L, D) float, allowed (Q, L) or (B, Q, L) bool -> (B, Q, D). In an exported graph it is one node,
+    onnxruntime's MultiHeadAttention: at batch 1 the tens of nodes of its parts cost more than their arithmetic.
+    """
+    allowed = allowed if allowed.ndim == 2 else allowed[:, None]
+    if torch.compiler.is_exporting():
+        bias = torch.where(allowed, 0.0, -torch.inf)
+        given = (q, k, v, None, None, bias[None, None] if bias.ndim == 2 else bias)
+        return torch.onnx.ops.symbolic(
+            "com.microsoft::MultiHeadAttention", given, {"num_heads": heads}, dtype=q.dtype, shape=q.shape, version=1
+        )
+    parts = (t.unflatten(2, (heads, -1)).transpose(1, 2) for t in (q, k, v))
+    return F.scaled_dot_product_attention(*parts, attn_mask=allowed, dropout_p=dropout).transpose(1, 2).flatten(2)
 
 
 class SelfAttention(nn.Module):
@@ -55,9 +76,19 @@ class SelfAttention(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, times: Tensor | None) -> Tensor:
-        position = torch.arange(x.shape[1], device=x.device)
-        allowed = position[:, None] >= position[None, :]
-        x = x + self.position(position)
+        x, allowed = self.placed(x)
         for block in self.blocks:
             x = block(x, allowed)
         return self.norm(x)
+
+    def state(self, x: Tensor, times: Tensor | None, at: Tensor) -> Tensor:
+        """forward(x, times) at one position of each history, at (B,) int64 -> (B, D): the last block is spared the others."""
+        x, allowed = self.placed(x)
+        for block in self.blocks[:-1]:
+            x = block(x, allowed)
+        return self.norm(self.blocks[-1](x, allowed, at)).squeeze(1)
+
+    def placed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, L, D) with its positions, and who may look at whom, (L, L) bool."""
+        position = torch.arange(x.shape[1], device=x.device)
+        return x + self.position(position), position[:, None] >= position[None, :]

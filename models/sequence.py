@@ -51,7 +51,8 @@ class NextItemNetwork(ItemTable):
     """A history of item numbers to a query, and the items that queries are scored against.
 
     Args:
-        encoder: embedded history (B, L, D) float and times (B, L) int64, seconds -> (B, L, D) float, causal.
+        encoder: embedded history (B, L, D) float and times (B, L) int64, seconds -> (B, L, D) float, causal. It may have a method
+            `state` that gives one position of it for less.
         head: Cosine, or another with its methods.
         items, width, attributes, unnamed: of the item table. max_len: longest history it reads. dropout: of the embedded history.
         event_dropout: share of a history's events that are blanked in training.
@@ -84,13 +85,21 @@ class NextItemNetwork(ItemTable):
             embedded = embedded * kept[..., None]
         return self.head.query(self.encoder(self.dropout(embedded * self.table.embedding_dim**0.5), times))
 
+    def newest(self, embedded: Tensor, history: Tensor, times: Tensor | None) -> Tensor:
+        """As encode, of the position of each history's last item alone -> (B, D'); not for training."""
+        at = ((history > 0).sum(1) - 1).clamp(min=0)
+        embedded = embedded * self.table.embedding_dim**0.5
+        if hasattr(self.encoder, "state"):
+            return self.head.query(self.encoder.state(embedded, times, at))
+        return self.head.query(picked(self.encoder(embedded, times), at))
+
     def forward(self, history: Tensor, times: Tensor) -> Tensor:
         """history (B, L) int64, times (B, L) int64 seconds -> query (B, L, D') float."""
         return self.encode(self.embed(history), times)
 
     def scores(self, history: Tensor, times: Tensor) -> Tensor:
         """(B, L) int64 both -> (B, items + 1) float; padding scores -inf. An empty history is read as one padding event."""
-        query = last(self(history, times), history)
+        query = self.newest(self.embed(history), history, times)
         scores = self.head.scores(query, self.head.vectors(self.embeddings()), self.head.bias)
         if self.memory is not None:
             scores = scores + self.memory(history)
@@ -116,13 +125,13 @@ class NextItemNetwork(ItemTable):
             return
         placed = new & (self.known > 0).any(1)
         rare = met & (popularity <= popularity[met].float().quantile(0.1))
-        query = last(self(history, times), history)
+        query = self.newest(self.embed(history), history, times)
         vectors, none = self.head.vectors(self.embeddings()), torch.zeros_like(bias)
         mass = torch.logsumexp(self.head.scores(query, vectors, none), 0)
         bias[placed] = torch.logsumexp((mass + bias)[rare], 0) - rare.sum().log() - mass[placed]
 
 
-def last(query: Tensor, history: Tensor) -> Tensor:
-    """query (B, L, D), history (B, L) int64 -> (B, D): the query at each history's last item."""
-    at = ((history > 0).sum(1) - 1).clamp(min=0)
-    return torch.gather(query, 1, at[:, None, None].expand(-1, 1, query.shape[2])).squeeze(1)
+def picked(x: Tensor, at: Tensor) -> Tensor:
+    """x (B, L, ...), at (B,) int64 -> (B, ...): x at one position of each history."""
+    index = at.view(-1, *[1] * (x.ndim - 1)).expand(-1, 1, *x.shape[2:])
+    return torch.gather(x, 1, index).squeeze(1)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from models.baselines import Neighbours
 from models.batches import Shoppers
-from models.sequence import NextItemNetwork, last
+from models.sequence import NextItemNetwork
 from models.table import Table
 from models.two_stage import TwoStage, first_stage
 
@@ -43,7 +43,7 @@ class NetworkScores(nn.Module):
 
     def query(self, history: Tensor, times: Tensor) -> Tensor:
         """(B, L) int64 both -> (B, D') float."""
-        return last(self.network.encode(self.table.lookup(history), times), history)
+        return self.network.newest(self.table.lookup(history), history, times)
 
     def said(self, query: Tensor) -> Tensor:
         """What the network says: (B, D') -> (B, V) float."""

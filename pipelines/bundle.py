@@ -44,6 +44,7 @@ def main() -> None:
     with output("artefact") as folder:
         model = onnx.load("data/compressed/model.onnx")
         onnx.save(model, folder / "model.onnx", save_as_external_data=True, location="model.data", size_threshold=MAPPED)
+        (folder / "model.data").chmod(0o644)  # onnx makes it its owner's alone; the bento is served by another user
         arrays, names = catalogue(data.items)
         neighbours, similarity = similar(first_stage(network), min(SIMILAR, len(data.items) - 1))
         arrays |= known_shoppers(data) | {"similar_items": neighbours, "similar_scores": similarity}

@@ -12,7 +12,7 @@ from models.baselines import Memory, transitions
 from models.batches import Histories, HistoryData, Sequences, pad
 from models.families import FAMILIES, build, loss_of
 from models.learner import NextItem
-from models.sequence import NextItemNetwork, last
+from models.sequence import NextItemNetwork
 from models.topk import TopK
 from models.two_stage import unseen
 
@@ -66,8 +66,13 @@ class TestEveryFamily:
         padded = network.scores(companions, pad([TIMES[0].numpy(), np.arange(11), np.array([0])]))
         torch.testing.assert_close(alone[0], padded[0], rtol=1e-5, atol=1e-5)
 
+    def test_the_newest_query_is_that_after_the_last_item(self, network: NextItemNetwork):
+        newest, all_of_them = network.newest(network.embed(HISTORY), HISTORY, TIMES), network(HISTORY, TIMES)
+        for row, history in enumerate(HISTORY):
+            torch.testing.assert_close(newest[row], all_of_them[row, (history > 0).sum() - 1], rtol=1e-5, atol=1e-6)
+
     def test_pairs_are_entries_of_all_scores(self, network: NextItemNetwork):
-        query, vectors = last(network(HISTORY, TIMES), HISTORY), network.head.vectors(network.embeddings())
+        query, vectors = network.newest(network.embed(HISTORY), HISTORY, TIMES), network.head.vectors(network.embeddings())
         everything = network.head.scores(query, vectors, network.head.bias)
         one = network.head.pairs(query, vectors[[4]], network.head.bias[[4]])
         torch.testing.assert_close(everything[:, 4], one)
@@ -122,7 +127,7 @@ def test_items_without_features_or_history_are_not_recommended(known: torch.Tens
 
 def test_scores_are_cosines_times_temperature_plus_bias():
     network = made("sasrec")
-    query = last(network(HISTORY, TIMES), HISTORY)[0]
+    query = network.newest(network.embed(HISTORY), HISTORY, TIMES)[0]
     table, head = network.table.weight + network.attributes(network.known), network.head
     slow = [head.log_temperature.exp() * torch.cosine_similarity(query, table[i], dim=0) + head.bias[i] for i in range(1, 31)]
     torch.testing.assert_close(network.scores(HISTORY, TIMES)[0, 1:], torch.stack(slow))
