@@ -144,7 +144,12 @@ class Follower:
 
 # Answering takes well under a millisecond, less than a change of thread: requests are answered on the event loop. A model too large
 # for a copy a worker is served by one worker, whose onnxruntime uses all cores.
-@bentoml.service(name="pushcart", workers=1 if large(read_manifest(OWN_ARTEFACT)) else "cpu_count", traffic={"timeout": 30})
+@bentoml.service(
+    name="pushcart",
+    workers=1 if large(read_manifest(OWN_ARTEFACT)) else "cpu_count",
+    traffic={"timeout": 2},  # seconds; BentoML keeps what belongs to a request in memory for so long, answered or not
+    logging={"access": {"enabled": False}},  # /metrics counts requests; a line each costs throughput and names no one
+)
 class Pushcart:
     def __init__(self) -> None:
         follow = os.environ.get("PUSHCART_FOLLOW")
