@@ -1,6 +1,7 @@
 # make demo   set up, run the whole retrain through Airflow, promote, serve, ask   (SOURCE= DATA= MAPPING= MODEL= EPOCHS=)
 # make test   set up, run all tests      make test-fast   unit tests only
 # make up     Airflow's UI and the served model until Ctrl-C   (AIRFLOW_PORT= SERVE_PORT=)
+# make bench  measure the artefact and its serving, half an hour   (DATA=)
 # make lint   ruff                       make clean       remove what runs left behind (keeps .venv)
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo up test test-fast lint clean setup
+.PHONY: demo up test test-fast bench lint clean setup
 .DEFAULT_GOAL := demo
 
 setup: $(READY)
@@ -36,6 +37,9 @@ test: $(READY)
 
 test-fast: $(READY)
 	$(BIN)/pytest -m "not e2e" -n 2
+
+bench: $(READY)
+	@$(BIN)/python -m benchmarks.serving $(if $(DATA),--data "$(DATA)")
 
 lint: $(READY)
 	$(BIN)/ruff check .

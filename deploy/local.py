@@ -151,15 +151,24 @@ def environment(checkout: Path, url: str, port: int) -> dict[str, str]:
 def served(checkout: Path, name: str, port: int) -> Iterator[str]:
     """Serves what the environment's `current` link names, following it; yields the URL."""
     target = Environment(checkout, name)
-    log = target.store / "serve.log"
-    command = [sys.executable, "-m", "bentoml", "serve", str(target.link.resolve()), "--host", HOST, "--port", str(port)]
-    settings = os.environ | {"PUSHCART_FOLLOW": str(target.link), "BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": str(target.store / "bentoml"),
-                             "PROMETHEUS_MULTIPROC_DIR": str(target.store / "prometheus")}  # fmt: skip
-    (target.store / "prometheus").mkdir(exist_ok=True)
-    with _process(command, settings, log, target.store) as process:
+    with serving([str(target.link.resolve())], port, target.store, {"PUSHCART_FOLLOW": str(target.link)}) as (url, _):
+        yield url
+
+
+@contextmanager
+def serving(target: list[str], port: int, folder: Path, settings: dict[str, str]) -> Iterator[tuple[str, int]]:
+    """Runs `bentoml serve` on a bento or a service until it is ready; yields its URL and the process's id.
+
+    target: arguments that name it. folder: where it keeps its log and its counters. settings: environment variables.
+    """
+    log, counters = folder / "serve.log", folder / "prometheus"
+    command = [sys.executable, "-m", "bentoml", "serve", *target, "--host", HOST, "--port", str(port)]
+    own = {"BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": str(folder / "bentoml"), "PROMETHEUS_MULTIPROC_DIR": str(counters)}
+    counters.mkdir(exist_ok=True)
+    with _process(command, os.environ | own | settings, log, folder) as process:
         url = f"http://{HOST}:{port}"
         _wait(f"{url}/readyz", process, log, 60)
-        yield url
+        yield url, process.pid
 
 
 def up(checkout: Path, name: str, airflow_port: int, serve_port: int, told: Callable[[str], None]) -> None:
@@ -230,5 +239,5 @@ def _wait(url: str, process: subprocess.Popen, log: Path, seconds: float) -> Non
             urllib.request.urlopen(url, timeout=5).read()
             return
         except (OSError, urllib.error.URLError):
-            time.sleep(0.5)
+            time.sleep(0.1)
     raise PlatformError(f"{url} did not answer within {seconds:.0f} s; the log is {log}")

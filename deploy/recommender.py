@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 
 SCHEMA = 3  # of the artefact: what this code can read
 SEEN = 1  # the action of an event of which only the item is told
@@ -278,7 +277,9 @@ def read_manifest(folder: Path) -> dict:
     return manifest
 
 
-def _session(path: Path, threads: int) -> ort.InferenceSession:
+def _session(path: Path, threads: int):
+    import onnxruntime as ort  # by the workers alone: the process that starts them only reads how many
+
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3

@@ -8,16 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-FORMS = ("fp32", "fp16", "int8", "int4", "int8+fp32")
-BLOCK = {8: 128, 4: 32}  # numbers of a row that share a scale, at most, by bits: coarse codes need finer scales
+FORMS = ("fp32", "fp16", "int8", "int4", "int8+fp32", "int4+fp32")
+# Numbers of a row that share a scale, at most: coarse codes need finer scales, unless the rows themselves have the last word.
+BLOCK = {"int8": 128, "int4": 32, "int8+fp32": 128, "int4+fp32": 128}
 SMALLEST_BLOCK = 16  # that MatMulNBits knows
 
 
 class Table(nn.Module):
     """Rows (V, D) float32, stored in a form.
 
-    `int8` and `int4` are symmetric, value = (code - 2^(bits-1)) * scale, |error| <= scale / 2. `int8+fp32` scores in int8 and keeps
-    the rows too: they answer lookups, and `exact` scores of a short list.
+    `int8` and `int4` are symmetric, value = (code - 2^(bits-1)) * scale, |error| <= scale / 2. Forms with `+fp32` score by codes and
+    keep the rows too: they answer lookups, and `exact` scores of a short list.
 
     Args:
         rows: (V, D) float32. form: one of FORMS. rank: of the factors kept of the rows, rows = (V, rank) @ (rank, D), the nearest
@@ -30,11 +31,11 @@ class Table(nn.Module):
         if rank is not None and rank < self.width:
             u, s, v = torch.linalg.svd(rows, full_matrices=False)
             rows, basis = u[:, :rank] * s[:rank], v[:rank].contiguous()
-        self.bits = {"int8": 8, "int4": 4, "int8+fp32": 8}.get(form)
+        self.bits = {"int8": 8, "int4": 4}.get(form.removesuffix("+fp32"))
         self.floats = (
-            nn.Buffer(rows.half() if form == "fp16" else rows.clone()) if form in ("fp32", "fp16", "int8+fp32") else None
+            nn.Buffer(rows.half() if form == "fp16" else rows.clone()) if form.endswith("fp32") or form == "fp16" else None
         )
-        codes, scale = encode(rows, self.bits) if self.bits else (None, None)
+        codes, scale = encode(rows, self.bits, BLOCK[form]) if self.bits else (None, None)
         self.codes, self.scale, self.basis = (None if part is None else nn.Buffer(part) for part in (codes, scale, basis))
 
     def lookup(self, items: Tensor) -> Tensor:
@@ -89,13 +90,12 @@ class Table(nn.Module):
         return torch.onnx.ops.symbolic("com.microsoft::MatMulNBits", given, settings, dtype=torch.float32, shape=shape, version=1)
 
 
-def encode(rows: Tensor, bits: int, block: int | None = None) -> tuple[Tensor, Tensor]:
+def encode(rows: Tensor, bits: int, block: int) -> tuple[Tensor, Tensor]:
     """rows (V, D) float -> codes (V, blocks, bytes) uint8, of 4 bits the earlier number in the lower half, and scales (V, blocks) float.
 
-    block: numbers of a row that share a scale, halved until rows have whole ones; None: as BLOCK says.
+    block: numbers of a row that share a scale, halved until rows have whole ones.
     """
     rows = F.pad(rows, (0, -rows.shape[1] % SMALLEST_BLOCK))
-    block = block or BLOCK[bits]
     while rows.shape[1] % block:
         block //= 2
     rows, zero = rows.view(len(rows), -1, block), 2 ** (bits - 1)

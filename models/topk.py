@@ -29,7 +29,7 @@ class NetworkScores(nn.Module):
         vectors = network.head.vectors(embeddings).detach()
         self.table = Table(embeddings, form, rank)
         self.memory = network.memory and network.memory.stored(form, neighbours)
-        self.rescored = form == "int8+fp32" and network.head.dot
+        self.rescored = form.endswith("+fp32") and network.head.dot
         self.bias = nn.Buffer(network.head.bias.detach() + (self.memory.silent() if self.memory else 0))
         if network.head.tied:
             self.vectors, scale = self.table, vectors.norm(dim=1) / embeddings.norm(dim=1).clamp(min=1e-12)

@@ -42,21 +42,35 @@ def main() -> None:
     settings = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     data, network = histories.load(), load("data/model")
     with output("artefact") as folder:
-        model = onnx.load("data/compressed/model.onnx")
-        onnx.save(model, folder / "model.onnx", save_as_external_data=True, location="model.data", size_threshold=MAPPED)
-        (folder / "model.data").chmod(0o644)  # onnx makes it its owner's alone; the bento is served by another user
-        arrays, names = catalogue(data.items)
-        neighbours, similarity = similar(first_stage(network), min(SIMILAR, len(data.items) - 1))
-        arrays |= known_shoppers(data) | {"similar_items": neighbours, "similar_scores": similarity}
-        for name, array in arrays.items():
-            np.save(folder / f"{name}.npy", array, allow_pickle=False)
-        for name, document in (names | {"popular": popular(data.items)}).items():
-            write_compact(folder / f"{name}.json", document)
-        write_json(folder / "manifest.json", manifest(folder, settings, network, data))
+        write(folder, data, network, Path("data/compressed/model.onnx"), popular(data.items))
+        seal(folder, manifest(settings, network, data))
     version = read_json("artefact/manifest.json")["version"]
     build_bento(version)
     size = sum(f.stat().st_size for f in Path("artefact").iterdir())
     log.info("bundle: bento pushcart:%s, artefact %s bytes", version, f"{size:,}")
+
+
+def write(folder: Path, data: Prepared, network: Model, graph: Path, most_popular: dict[str, list[int]]) -> None:
+    """All of the artefact but its manifest, as deploy/recommender.py reads it."""
+    model = onnx.load(graph)
+    onnx.save(model, folder / "model.onnx", save_as_external_data=True, location="model.data", size_threshold=MAPPED)
+    (folder / "model.data").touch()  # where no tensor is so large
+    (folder / "model.data").chmod(0o644)  # onnx makes it its owner's alone; the bento is served by another user
+    arrays, names = catalogue(data.items)
+    neighbours, similarity = similar(first_stage(network), min(SIMILAR, len(data.items) - 1))
+    arrays |= known_shoppers(data) | {"similar_items": neighbours, "similar_scores": similarity}
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array, allow_pickle=False)
+    for name, document in (names | {"popular": most_popular}).items():
+        write_compact(folder / f"{name}.json", document)
+
+
+def seal(folder: Path, facts: dict) -> None:
+    """Writes the manifest: facts, the sha256 of every file, and the version that follows from them."""
+    files = {f.name: sha256(f) for f in sorted(folder.iterdir()) if not f.name.startswith(".")}
+    version = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:12]
+    size = sum((folder / name).stat().st_size for name in ("model.onnx", "model.data"))
+    write_json(folder / "manifest.json", {"schema": 3, "version": version, "model_bytes": size} | facts | {"files": files})
 
 
 def catalogue(items: pl.DataFrame) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
@@ -130,14 +144,11 @@ def similar(network: NextItemNetwork | Neighbours, k: int) -> tuple[np.ndarray, 
     return np.concatenate(numbers), np.concatenate(cosines)
 
 
-def manifest(folder: Path, settings: dict, network: Model, data: Prepared) -> dict:
+def manifest(settings: dict, network: Model, data: Prepared) -> dict:
+    """What the artefact was made from and how good it is."""
     quality, compression = read_json("reports/quality.json"), read_json("reports/compression.json")
     metrics, parity = read_json("reports/metrics.json"), read_json("reports/parity.json")
-    files = {f.name: sha256(f) for f in sorted(folder.iterdir()) if not f.name.startswith(".")}
     return {
-        "schema": 3,
-        "version": hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:12],
-        "model_bytes": sum((folder / name).stat().st_size for name in ("model.onnx", "model.data")),
         "max_k": settings["serve"]["max_k"],
         "max_len": network.max_len,
         "items": len(data.items),
@@ -163,7 +174,6 @@ def manifest(folder: Path, settings: dict, network: Model, data: Prepared) -> di
             "allowed": "bool (batch, items + 1)",
         },
         "outputs": {"items": "int64 (batch, max_k)", "scores": "float32 (batch, max_k), -inf where no item was left"},
-        "files": files,
     }
 
 

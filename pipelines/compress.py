@@ -6,7 +6,7 @@ Out: data/compressed/model.onnx (the winner), reports/compression.json, .csv (ev
 The search goes from step to step, tries each option that `compress.steps` has for it on top of the best so far, and keeps the
 smallest that fits: a greedy walk, so as many candidates as options, not as combinations. The steps, in order:
 
-    table       the item table's form: fp16, int8, int4, or int8+fp32 (models/table.py)
+    table       the item table's form: fp16, int8, int4, int8+fp32 or int4+fp32 (models/table.py)
     rank        of the item table, the share of its width that is kept as low-rank factors
     layers      the layers' bits (pipelines/quantise.py)
     neighbours  the share kept of the strongest neighbours of an item, where the model counts (models/baselines.py)

@@ -1,0 +1,168 @@
+"""What can be measured of a running service: requests a second, cold start, memory a worker, ten minutes of load. Needs wrk."""
+
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import psutil
+import torch
+
+from deploy import local
+from models.batches import Sequences
+from models.families import build
+from pipelines import bundle, onnx
+from pipelines.histories import Prepared
+from pipelines.stage import write_json
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CONNECTIONS = (4, 8, 16)
+P99_MS = 50.0
+SHAPE = {
+    "width": 128,
+    "layers": 2,
+    "heads": 2,
+    "dropout": 0.0,
+    "max_len": 50,
+    "gated": False,
+    "unnamed": 0.0,
+    "event_dropout": 0.0,
+}
+SCRIPT = """
+wrk.method, wrk.headers["Content-Type"] = "POST", "application/json"
+local users, at, pause = {%s}, math.random(1000), %d
+request = function()
+  at = at %% #users + 1
+  return wrk.format(nil, "/recommend", nil, '{"user_id":"' .. users[at] .. '","k":10}')
+end
+if pause > 0 then delay = function() return pause end end
+done = function(summary, latency)
+  local bad = summary.errors.connect + summary.errors.read + summary.errors.write + summary.errors.status + summary.errors.timeout
+  print(string.format('RESULT {"requests": %%d, "seconds": %%f, "errors": %%d, "p50_ms": %%f, "p99_ms": %%f}',
+    summary.requests, summary.duration / 1e6, bad, latency:percentile(50) / 1e3, latency:percentile(99) / 1e3))
+end
+"""
+
+
+def install_wrk() -> bool:
+    """Is wrk here, or can it be installed?"""
+    if not shutil.which("wrk") and shutil.which("apt-get"):
+        subprocess.run(["apt-get", "install", "-y", "-qq", "wrk"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return shutil.which("wrk") is not None
+
+
+def load(url: str, users: list[str], connections: int, seconds: float, pause_ms: int = 0) -> dict:
+    """Asks /recommend for the users in turn over so many connections, each pausing between its requests."""
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+        script.write(SCRIPT % (", ".join(json.dumps(u) for u in users), pause_ms))
+        script.flush()
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--timeout", "2s", "-s", script.name, url]
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = json.loads(re.search(r"RESULT (.*)", said)[1])
+    return found | {"rate": found["requests"] / found["seconds"]}
+
+
+@contextmanager
+def serving(target: list[str], settings: dict[str, str] | None = None) -> Iterator[tuple[str, list[psutil.Process], float]]:
+    """A service while it runs: its URL, its workers, and the seconds from starting to ready."""
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        with local.serving(target, local.free_port(), Path(folder), settings or {}) as (url, pid):
+            ready = time.perf_counter() - started
+            children = psutil.Process(pid).children(recursive=True)
+            yield url, [p for p in children if "_bentoml_impl.worker.service" in p.cmdline()], ready
+
+
+def own(service: str) -> list[str]:
+    """What `bentoml serve` is to be told of a service in this folder."""
+    return [f"benchmarks.serving.{service}", "--working-dir", str(ROOT)]
+
+
+def users_of(bento: Path) -> list[str]:
+    return [u.decode() for u in np.load(bento / "src" / "artefact" / "user_ids.npy")[:1000]]
+
+
+def peak(url: str, users: list[str], seconds: float = 5) -> float:
+    """Most requests a second of any number of connections that keeps p99 under P99_MS; 0 where none does."""
+    found = [load(url, users, connections, seconds) for connections in CONNECTIONS]
+    return max((f["rate"] for f in found if f["p99_ms"] < P99_MS and not f["errors"]), default=0.0)
+
+
+def throughput(bento: Path, rounds: int = 3) -> tuple[float, float]:
+    """Median peak of the bento and of a service that answers a constant, measured in turn while both run."""
+    users = users_of(bento)
+    with serving([str(bento)]) as (ours, _, _), serving(own("constant:Constant")) as (theirs, _, _):
+        for url in (ours, theirs):
+            load(url, users, 4, 2)
+        peaks = [(peak(ours, users), peak(theirs, users)) for _ in range(rounds)]
+    return tuple(np.median(peaks, axis=0).tolist())
+
+
+def sustained(bento: Path, rate: float, minutes: int) -> list[dict]:
+    """So many minutes at this rate: of each p99, errors, the rate reached and the memory of all workers afterwards (MB)."""
+    users, connections, found = users_of(bento), 32, []
+    between = 1000 * connections / rate  # milliseconds from one request of a connection to its next
+    with serving([str(bento)]) as (url, workers, _):
+        pause = round(between / 2)
+        answering = 1000 * connections / load(url, users, connections, 10, pause)["rate"] - pause
+        pause = max(1, round(between - answering))
+        for minute in range(minutes):
+            one = load(url, users, connections, 60, pause)
+            found.append(one | {"mb": sum(w.memory_info().rss for w in workers) / 2**20})
+            print(
+                f"  minute {minute + 1}: {one['rate']:.0f} requests/s, p99 {one['p99_ms']:.1f} ms, {one['errors']} errors, {found[-1]['mb']:.0f} MB",
+                flush=True,
+            )
+    return found
+
+
+def large_catalogue(folder: Path, items: int, shoppers: int = 2000, length: int = 40) -> Path:
+    """A bento and a torch model of one untrained network over a catalogue of this size, in `folder`."""
+    rng = np.random.default_rng(0)
+    torch.manual_seed(0)
+    numbers = [rng.integers(1, items + 1, length) for _ in range(shoppers)]
+    zeros = [np.zeros(length, np.int64) for _ in numbers]
+    catalogue = pl.DataFrame(
+        {"item_id": [f"sku{i:07d}" for i in range(items)], "title": [f"Item number {i} of the large catalogue" for i in range(items)],
+         "category": [f"shelf {i % 50} > row {i % 500}" for i in range(items)], "brand": [f"brand {i % 300}" for i in range(items)],
+         "price": rng.uniform(1, 500, items).round(2), "in_stock": rng.random(items) < 0.95}
+    )  # fmt: skip
+    data = Prepared(
+        catalogue, [f"u{i:06d}" for i in range(shoppers)], Sequences(numbers, zeros, None, zeros, zeros), None, None, None, []
+    )
+    network = build("sasrec", items, SHAPE, None).eval()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "deploy").unlink(missing_ok=True)
+    (folder / "deploy").symlink_to(ROOT / "deploy")
+    with chdir(folder):
+        onnx.export(network, items, 100, Path("model.onnx"), form="int8")
+        shutil.rmtree("artefact", ignore_errors=True)
+        Path("artefact").mkdir()
+        bundle.write(Path("artefact"), data, network, Path("model.onnx"), {"all": list(range(1, 101))})
+        bundle.seal(Path("artefact"), {"max_k": 100, "max_len": SHAPE["max_len"], "platforms": []})
+        bundle.build_bento("large")
+        torch.save(network.state_dict(), "model.pt")
+        write_json("shape.json", SHAPE)
+        write_json("catalogue.json", catalogue.to_dicts())
+        write_json("histories.json", {u: h.tolist() for u, h in zip(data.user_ids, numbers, strict=True)})
+    return folder
+
+
+def footprint(
+    target: list[str], users: list[str], settings: dict[str, str] | None = None, starts: int = 3
+) -> tuple[float, float]:
+    """Median seconds to ready, and MB of a worker after some hundred requests."""
+    ready, memory = [], []
+    for _ in range(starts):
+        with serving(target, settings) as (url, workers, seconds):
+            load(url, users, 4, 2)
+            ready.append(seconds)
+            memory += [w.memory_info().rss / 2**20 for w in workers]
+    return float(np.median(ready)), float(np.median(memory))
