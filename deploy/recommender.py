@@ -64,6 +64,7 @@ class Recommender:
         parts = ("offsets", "items", "times", "actions")
         self._offsets, self._histories, self._times, self._actions = (_mapped(folder / f"history_{p}.npy") for p in parts)
         self._session = _session(folder / "model.onnx", cores() if large(self.manifest) else 1)
+        self._index = Index(folder, self.manifest["index"]) if self.manifest.get("index") else None
         self._read = [i.name for i in self._session.get_inputs()]  # most families read no times, actions and platform
         self._platforms = {name: i for i, name in enumerate(self.manifest["platforms"], 1)}
         self._all = np.ones((1, len(self.items) + 1), dtype=bool)
@@ -122,6 +123,8 @@ class Recommender:
             "exclude": exclude[None] if len(exclude) else np.zeros((1, 1), np.int64),
             "allowed": allowed,
         }
+        if self._index and (found := self._index.nearest(inputs, k)):
+            return Recommendation(self._shown(*found), None, unknown)
         items, scores = self._session.run(None, {name: inputs[name] for name in self._read})
         found = np.isfinite(scores[0])[:k]
         return Recommendation(self._shown(items[0][:k][found], scores[0][:k][found]), None, unknown)
@@ -204,6 +207,44 @@ class Ids:
         places = at if self._order is None else self._order[at]
         same = [found == text for found, text in zip(self.ids[places].tolist(), texts, strict=True)]
         return np.where(same, places, -1)
+
+
+class Index:
+    """Finds the best items without scoring all of them: candidates from inverted lists and from what the memory says, scored as the
+    exact graph scores.
+
+    Args:
+        folder: the artefact, with query.onnx, items.faiss and among.onnx. facts: `index` of its manifest.
+    """
+
+    def __init__(self, folder: Path, facts: dict):
+        import faiss
+
+        self._faiss, self._probes, self._shortlist = faiss, facts["probes"], facts["shortlist"]
+        faiss.omp_set_num_threads(1)
+        self._lists = faiss.read_index(str(folder / "items.faiss"), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
+        self._query, self._among = (_session(folder / name, 1) for name in ("query.onnx", "among.onnx"))
+        self._read = [i.name for i in self._query.get_inputs()]
+
+    def nearest(self, inputs: dict[str, np.ndarray], k: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """The inputs of the exact graph, of one shopper -> items and scores (k,), best first; None where fewer than k were found."""
+        allowed, exclude = inputs["allowed"][0].copy(), inputs["exclude"][0]
+        allowed[exclude] = False
+        allowed[0] = False
+        query, told, weights = self._query.run(None, {name: inputs[name] for name in self._read})
+        search = self._faiss.SearchParametersIVF(
+            nprobe=self._probes, sel=self._faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+        )
+        near = self._lists.search(query, self._shortlist * k, params=search)[1][0]
+        candidates, at = np.unique(np.concatenate([told[0], near[near > 0]]), return_inverse=True)
+        evidence = np.bincount(at[: told.shape[1]], weights[0], len(candidates))
+        kept = allowed[candidates]
+        if kept.sum() < k:
+            return None
+        candidates, evidence = candidates[kept], evidence[kept].astype(np.float32)
+        scores = self._among.run(None, {"query": query, "candidates": candidates[None], "evidence": evidence[None]})[0][0]
+        best = np.argsort(-scores, kind="stable")[:k]
+        return candidates[best], scores[best]
 
 
 class Column:

@@ -46,12 +46,14 @@ class Neighbours(nn.Module):
     def evidence(self, history: Tensor) -> Tensor:
         """history (B, L) int64 -> (B, V) float, without the bias."""
         evidence = torch.zeros_like(self.bias).repeat(history.shape[0], 1)
-        if not self.items.shape[1]:
-            return evidence
+        return evidence.scatter_add(1, *self.told(history)) if self.items.shape[1] else evidence
+
+    def told(self, history: Tensor) -> tuple[Tensor, Tensor]:
+        """history (B, L) int64 -> its items' neighbours (B, L * N) int64, one of them perhaps several times, and what each is told, float."""
         position = torch.arange(history.shape[1], device=history.device)
         after = ((history > 0).sum(1, keepdim=True) - 1 - position).clamp(min=0)
         weights = self.weights.lookup(history) * (self.decay**after)[:, :, None]
-        return evidence.scatter_add(1, F.embedding(history, self.items).long().flatten(1), weights.flatten(1))
+        return F.embedding(history, self.items).long().flatten(1), weights.flatten(1)
 
     def scores(self, history: Tensor, times: Tensor | None = None) -> Tensor:
         """history (B, L) int64 -> (B, V) float; padding scores -inf."""
@@ -89,9 +91,13 @@ class Memory(nn.Module):
 
     def added(self, scores: Tensor, history: Tensor) -> Tensor:
         """scores + forward(history) - silent(), computed only where there is evidence, which is of few items: (B, V) float."""
-        told = F.embedding(history, self.neighbours.items).long().flatten(1)
-        evidence = self.neighbours.evidence(history).gather(1, told)
-        return scores.scatter(1, told, scores.gather(1, told) + self.weight * torch.log(evidence / self.FLOOR + 1))
+        told, weights = self.neighbours.told(history)
+        evidence = torch.zeros_like(scores).scatter_add(1, told, weights).gather(1, told)
+        return scores.scatter(1, told, scores.gather(1, told) + self.above_silence(evidence))
+
+    def above_silence(self, evidence: Tensor) -> Tensor:
+        """evidence (...) -> (...) float, what it adds to silent()."""
+        return self.weight * torch.log(evidence / self.FLOOR + 1)
 
 
 def popularity(weight: np.ndarray) -> Neighbours:

@@ -65,6 +65,49 @@ class NetworkScores(nn.Module):
         return items, by_codes - said.gather(1, items) + exact
 
 
+class Query(nn.Module):
+    """The first half of an answer by an index: history in; out what is looked for in the index, and what the memory says of which items.
+
+    Args:
+        scores: of a network whose head is a product.
+    """
+
+    def __init__(self, scores: NetworkScores):
+        super().__init__()
+        self.scores = scores
+
+    def forward(self, history: Tensor, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, L) int64 both -> query (B, D + 1) float, of which the products with `placed` rows are the network's scores; items
+        (B, T) int64 and the evidence for each (B, T) float, an item perhaps several times.
+        """
+        query = self.scores.query(history, times)
+        told = (
+            (history, torch.zeros_like(history).float())
+            if self.scores.memory is None
+            else self.scores.memory.neighbours.told(history)
+        )
+        return torch.cat([query, torch.ones_like(query[:, :1])], 1), *told
+
+
+class Among(nn.Module):
+    """The second half: scores of some items, as exact as the table has them."""
+
+    def __init__(self, scores: NetworkScores):
+        super().__init__()
+        self.scores = scores
+
+    def forward(self, query: Tensor, items: Tensor, evidence: Tensor) -> Tensor:
+        """query (B, D + 1), items (B, C) int64, evidence of the memory for each (B, C) -> scores (B, C) float."""
+        of, memory = self.scores, self.scores.memory
+        scores = of.vectors.exact(query[:, :-1], items) * of.scale[items] + of.bias[items]
+        return scores if memory is None else scores + memory.above_silence(evidence)
+
+
+def placed(scores: NetworkScores) -> Tensor:
+    """Rows (V, D + 1) float32 that an index of inner products holds: the vectors, scaled, and the bias."""
+    return torch.cat([scores.vectors.all() * scores.scale[:, None], scores.bias[:, None]], 1)
+
+
 class TopK(nn.Module):
     """Wraps a trained model for export.
 

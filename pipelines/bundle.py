@@ -26,12 +26,13 @@ import yaml
 from models.baselines import Neighbours
 from models.sequence import NextItemNetwork
 from models.two_stage import first_stage
-from pipelines import histories
+from pipelines import histories, index
 from pipelines.histories import Prepared
 from pipelines.ranking import Model
 from pipelines.stage import StageError, log, output, read_json, run, write_json
 from pipelines.train import load
 
+ALIGNED = 64  # bytes, of where a tensor begins in model.data
 MAPPED = 1024  # bytes of a tensor from which it stands in model.data, which onnxruntime maps into memory
 POPULAR, SIMILAR = 1000, 100  # entries kept
 CODE = ("pipelines", "models", "deploy", "expectations")
@@ -42,20 +43,21 @@ def main() -> None:
     settings = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     data, network = histories.load(), load("data/model")
     with output("artefact") as folder:
-        write(folder, data, network, Path("data/compressed/model.onnx"), popular(data.items))
-        seal(folder, manifest(settings, network, data))
+        graphs, found = [Path("data/compressed/model.onnx")], None
+        if settings["serve"]["index_recall"] is not None:
+            found = index.build(network, data, settings["serve"], folder)
+            graphs += [index.GRAPHS / name for name in ("query.onnx", "among.onnx")]
+        write(folder, data, network, graphs, popular(data.items))
+        seal(folder, manifest(settings, network, data) | {"index": found})
     version = read_json("artefact/manifest.json")["version"]
-    build_bento(version)
+    build_bento(version, "faiss-cpu" if settings["serve"]["index_recall"] is not None else None)
     size = sum(f.stat().st_size for f in Path("artefact").iterdir())
     log.info("bundle: bento pushcart:%s, artefact %s bytes", version, f"{size:,}")
 
 
-def write(folder: Path, data: Prepared, network: Model, graph: Path, most_popular: dict[str, list[int]]) -> None:
-    """All of the artefact but its manifest, as deploy/recommender.py reads it."""
-    model = onnx.load(graph)
-    onnx.save(model, folder / "model.onnx", save_as_external_data=True, location="model.data", size_threshold=MAPPED)
-    (folder / "model.data").touch()  # where no tensor is so large
-    (folder / "model.data").chmod(0o644)  # onnx makes it its owner's alone; the bento is served by another user
+def write(folder: Path, data: Prepared, network: Model, graphs: list[Path], most_popular: dict[str, list[int]]) -> None:
+    """All of the artefact but its manifest and an index, as deploy/recommender.py reads it."""
+    write_graphs(folder, graphs)
     arrays, names = catalogue(data.items)
     neighbours, similarity = similar(first_stage(network), min(SIMILAR, len(data.items) - 1))
     arrays |= known_shoppers(data) | {"similar_items": neighbours, "similar_scores": similarity}
@@ -63,6 +65,28 @@ def write(folder: Path, data: Prepared, network: Model, graph: Path, most_popula
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
     for name, document in (names | {"popular": most_popular}).items():
         write_compact(folder / f"{name}.json", document)
+
+
+def write_graphs(folder: Path, graphs: list[Path]) -> None:
+    """Copies graphs, their large tensors into one file, model.data: what two of them hold stands there once."""
+    at: dict[bytes, int] = {}
+    with (folder / "model.data").open("wb") as file:
+        for path in graphs:
+            model = onnx.load(path)
+            for tensor in model.graph.initializer:
+                content = tensor.raw_data or onnx.numpy_helper.to_array(tensor).tobytes()
+                if len(content) < MAPPED:
+                    continue
+                digest = hashlib.sha256(content).digest()
+                if digest not in at:
+                    file.write(b"\0" * (-file.tell() % ALIGNED))
+                    at[digest] = file.tell()
+                    file.write(content)
+                tensor.raw_data = content
+                onnx.external_data_helper.set_external_data(tensor, "model.data", at[digest], len(content))
+                for field in ("raw_data", "float_data", "int32_data", "int64_data"):
+                    tensor.ClearField(field)
+            onnx.save(model, folder / path.name)
 
 
 def seal(folder: Path, facts: dict) -> None:
@@ -177,8 +201,8 @@ def manifest(settings: dict, network: Model, data: Prepared) -> dict:
     }
 
 
-def build_bento(version: str) -> None:
-    """Builds ./bento from the artefact and deploy/'s service, which it holds a copy of."""
+def build_bento(version: str, *more: str | None) -> None:
+    """Builds ./bento from the artefact and deploy/'s service, which it holds a copy of; `more` packages than it needs always."""
     with tempfile.TemporaryDirectory() as scratch:
         context, store = Path(scratch, "context"), Path(scratch, "store")
         shutil.copytree("artefact", context / "artefact")
@@ -191,7 +215,10 @@ def build_bento(version: str) -> None:
             "name": "pushcart",
             "labels": {"version": version},
             "include": ["deploy/*.py", "artefact/*"],
-            "python": {"packages": pinned("bentoml", "numpy", "onnxruntime-gpu", "prometheus-client"), "lock_packages": False},
+            "python": {
+                "packages": pinned("bentoml", "numpy", "onnxruntime-gpu", "prometheus-client", *filter(None, more)),
+                "lock_packages": False,
+            },
         }
         (context / "bentofile.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
         command = [sys.executable, "-m", "bentoml", "build", ".", "--version", version]

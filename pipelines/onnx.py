@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from onnxscript.optimizer import optimize_ir
 
 from models.batches import ByLength, Histories, Sequences
 from models.metrics import ndcg
-from models.topk import TopK
+from models.topk import Among, NetworkScores, Query, TopK, placed
 from pipelines.ranking import Model
 
 INPUTS = ("history", "times", "actions", "platform", "exclude", "allowed")
@@ -24,9 +25,7 @@ def export(network: Model, items: int, k: int, path: Path, **stored) -> None:
 
     stored: in which form, see models.topk.TopK.
     """
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    logging.getLogger("onnxscript").setLevel(logging.ERROR)
-    graph = TopK(network.cpu(), min(k, items), **stored).eval()
+    graph = TopK(network.cpu(), min(k, items), **stored)
     history, exclude = torch.tensor([[1, 2, 0], [3, 4, 5]]), torch.tensor([[1, 2], [3, 4]])
     example = (
         history,
@@ -38,10 +37,43 @@ def export(network: Model, items: int, k: int, path: Path, **stored) -> None:
     )
     batch, length, excluded = (torch.export.Dim(n, min=1) for n in ("batch", "length", "excluded"))
     length = torch.export.Dim("length", min=1, max=network.max_len)
+    shapes = (*[{0: batch, 1: length}] * 3, {0: batch}, {0: batch, 1: excluded}, {0: batch})
+    save(graph, example, shapes, INPUTS, ("items", "scores"), items, path)
+
+
+def export_index(network: Model, items: int, folder: Path, **stored) -> np.ndarray:
+    """Writes the two halves of an answer by an index, query.onnx and among.onnx; returns the rows that the index is to hold,
+    (items + 1, D) float32.
+    """
+    scores = NetworkScores(network.cpu(), **stored).eval()
+    batch, length, some = (torch.export.Dim(n, min=1) for n in ("batch", "length", "some"))
+    length = torch.export.Dim("length", min=1, max=network.max_len)
+    history = torch.tensor([[1, 2, 0], [3, 4, 5]])
+    asked, shapes = (history, 100 * history), [{0: batch, 1: length}] * 2
+    save(Query(scores), asked, shapes, INPUTS[:2], ("query", "told", "weights"), items, folder / "query.onnx")
+    with torch.no_grad():
+        query, rows = Query(scores)(*asked)[0], placed(scores)
+    given, shapes = (query, history, history.float()), [{0: batch}, *[{0: batch, 1: some}] * 2]
+    save(Among(scores), given, shapes, ("query", "candidates", "evidence"), ("scores",), items, folder / "among.onnx")
+    return rows.numpy()
+
+
+def save(
+    module: torch.nn.Module,
+    example: tuple,
+    shapes: Sequence,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    items: int,
+    path: Path,
+) -> None:
+    """Exports a module over a catalogue of so many items to one file, without the inputs that it does not read."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)
     with torch.no_grad():
         program = torch.onnx.export(
-            graph, example, dynamo=True, verbose=False, optimize=False, input_names=list(INPUTS), output_names=["items", "scores"],
-            dynamic_shapes=(*[{0: batch, 1: length}] * 3, {0: batch}, {0: batch, 1: excluded}, {0: batch}),
+            module.eval(), example, dynamo=True, verbose=False, optimize=False, input_names=list(inputs), output_names=list(outputs),
+            dynamic_shapes=tuple(shapes),
         )  # fmt: skip
 
     # Layers' weights are folded into the form that quantisation looks for; a table is not, or it would stand twice.

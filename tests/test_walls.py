@@ -64,7 +64,7 @@ def test_no_import_points_the_wrong_way(part: str):
 
 
 def test_the_bento_needs_onnxruntime_and_numpy_alone():
-    allowed = {"bentoml", "numpy", "onnxruntime", "prometheus_client", "pydantic", "starlette", "deploy"}
+    allowed = {"bentoml", "numpy", "onnxruntime", "prometheus_client", "pydantic", "starlette", "deploy", "faiss"}
     for name in ("service.py", "recommender.py"):
         foreign = imports(ROOT / "deploy" / name) - allowed - set(sys.stdlib_module_names)
         assert not foreign

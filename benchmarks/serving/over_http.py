@@ -145,7 +145,7 @@ def large_catalogue(folder: Path, items: int, shoppers: int = 2000, length: int 
         onnx.export(network, items, 100, Path("model.onnx"), form="int8")
         shutil.rmtree("artefact", ignore_errors=True)
         Path("artefact").mkdir()
-        bundle.write(Path("artefact"), data, network, Path("model.onnx"), {"all": list(range(1, 101))})
+        bundle.write(Path("artefact"), data, network, [Path("model.onnx")], {"all": list(range(1, 101))})
         bundle.seal(Path("artefact"), {"max_k": 100, "max_len": SHAPE["max_len"], "platforms": []})
         bundle.build_bento("large")
         torch.save(network.state_dict(), "model.pt")

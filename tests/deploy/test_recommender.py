@@ -2,21 +2,43 @@
 
 import json
 import shutil
+from contextlib import chdir
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deploy.recommender import SHOWN, ArtefactError, BadFilter, Column, Ids, Recommender, UnknownItem
 from pipelines import bundle
+from pipelines.stage import StageError
+from tests.conftest import run_stages
 
 
 @pytest.fixture(scope="module")
-def recommender(finished: Path) -> Recommender:
-    return Recommender(finished / "artefact")
+def indexed(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artefact with an index, of the same model."""
+    folder = tmp_path_factory.mktemp("indexed")
+    for entry in finished.iterdir():
+        if entry.name not in ("artefact", "bento", "params.yaml", "data"):
+            (folder / entry.name).symlink_to(entry)
+    (folder / "data").mkdir()
+    for entry in (finished / "data").iterdir():
+        (folder / "data" / entry.name).symlink_to(entry)
+    params = yaml.safe_load((finished / "params.yaml").read_text())
+    params["serve"]["index_recall"] = 0.9
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    with chdir(folder):
+        run_stages("bundle")
+    return folder / "artefact"
+
+
+@pytest.fixture(scope="module", params=["exact", "index"])
+def recommender(request: pytest.FixtureRequest, finished: Path) -> Recommender:
+    return Recommender(finished / "artefact" if request.param == "exact" else request.getfixturevalue("indexed"))
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +147,27 @@ def test_context_adds_what_is_looked_at_and_chooses_the_fallback(recommender: Re
     assert recommender.recommend(context={"item_id": item}) == recommender.recommend(history=[item])
     assert recommender.recommend(context={"platform": "app"}).fallback == "popular on app"
     assert recommender.recommend(context={"platform": "fax"}).fallback == "popular"
+
+
+def test_an_index_finds_what_the_exact_graph_answers(finished: Path, indexed: Path, ids: list[str]):
+    exact, approximate = Recommender(finished / "artefact"), Recommender(indexed)
+    assert approximate.manifest["index"]["recall"] >= 0.9
+    assert approximate.manifest["index"]["probes"] < approximate.manifest["index"]["lists"]
+    shared = []
+    for start in range(0, len(ids) - 5, 3):
+        answers = [r.recommend(history=ids[start : start + 5], k=10).items for r in (exact, approximate)]
+        scores = [{i["item_id"]: i["score"] for i in answer} for answer in answers]
+        both = scores[0].keys() & scores[1].keys()
+        assert all(abs(scores[0][i] - scores[1][i]) < 0.5 for i in both)  # the exact graph's layers have fewer bits
+        shared.append(len(both) / 10)
+    assert np.mean(shared) >= 0.85
+
+
+def test_only_products_can_be_indexed(workspace):
+    workspace(serve__index_recall=0.9, train__model="popularity")
+    run_stages("collect", "check", "prepare", "verify", "train", "evaluate", "export", "compress")
+    with pytest.raises(StageError, match=r"serve\.index_recall"):
+        run_stages("bundle")
 
 
 def test_unknown_items_are_named_and_passed_over(recommender: Recommender, ids: list[str]):

@@ -1,0 +1,77 @@
+"""An approximate index over the items, for catalogues of which even reading the table once is too much: a helper of bundle.
+
+Inverted lists (Jegou et al., "Product Quantization for Nearest Neighbor Search", 2011), built by FAISS over the items' vectors in 8
+bits. The number of lists looked through is the smallest power of two with which the index finds the share `serve.index_recall` of what
+the exact graph answers to shoppers of the validation part.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from models.batches import Sequences
+from models.topk import SHORTLIST
+from models.two_stage import TwoStage
+from pipelines import onnx
+from pipelines.histories import Prepared
+from pipelines.ranking import Model
+from pipelines.stage import StageError, log, output, read_json
+
+GRAPHS = Path("data/index")  # query.onnx, among.onnx
+SHOPPERS = 200  # that recall is measured on
+TRAINED = 256  # rows a list, at most, that the lists' centres are learnt from
+
+
+def build(network: Model, data: Prepared, settings: dict, folder: Path) -> dict:
+    """Writes GRAPHS and items.faiss into the folder; what the manifest says of them.
+
+    Raises:
+        StageError: the model has no vectors that a product scores, or there are too few items.
+    """
+    import faiss
+
+    head = getattr(network, "head", None)
+    if isinstance(network, TwoStage) or not getattr(head, "dot", False):
+        raise StageError(
+            "serve.index_recall: only next-item networks that score by a product can be indexed (not rankers, baselines, ncf); set it to null"
+        )
+    report = read_json("reports/compression.json")
+    steps = next(row["steps"] for row in report["candidates"] if row["candidate"] == report["chosen"])
+    stored = {"form": steps.get("table", "fp32"), "rank": None, "neighbours": steps.get("neighbours", 1.0)}
+    items = len(data.items)
+    with output(GRAPHS) as graphs:
+        rows = onnx.export_index(network, items, graphs, **stored)
+    lists = max(1, round(items**0.5))
+    index = faiss.index_factory(rows.shape[1], f"IVF{lists},SQ8", faiss.METRIC_INNER_PRODUCT)
+    chosen = np.random.default_rng(0).permutation(items)[: TRAINED * lists] + 1
+    index.train(rows[chosen])
+    index.add_with_ids(rows[1:], np.arange(1, items + 1))
+    faiss.write_index(index, str(folder / "items.faiss"))
+    part = data.valid.rows(range(0, len(data.valid), max(1, len(data.valid) // SHOPPERS)))
+    exact = onnx.answers(onnx.session(Path("data/compressed/model.onnx")), part, network.max_len, items)
+    probes = 1
+    while True:
+        index.nprobe = probes
+        recall = measured(index, part, exact, network.max_len, items)
+        if recall >= settings["index_recall"] or probes >= lists:
+            break
+        probes = min(2 * probes, lists)
+    log.info("index: %s lists, %s looked through: %.3f of the exact answers found", lists, probes, recall)
+    if recall < settings["index_recall"]:
+        raise StageError(
+            f"serve.index_recall is {settings['index_recall']}; all {lists} lists looked through, the index finds {recall:.3f}: "
+            "lower it, or keep a finer table (compress.steps.table)"
+        )
+    return {"lists": lists, "probes": probes, "shortlist": SHORTLIST, "recall": round(recall, 4), "shoppers": len(part)}
+
+
+def measured(index, part: Sequences, exact: np.ndarray, max_len: int, items: int) -> float:
+    """The share of the exact answers (N, k) that is among the candidates of the part's shoppers, found as deploy/recommender.py does."""
+    graph, shares = onnx.session(GRAPHS / "query.onnx", 1), []
+    for row, answer in enumerate(exact):
+        inputs = onnx.feed(part.rows([row]), max_len, items)
+        query, told, _ = onnx.call(graph, inputs)
+        count = min(SHORTLIST * len(answer) + inputs["exclude"].shape[1], items)
+        candidates = np.union1d(index.search(query, count)[1], told)
+        shares.append(np.isin(answer, candidates).mean())
+    return float(np.mean(shares))
