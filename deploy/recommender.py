@@ -67,7 +67,7 @@ class Recommender:
         self._index = Index(folder, self.manifest["index"]) if self.manifest.get("index") else None
         self._read = [i.name for i in self._session.get_inputs()]  # most families read no times, actions and platform
         self._platforms = {name: i for i, name in enumerate(self.manifest["platforms"], 1)}
-        self._all = np.ones((1, len(self.items) + 1), dtype=bool)
+        self._all = np.arange(len(self.items) + 1)[None] > 0
 
     def history(self, user_id: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What a known shopper met, oldest first: item numbers, seconds and actions, int64; empty for an unknown one."""
@@ -230,7 +230,6 @@ class Index:
         """The inputs of the exact graph, of one shopper -> items and scores (k,), best first; None where fewer than k were found."""
         allowed, exclude = inputs["allowed"][0].copy(), inputs["exclude"][0]
         allowed[exclude] = False
-        allowed[0] = False
         query, told, weights = self._query.run(None, {name: inputs[name] for name in self._read})
         search = self._faiss.SearchParametersIVF(
             nprobe=self._probes, sel=self._faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))

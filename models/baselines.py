@@ -53,7 +53,7 @@ class Neighbours(nn.Module):
         position = torch.arange(history.shape[1], device=history.device)
         after = ((history > 0).sum(1, keepdim=True) - 1 - position).clamp(min=0)
         weights = self.weights.lookup(history) * (self.decay**after)[:, :, None]
-        return F.embedding(history, self.items).long().flatten(1), weights.flatten(1)
+        return tuple(part.reshape(history.shape[0], -1) for part in (F.embedding(history, self.items).long(), weights))
 
     def scores(self, history: Tensor, times: Tensor | None = None) -> Tensor:
         """history (B, L) int64 -> (B, V) float; padding scores -inf."""

@@ -28,15 +28,15 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.gates = nn.ModuleList([nn.Linear(width, width), nn.Linear(width, width)]) if gated else None
 
-    def forward(self, x: Tensor, allowed: Tensor, at: Tensor | None = None) -> Tensor:
-        """x (B, L, D) float, allowed (L, L) bool: may the row's position look at the column's -> (B, L, D).
+    def forward(self, x: Tensor, at: Tensor | None = None) -> Tensor:
+        """x (B, L, D) float -> (B, L, D), each position looking at itself and those before it.
 
         at: (B,) int64, the one position of each history whose output is wanted -> (B, 1, D).
         """
         q, k, v = self.qkv(self.attention_norm(x)).chunk(3, -1)
         if at is not None:
-            x, q, allowed = picked(x, at)[:, None], picked(q, at)[:, None], allowed[at][:, None]
-        mixed = attention(q, k, v, self.heads, allowed, self.dropout.p if self.training else 0.0)
+            x, q = picked(x, at), picked(q, at)
+        mixed = attention(q, k, v, self.heads, at, self.dropout.p if self.training else 0.0)
         x = self.add(x, self.dropout(self.out(mixed)), 0)
         return self.add(x, self.dropout(self.down(self.dropout(F.gelu(self.up(self.ff_norm(x)))))), 1)
 
@@ -44,21 +44,23 @@ class Block(nn.Module):
         return x + branch if self.gates is None else x + torch.sigmoid(self.gates[gate](x)) * branch
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, allowed: Tensor, dropout: float) -> Tensor:
-    """Scaled dot-product attention in `heads` parts of the width.
+def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, at: Tensor | None, dropout: float) -> Tensor:
+    """Causal scaled dot-product attention in `heads` parts of the width.
 
-    q (B, Q, D), k and v (B, L, D) float, allowed (Q, L) or (B, Q, L) bool -> (B, Q, D). In an exported graph it is one node,
-    onnxruntime's MultiHeadAttention: at batch 1 the tens of nodes of its parts cost more than their arithmetic.
+    q (B, Q, D), k and v (B, L, D) float -> (B, Q, D). at: (B,) int64, the position of the one query of each row (Q = 1); None: those
+    of the keys. In an exported graph it is one node, onnxruntime's MultiHeadAttention: at batch 1 the tens of nodes of its parts cost
+    more than their arithmetic.
     """
-    allowed = allowed if allowed.ndim == 2 else allowed[:, None]
+    allowed = None if at is None else torch.arange(k.shape[1], device=k.device) <= at.view(-1, 1, 1, 1)
     if torch.compiler.is_exporting():
-        bias = torch.where(allowed, 0.0, -torch.inf)
-        given = (q, k, v, None, None, bias[None, None] if bias.ndim == 2 else bias)
+        bias = None if allowed is None else torch.where(allowed, 0.0, -torch.inf)
         return torch.onnx.ops.symbolic(
-            "com.microsoft::MultiHeadAttention", given, {"num_heads": heads}, dtype=q.dtype, shape=q.shape, version=1
-        )
+            "com.microsoft::MultiHeadAttention", (q, k, v, None, None, bias), {"num_heads": heads, "unidirectional": int(at is None)},
+            dtype=q.dtype, shape=q.shape, version=1,
+        )  # fmt: skip
     parts = (t.unflatten(2, (heads, -1)).transpose(1, 2) for t in (q, k, v))
-    return F.scaled_dot_product_attention(*parts, attn_mask=allowed, dropout_p=dropout).transpose(1, 2).flatten(2)
+    mixed = F.scaled_dot_product_attention(*parts, attn_mask=allowed, dropout_p=dropout, is_causal=at is None)
+    return mixed.transpose(1, 2).flatten(2)
 
 
 class SelfAttention(nn.Module):
@@ -76,19 +78,18 @@ class SelfAttention(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, times: Tensor | None) -> Tensor:
-        x, allowed = self.placed(x)
+        x = self.placed(x)
         for block in self.blocks:
-            x = block(x, allowed)
+            x = block(x)
         return self.norm(x)
 
     def state(self, x: Tensor, times: Tensor | None, at: Tensor) -> Tensor:
-        """forward(x, times) at one position of each history, at (B,) int64 -> (B, D): the last block is spared the others."""
-        x, allowed = self.placed(x)
+        """forward(x, times) at one position of each history, at (B,) int64 -> (B, 1, D): the last block is spared the others."""
+        x = self.placed(x)
         for block in self.blocks[:-1]:
-            x = block(x, allowed)
-        return self.norm(self.blocks[-1](x, allowed, at)).squeeze(1)
+            x = block(x)
+        return self.norm(self.blocks[-1](x, at))
 
-    def placed(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x (B, L, D) with its positions, and who may look at whom, (L, L) bool."""
-        position = torch.arange(x.shape[1], device=x.device)
-        return x + self.position(position), position[:, None] >= position[None, :]
+    def placed(self, x: Tensor) -> Tensor:
+        """x (B, L, D) and its positions."""
+        return x + self.position.weight[: x.shape[1]]

@@ -32,7 +32,7 @@ class Cosine(nn.Module):
 
     def query(self, x: Tensor) -> Tensor:
         """What the encoder says (..., D) -> what is held against items (..., D)."""
-        return F.normalize(x, dim=-1)
+        return x / x.norm(dim=-1, keepdim=True).clamp(min=1e-12)
 
     def vectors(self, table: Tensor) -> Tensor:
         """Item embeddings (..., D) -> what queries are held against (..., D)."""
@@ -90,8 +90,8 @@ class NextItemNetwork(ItemTable):
         at = ((history > 0).sum(1) - 1).clamp(min=0)
         embedded = embedded * self.table.embedding_dim**0.5
         if hasattr(self.encoder, "state"):
-            return self.head.query(self.encoder.state(embedded, times, at))
-        return self.head.query(picked(self.encoder(embedded, times), at))
+            return self.head.query(self.encoder.state(embedded, times, at).squeeze(1))
+        return self.head.query(picked(self.encoder(embedded, times), at).squeeze(1))
 
     def forward(self, history: Tensor, times: Tensor) -> Tensor:
         """history (B, L) int64, times (B, L) int64 seconds -> query (B, L, D') float."""
@@ -132,6 +132,5 @@ class NextItemNetwork(ItemTable):
 
 
 def picked(x: Tensor, at: Tensor) -> Tensor:
-    """x (B, L, ...), at (B,) int64 -> (B, ...): x at one position of each history."""
-    index = at.view(-1, *[1] * (x.ndim - 1)).expand(-1, 1, *x.shape[2:])
-    return torch.gather(x, 1, index).squeeze(1)
+    """x (B, L, D), at (B,) int64 -> (B, 1, D): x at one position of each history."""
+    return torch.gather(x, 1, at.view(-1, 1, 1).expand(-1, 1, x.shape[2]))

@@ -60,7 +60,8 @@ class Table(nn.Module):
             query = query @ self.basis.T
         if self.codes is None:
             return query @ self.floats.float().T * scale + bias
-        query = F.pad(query, (0, self.codes.shape[1] * self.block - query.shape[1]))
+        if missing := self.codes.shape[1] * self.block - query.shape[1]:
+            query = F.pad(query, (0, missing))
         if torch.compiler.is_exporting():
             return self._onnx_product(query, self.scale * scale[:, None], bias)
         rounded = decode(*encode(query, 8, self.block), 8)

@@ -142,13 +142,12 @@ class TopK(nn.Module):
             actions: (B, L) int64, what was done to each item, 1 = seen ... 4 = bought, padded with 0.
             platform: (B,) int64 from 1, where the shopper is; 0 = not told.
             exclude: (B, S) int64 item numbers never to answer (those already seen), padded with 0.
-            allowed: (B, items + 1) bool, true where the request's filters let the item through.
+            allowed: (B, items + 1) bool, true where the request's filters let the item through; false of item 0.
 
         Returns:
             items (B, k) int64 and scores (B, k) float32, best first; a score of -inf marks that no item was left.
         """
-        excluded = torch.cat([exclude, torch.zeros_like(exclude[:, :1])], 1)  # padding (item 0) is excluded always
-        allowed = allowed.scatter(1, excluded, False)
+        allowed = allowed.scatter(1, exclude, False)
         if self.rescored:
             items, scores = self.first.shortlist(history, times, allowed, SHORTLIST * self.k)
         else:

@@ -195,7 +195,7 @@ def manifest(settings: dict, network: Model, data: Prepared) -> dict:
             "actions": "int64 (batch, length), strongest thing done to the item: 1 seen, 2 favourite, 3 cart, 4 purchase; padded with 0",
             "platform": "int64 (batch,), from 1 as in `platforms`, 0 = not told",
             "exclude": "int64 (batch, excluded), item numbers, padded with 0",
-            "allowed": "bool (batch, items + 1)",
+            "allowed": "bool (batch, items + 1), false of item 0",
         },
         "outputs": {"items": "int64 (batch, max_k)", "scores": "float32 (batch, max_k), -inf where no item was left"},
     }

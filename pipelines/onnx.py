@@ -33,7 +33,7 @@ def export(network: Model, items: int, k: int, path: Path, **stored) -> None:
         history.clamp(max=1),
         torch.tensor([0, 1]),
         exclude,
-        torch.ones(2, items + 1, dtype=torch.bool),
+        (torch.arange(items + 1) > 0).repeat(2, 1),
     )
     batch, length, excluded = (torch.export.Dim(n, min=1) for n in ("batch", "length", "excluded"))
     length = torch.export.Dim("length", min=1, max=network.max_len)
@@ -113,7 +113,7 @@ def feed(part: Sequences, max_len: int, items: int) -> dict[str, np.ndarray]:
     """All inputs that a graph may read, for all of the part: everything seen is excluded, everything else allowed."""
     shoppers, _, seen = Histories(part, max_len)[range(len(part))]
     inputs = {name: column.numpy() for name, column in shoppers._asdict().items()}
-    return inputs | {"exclude": seen.numpy(), "allowed": np.ones((len(part), items + 1), dtype=bool)}
+    return inputs | {"exclude": seen.numpy(), "allowed": np.tile(np.arange(items + 1) > 0, (len(part), 1))}
 
 
 def answers(graph: ort.InferenceSession, part: Sequences, max_len: int, items: int) -> np.ndarray:

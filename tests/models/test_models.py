@@ -181,7 +181,7 @@ class TestTopK:
     def test_a_short_list_scored_again_is_what_fp32_answers(self):
         network = made("sasrec")
         network.memory = Memory(transitions([np.array([5, 8]), np.array([2, 9])], ITEMS + 1), 0.5)
-        allowed = torch.ones(1, ITEMS + 1, dtype=torch.bool)
+        allowed = (torch.arange(ITEMS + 1) > 0)[None]
         asked = (HISTORY, TIMES, *UNTOLD, torch.zeros(1, 1, dtype=torch.long), allowed)
         items, scores = TopK(network, 7)(*asked)
         again, rescored = TopK(network, 7, form="int8+fp32")(*asked)
@@ -197,7 +197,7 @@ def test_memory_adds_what_was_seen_to_what_the_network_says():
     assert evidence[8] > evidence[9] > 0  # item 5 is the newest of the history
     expected = before[0] + 0.5 * torch.log(evidence + Memory.FLOOR)
     torch.testing.assert_close(network.scores(HISTORY, TIMES)[0], expected)
-    exclude, allowed = torch.zeros(1, 1, dtype=torch.long), torch.ones(1, ITEMS + 1, dtype=torch.bool)
+    exclude, allowed = torch.zeros(1, 1, dtype=torch.long), (torch.arange(ITEMS + 1) > 0)[None]
     items, scores = TopK(network, 5)(HISTORY, TIMES, *UNTOLD, exclude, allowed)
     torch.testing.assert_close(scores, expected[items])
     rounded = TopK(network, 5, form="int8").first.memory(HISTORY) - network.memory(HISTORY)
