@@ -6,13 +6,14 @@ from contextlib import chdir
 from pathlib import Path
 
 import numpy as np
+import onnx
 import polars as pl
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deploy.recommender import SHOWN, ArtefactError, BadFilter, Column, Ids, Recommender, UnknownItem
+from deploy.recommender import SHOWN, ArtefactError, BadFilter, Column, Ids, Recommender, UnknownItem, large
 from pipelines import bundle
 from pipelines.stage import StageError
 from tests.conftest import run_stages
@@ -112,6 +113,25 @@ def test_known_shoppers_are_answered_from_their_history(recommender: Recommender
 def test_answers_show_what_is_known_of_items(recommender: Recommender, items: dict, ids: list[str]):
     for item in recommender.recommend(history=ids[:3], k=100).items + recommender.recommend(k=100).items:
         assert {name: item[name] for name in SHOWN} == items[item["item_id"]]
+
+
+def test_what_grows_with_items_and_shoppers_is_mapped_and_not_copied(recommender: Recommender):
+    of = recommender
+    for array in (of.items.ids, of.users.ids, of._histories, of._similar, of.columns["price"].values):
+        assert isinstance(array.base, np.memmap)
+
+
+def test_graphs_of_an_artefact_share_their_tensors(finished: Path, indexed: Path):
+    alone = (finished / "artefact" / "model.data").stat().st_size
+    together = (indexed / "model.data").stat().st_size
+    graphs = [onnx.load(indexed / name, load_external_data=False) for name in ("model.onnx", "query.onnx", "among.onnx")]
+    apart = sum(int(e.value) for g in graphs for t in g.graph.initializer for e in t.external_data if e.key == "length")
+    assert alone < together < apart
+
+
+def test_a_model_is_large_by_its_bytes():
+    assert large({"model_bytes": 65 << 20})
+    assert not large({"model_bytes": 63 << 20})
 
 
 @settings(max_examples=200, deadline=None)
