@@ -23,8 +23,6 @@ from starlette.responses import JSONResponse, Response
 from deploy.recommender import ArtefactError, BadFilter, Recommender, UnknownItem, large, read_manifest
 
 log = logging.getLogger("bentoml.pushcart")
-# Of libuv: a worker takes one waiting connection at a time, or one of them would take all and keep them while the others idle.
-os.environ.setdefault("UV_TCP_SINGLE_ACCEPT", "1")
 OWN_ARTEFACT = Path(__file__).resolve().parent.parent / "artefact"
 MAX_BODY = 1 << 20  # bytes
 FOLLOW_SECONDS = 0.5

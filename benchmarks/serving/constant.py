@@ -1,11 +1,8 @@
 """A BentoML service that answers a constant, set up as deploy/service.py is: what BentoML itself costs."""
 
 import gc
-import os
 
 import bentoml
-
-os.environ.setdefault("UV_TCP_SINGLE_ACCEPT", "1")
 
 
 @bentoml.service(name="constant", workers="cpu_count", traffic={"timeout": 2}, logging={"access": {"enabled": False}})
