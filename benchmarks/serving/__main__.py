@@ -5,7 +5,7 @@
 
 On the simulated shop, and on the data given (default: Amazon Beauty where it is beside the checkout), the pipeline runs from collect
 to bundle in data/bench (again only when settings or code changed; of the real data fewer candidates are tried than are
-shipped); then the rows of ROWS are measured. Prints a table; writes reports/bench.json, reports/bench.html and its plots. A row
+shipped); then artefacts are measured in this process and over HTTP. Prints a line a row; writes reports/bench.json, reports/bench.html and its plots. A row
 says of `ours` and `theirs` their ratio, what it must be at least and what it should be, and whether it is. What could not be
 measured, and why, is in `left_out`.
 """
@@ -91,7 +91,7 @@ class Report:
         }
         self.rows.append(row | ({"note": note} if note else {}))
         print(
-            f"{name}: {ours:,.4g} {unit} beside {theirs:,.4g} ({against}): {ratio:.2f} x, {'met' if met else 'NOT met'} {note}",
+            f"{name}: {measured(row, 'ours')} beside {measured(row, 'theirs')} ({against}): {ratio:.2f} x, {'met' if met else 'NOT met'} {note}",
             flush=True,
         )
 
@@ -209,6 +209,11 @@ def http(report: Report, name: str, space: Path, minutes: int) -> None:
         )
 
 
+def measured(row: dict, side: str) -> str:
+    value = row[side]
+    return f"{value:,.0f} {row['unit']}" if value >= 100 else f"{value:.3g} {row['unit']}"
+
+
 def page(document: dict, folder: Path) -> None:
     """bench.html: the table and the plots."""
     rows = document["rows"]
@@ -241,7 +246,7 @@ def page(document: dict, folder: Path) -> None:
         shutil.copy(WORK / name, folder / target)
         plots.append(target)
     cells = [
-        [r["name"], r["against"], f"{r['ours']:,.4g} {r['unit']}", f"{r['theirs']:,.4g} {r['unit']}", f"{r['ratio']:.2f}",
+        [r["name"], r["against"], measured(r, "ours"), measured(r, "theirs"), f"{r['ratio']:.2f}",
          f"{'at most' if r['better'] == 'lower' else 'at least'} {r['at_least']}", f"{r['aim']}", "aim" if r["aim_met"] else "yes" if r["met"] else "no", r.get("note", "")]
         for r in rows
     ]  # fmt: skip
