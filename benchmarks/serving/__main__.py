@@ -237,13 +237,9 @@ def page(document: dict, folder: Path) -> None:
             axes.set_ylim(bottom=0)
             axes.legend()
         plots.append("bench_sustained.png")
-    for name in document["rows"] and [
-        f"{space.name}/reports/compression.png"
-        for space in sorted(WORK.glob("*/"))
-        if (space / "reports/compression.png").exists()
-    ]:
-        target = f"bench_compression_{Path(name).parts[0]}.png"
-        shutil.copy(WORK / name, folder / target)
+    for plot in sorted(WORK.glob("*/reports/compression.png")):
+        target = f"bench_compression_{plot.parts[-3]}.png"
+        shutil.copy(plot, folder / target)
         plots.append(target)
     cells = [
         [r["name"], r["against"], measured(r, "ours"), measured(r, "theirs"), f"{r['ratio']:.2f}",
@@ -256,7 +252,8 @@ def page(document: dict, folder: Path) -> None:
     told = f"{m['cpu']}, {m['cores']} cores, {m['memory_gib']} GiB, {m['bandwidth_gb_s']} GB/s from memory to one core, {'with' if m['gpu'] else 'no'} GPU; "
     told += ", ".join(f"{name} {version}" for name, version in m["packages"].items())
     missing = "".join(f"<p>Left out: {html.escape(name)}: {html.escape(why)}</p>" for name, why in document["left_out"].items())
-    images = "".join(f"<p><img src={name} alt={name}></p>" for name in plots)
+    titles = [name.removeprefix("bench_").removesuffix(".png").replace("_", ", ") for name in plots]
+    images = "".join(f"<h2>{t}</h2><p><img src={name} alt={t!r}></p>" for name, t in zip(plots, titles, strict=True))
     style = (
         "body{font:15px system-ui;margin:2em auto;max-width:75em;padding:0 1em}table{border-collapse:collapse}td,th{padding:.4em .6em;"
         "border-bottom:1px solid #ddd;text-align:left;vertical-align:top}.no td:nth-child(8){color:#dc2626;font-weight:600}"
