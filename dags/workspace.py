@@ -52,6 +52,7 @@ def open_run(checkout: Path, run_id: str, form: dict, production: Path) -> Path:
 
     editor = YAML()
     editor.width = 200
+    editor.preserve_quotes = True  # a plain 2:4 is a number of YAML 1.1, which the stages read
     editor.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
     params = editor.load((clone / "params.yaml").read_text(encoding="utf-8"))
     for name, value in form.items():

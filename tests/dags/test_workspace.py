@@ -9,7 +9,7 @@ import yaml
 
 from dags.workspace import RunError, baseline, close_run, open_run, run_name, save_run
 
-PARAMS = "source: {name: files, data: in.txt, mapping: null}  # kept\nbaseline: {source: null, rows: null, ndcg: null, vocabulary: null}\ntrain: {epochs: 3}\n"
+PARAMS = "source: {name: files, data: in.txt, mapping: null}  # kept\nbaseline: {source: null, rows: null, ndcg: null, vocabulary: null}\ntrain: {epochs: 3, sparsity: [\"2:4\"]}\n"
 DVC = """stages:
   copy:
     cmd: cat ${source.data} > out.txt && echo ${train.epochs} >> out.txt
