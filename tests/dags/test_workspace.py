@@ -9,7 +9,7 @@ import yaml
 
 from dags.workspace import RunError, baseline, close_run, open_run, run_name, save_run
 
-PARAMS = "source: {name: files, data: in.txt, mapping: null}  # kept\nbaseline: {source: null, rows: null, ndcg: null, vocabulary: null}\ntrain: {epochs: 3, sparsity: [\"2:4\"]}\n"
+PARAMS = 'source: {name: files, data: in.txt, mapping: null}  # kept\nbaseline: {source: null, rows: null, ndcg: null, vocabulary: null}\ntrain: {epochs: 3, sparsity: ["2:4"]}\n'
 DVC = """stages:
   copy:
     cmd: cat ${source.data} > out.txt && echo ${train.epochs} >> out.txt
@@ -48,6 +48,7 @@ def test_a_run_leaves_an_experiment_under_its_name(checkout: Path):
     run = "manual__2026-11-24T15:20:33.1+00:00"
     clone = open_run(checkout, run, {"train.epochs": 7, "source.mapping": None}, checkout / "none.yaml")
     assert "# kept" in (clone / "params.yaml").read_text()
+    assert yaml.safe_load((clone / "params.yaml").read_text())["train"] == {"epochs": 7, "sparsity": ["2:4"]}
     dvc(clone, "repro", "--single-item", "copy")
     name = save_run(checkout, run)
     assert name == run_name(run) == "manual__2026-11-24T15-20-33.1-00-00"
