@@ -29,9 +29,8 @@ class Neighbours(nn.Module):
         super().__init__()
         self.items = nn.Buffer(items.to(torch.int16 if len(bias) <= 1 << 15 else torch.int32))
         self.bias, self.decay = nn.Buffer(bias), nn.Buffer(torch.tensor(float(decay)))
-        self.weights = Table(
-            weights, {"int4": "int8", "int8+fp32": "fp32", "int4+fp32": "fp32"}.get(form, form) if weights.shape[1] else "fp32"
-        )
+        whole = form.endswith("fp32") or not weights.shape[1]
+        self.weights = Table(weights, "fp32" if whole else {"int4": "int8"}.get(form, form))
         self.max_len = 200
 
     def stored(self, form: str, kept: float = 1.0) -> "Neighbours":

@@ -89,9 +89,9 @@ class NextItemNetwork(ItemTable):
         """As encode, of the position of each history's last item alone -> (B, D'); not for training."""
         at = ((history > 0).sum(1) - 1).clamp(min=0)
         embedded = embedded * self.table.embedding_dim**0.5
-        if hasattr(self.encoder, "state"):
-            return self.head.query(self.encoder.state(embedded, times, at).squeeze(1))
-        return self.head.query(picked(self.encoder(embedded, times), at).squeeze(1))
+        short = hasattr(self.encoder, "state")
+        state = self.encoder.state(embedded, times, at) if short else picked(self.encoder(embedded, times), at)
+        return self.head.query(state.squeeze(1))
 
     def forward(self, history: Tensor, times: Tensor) -> Tensor:
         """history (B, L) int64, times (B, L) int64 seconds -> query (B, L, D') float."""

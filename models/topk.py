@@ -61,8 +61,11 @@ class NetworkScores(nn.Module):
         said = self.said(query)
         scores = torch.where(allowed, self.remembered(said, history), -torch.inf)
         by_codes, items = scores.topk(min(count, scores.shape[1]))
-        exact = self.vectors.exact(query, items) * self.scale[items] + self.bias[items]
-        return items, by_codes - said.gather(1, items) + exact
+        return items, by_codes - said.gather(1, items) + self.exact(query, items)
+
+    def exact(self, query: Tensor, items: Tensor) -> Tensor:
+        """What the network says of items (B, C), by the rows as lookups give them: (B, D'), (B, C) -> (B, C) float."""
+        return self.vectors.exact(query, items) * self.scale[items] + self.bias[items]
 
 
 class Query(nn.Module):
@@ -98,8 +101,7 @@ class Among(nn.Module):
 
     def forward(self, query: Tensor, items: Tensor, evidence: Tensor) -> Tensor:
         """query (B, D + 1), items (B, C) int64, evidence of the memory for each (B, C) -> scores (B, C) float."""
-        of, memory = self.scores, self.scores.memory
-        scores = of.vectors.exact(query[:, :-1], items) * of.scale[items] + of.bias[items]
+        scores, memory = self.scores.exact(query[:, :-1], items), self.scores.memory
         return scores if memory is None else scores + memory.above_silence(evidence)
 
 

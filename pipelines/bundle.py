@@ -50,7 +50,7 @@ def main() -> None:
         write(folder, data, network, graphs, popular(data.items))
         seal(folder, manifest(settings, network, data) | {"index": found})
     version = read_json("artefact/manifest.json")["version"]
-    build_bento(version, "faiss-cpu" if settings["serve"]["index_recall"] is not None else None)
+    build_bento(version, *(["faiss-cpu"] if found else []))
     size = sum(f.stat().st_size for f in Path("artefact").iterdir())
     log.info("bundle: bento pushcart:%s, artefact %s bytes", version, f"{size:,}")
 
@@ -201,7 +201,7 @@ def manifest(settings: dict, network: Model, data: Prepared) -> dict:
     }
 
 
-def build_bento(version: str, *more: str | None) -> None:
+def build_bento(version: str, *more: str) -> None:
     """Builds ./bento from the artefact and deploy/'s service, which it holds a copy of; `more` packages than it needs always."""
     with tempfile.TemporaryDirectory() as scratch:
         context, store = Path(scratch, "context"), Path(scratch, "store")
@@ -216,7 +216,7 @@ def build_bento(version: str, *more: str | None) -> None:
             "labels": {"version": version},
             "include": ["deploy/*.py", "artefact/*"],
             "python": {
-                "packages": pinned("bentoml", "numpy", "onnxruntime-gpu", "prometheus-client", *filter(None, more)),
+                "packages": pinned("bentoml", "numpy", "onnxruntime-gpu", "prometheus-client", *more),
                 "lock_packages": False,
             },
         }

@@ -26,7 +26,7 @@ def build(network: Model, data: Prepared, settings: dict, folder: Path) -> dict:
     """Writes GRAPHS and items.faiss into the folder; what the manifest says of them.
 
     Raises:
-        StageError: the model has no vectors that a product scores, or there are too few items.
+        StageError: the model has no vectors that a product scores, or the index cannot find as much as is asked.
     """
     import faiss
 
@@ -47,12 +47,13 @@ def build(network: Model, data: Prepared, settings: dict, folder: Path) -> dict:
     index.train(rows[chosen])
     index.add_with_ids(rows[1:], np.arange(1, items + 1))
     faiss.write_index(index, str(folder / "items.faiss"))
-    part = data.valid.rows(range(0, len(data.valid), max(1, len(data.valid) // SHOPPERS)))
+    part = data.valid.sample(SHOPPERS)
     exact = onnx.answers(onnx.session(Path("data/compressed/model.onnx")), part, network.max_len, items)
+    asked = queries(part, exact.shape[1], network.max_len, items)
     probes = 1
     while True:
         index.nprobe = probes
-        recall = measured(index, part, exact, network.max_len, items)
+        recall = measured(index, asked, exact)
         if recall >= settings["index_recall"] or probes >= lists:
             break
         probes = min(2 * probes, lists)
@@ -65,13 +66,20 @@ def build(network: Model, data: Prepared, settings: dict, folder: Path) -> dict:
     return {"lists": lists, "probes": probes, "shortlist": SHORTLIST, "recall": round(recall, 4), "shoppers": len(part)}
 
 
-def measured(index, part: Sequences, exact: np.ndarray, max_len: int, items: int) -> float:
-    """The share of the exact answers (N, k) that is among the candidates of the part's shoppers, found as deploy/recommender.py does."""
-    graph, shares = onnx.session(GRAPHS / "query.onnx", 1), []
-    for row, answer in enumerate(exact):
+def queries(part: Sequences, k: int, max_len: int, items: int) -> list[tuple[np.ndarray, np.ndarray, int]]:
+    """Of each shopper of the part: the query (1, D), what the memory tells (1, T), and how many items the index is asked for."""
+    graph, asked = onnx.session(GRAPHS / "query.onnx", 1), []
+    for row in range(len(part)):
         inputs = onnx.feed(part.rows([row]), max_len, items)
         query, told, _ = onnx.call(graph, inputs)
-        count = min(SHORTLIST * len(answer) + inputs["exclude"].shape[1], items)
+        asked.append((query, told, min(SHORTLIST * k + inputs["exclude"].shape[1], items)))
+    return asked
+
+
+def measured(index, asked: list[tuple[np.ndarray, np.ndarray, int]], exact: np.ndarray) -> float:
+    """The share of the exact answers (N, k) that is among the candidates, found as deploy/recommender.py does."""
+    shares = []
+    for (query, told, count), answer in zip(asked, exact, strict=True):
         candidates = np.union1d(index.search(query, count)[1], told)
         shares.append(np.isin(answer, candidates).mean())
     return float(np.mean(shares))

@@ -131,9 +131,9 @@ def million(form: str, repeats: int = 20) -> dict:
 def bandwidth() -> float:
     """Bytes a second that one core reads or moves between memory and itself, the best of STREAM-like kernels (McCalpin 1995)."""
     source, target = np.ones(1 << 25, dtype=np.int64), np.zeros(1 << 25, dtype=np.int64)
-    kernels = {"read": (source.sum, source.nbytes), "copy": (lambda: np.copyto(target, source), 2 * source.nbytes)}
+    read, copy = (source.sum, source.nbytes), (lambda: np.copyto(target, source), 2 * source.nbytes)
     best = 0.0
-    for kernel, size in kernels.values():
+    for kernel, size in (read, copy):
         for _ in range(8):
             started = time.perf_counter()
             kernel()

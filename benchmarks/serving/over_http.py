@@ -15,6 +15,7 @@ import polars as pl
 import psutil
 import torch
 
+from benchmarks.quality import ROOT
 from deploy import local
 from models.batches import Sequences
 from models.families import build
@@ -22,11 +23,9 @@ from pipelines import bundle, onnx
 from pipelines.histories import Prepared
 from pipelines.stage import write_json
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 CONNECTIONS = (4, 8, 16)
-BURSTS = (
-    4  # in which connections are opened: the worker that wakes first takes all that wait, so one burst may leave the others idle
-)
+# In which connections are opened: the worker that wakes first takes all that wait, so one burst may leave the others idle.
+BURSTS = 4
 P99_MS = 50.0
 SHAPE = {
     "width": 128,

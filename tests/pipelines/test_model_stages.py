@@ -90,9 +90,8 @@ def test_every_candidate_answers_much_as_fp32(workshop: compress.Workshop, steps
     row = workshop.candidate(steps)
     pruned = "units" in steps or "sparsity" in steps
     assert row["overlap"] > (0.75 if pruned or "rank" in steps else 0.9)
-    if (
-        not steps.get("table", "").endswith("+fp32") and not {"rank", "sparsity"} & steps.keys()
-    ):  # factors are for tables longer than this
+    # Factors are for tables longer than this.
+    if not steps.get("table", "").endswith("+fp32") and not {"rank", "sparsity"} & steps.keys():
         assert row["bytes"] < workshop.whole["bytes"]
 
 
