@@ -113,7 +113,7 @@ class Shown(Dataset):
     are left out.
     """
 
-    def __init__(self, sequences: Sequences, shown: Impressions, max_len: int, most: int = 32):
+    def __init__(self, sequences: Sequences, shown: Impressions, max_len: int, most: int = 256):
         self.sequences, self.shown, self.max_len, self.most = sequences, shown, max_len, most
         reach = np.array([len(h) for h in sequences.items])
         self.kept = np.flatnonzero(reach > 1)

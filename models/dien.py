@@ -19,7 +19,7 @@ class Dien(Reader):
         width: in and out. max_len: longest history; the second network always takes so many steps when exported.
     """
 
-    parts = 2
+    parts = 1
 
     def __init__(self, width: int, max_len: int):
         super().__init__()
@@ -48,7 +48,7 @@ class Dien(Reader):
             of_update, of_reset, of_new = (state @ carry + self.carry.bias).chunk(3, 1)
             gate = torch.sigmoid(update + of_update) * weight[:, step, None]  # zero: the state stays
             state = state + gate * (torch.tanh(new + torch.sigmoid(reset + of_reset) * of_new) - state)
-        return [state, state * candidate]
+        return [state * candidate]
 
     def auxiliary(self, events: Events, real: Tensor) -> Tensor:
         """Each interest should tell the event that came next from one of another shopper (binary cross-entropy)."""

@@ -25,7 +25,7 @@ class Activation(nn.Module):
 class Din(Reader):
     """The events' sum, each weighing as much as it speaks to the candidate (no softmax: how strong an interest is, is kept)."""
 
-    parts = 2
+    parts = 1
 
     def __init__(self, width: int):
         super().__init__()
@@ -35,4 +35,4 @@ class Din(Reader):
         history, real = known(events.items + events.done, asked)
         weight = self.activation(history, candidate).masked_fill(~real, 0.0)
         interest = (weight[:, None] @ history).squeeze(1)
-        return [interest, interest * candidate]
+        return [interest * candidate]

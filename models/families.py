@@ -88,5 +88,5 @@ def build_ranker(model: str, items: int, shape: dict, attributes: Tensor | None,
     Args:
         items: in the vocabulary. shape: as for `build`, and branches, money, platforms. attributes, numbers: see Ranker.
     """
-    own = {name: shape[name] for name in ("width", "dropout", "unnamed", "money", "platforms")}
+    own = {name: shape[name] for name in ("width", "heads", "dropout", "unnamed", "money", "platforms")}
     return Ranker(RANKERS[model](shape), items, attributes=attributes, numbers=numbers, **own)

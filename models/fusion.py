@@ -3,6 +3,7 @@ network (preference) and self-attention over prices considered and paid (purchas
 history G in the ranker's gated towers. Tensors only.
 """
 
+import torch
 from torch import Tensor, nn
 
 from models.batches import Asked
@@ -12,10 +13,32 @@ from models.ranker import Events, Reader, state_at
 from models.sasrec import SelfAttention
 
 BRANCHES = ("interest", "preference", "purchasing_power")
+PRIOR = 5  # events without any taste that stand before the first: few events say little
+
+
+class Branch(nn.Module):
+    """A history (B, L, D) -> what it says after each event (B, L, D): events and what an encoder adds to them, at first nothing
+    (Bachlechner et al., "ReZero is All You Need", 2020), so that what every event says by itself is learnt first.
+
+    Args:
+        encoder: causal. lasting: the mean of the history so far, not its newest event.
+    """
+
+    def __init__(self, encoder: nn.Module, width: int, lasting: bool):
+        super().__init__()
+        self.encoder, self.lasting = encoder, lasting
+        self.share, self.out = nn.Parameter(torch.zeros(())), nn.Linear(width, width)
+
+    def forward(self, x: Tensor, times: Tensor) -> Tensor:
+        x = x + self.share * self.encoder(x, times)
+        if self.lasting:
+            x = x.cumsum(1) / (PRIOR + 1 + torch.arange(x.shape[1], device=x.device))[:, None]
+        return self.out(x)
 
 
 class Fusion(Reader):
-    """Each branch reads the history once, whatever the number of candidates, and meets each candidate in a product.
+    """Each branch reads the history once, whatever the number of candidates, and meets each candidate in a product: interest and
+    purchasing power with all of the history, preference with where it now stands.
 
     Args:
         width, layers, heads, dropout, max_len: of the branches. branches: those to have, of BRANCHES.
@@ -25,21 +48,26 @@ class Fusion(Reader):
     def __init__(self, width: int, layers: int, heads: int, dropout: float, max_len: int, branches: list[str], money: int):
         super().__init__()
         makers = {
-            "interest": lambda: Cnn(width, layers, dropout),
-            "preference": lambda: Gru(width, layers, dropout),
-            "purchasing_power": lambda: SelfAttention(width, layers, heads, dropout, max_len, gated=False),
+            "interest": lambda: Branch(Cnn(width, layers, dropout), width, lasting=True),
+            "preference": lambda: Branch(Gru(width, layers, dropout), width, lasting=False),
+            "purchasing_power": lambda: Branch(
+                SelfAttention(width, layers, heads, dropout, max_len, gated=False), width, lasting=True
+            ),
         }
         self.branches = nn.ModuleDict({b: makers[b]() for b in branches if b != "purchasing_power" or money})
         if "purchasing_power" in self.branches:
-            self.price, self.asked_price = nn.Linear(money, width), nn.Linear(money, width)
-        self.meet = nn.ModuleDict({b: nn.Linear(width, width) for b in self.branches})
-        self.parts = 2 * len(self.branches)
+            # Not linear: a price may be too high and too low.
+            self.price, self.asked_price = (
+                nn.Sequential(nn.Linear(money, width), nn.GELU(), nn.Linear(width, width)) for _ in range(2)
+            )
+        self.ask = nn.ModuleDict({b: nn.Linear(width, width) for b in self.branches})
+        self.parts = len(self.branches)
 
     def forward(self, events: Events, asked: Asked, candidate: Tensor, money: Tensor) -> list[Tensor]:
-        parts = []
+        products = []
         for name, branch in self.branches.items():
             power = name == "purchasing_power"
             read = events.done + (self.price(events.money) if power else events.items)
             state = state_at(branch(read, events.times), asked)
-            parts += [state, self.meet[name](state) * (self.asked_price(money) if power else candidate)]
-        return parts
+            products.append(state * self.ask[name](self.asked_price(money) if power else candidate))
+        return products

@@ -13,6 +13,7 @@ from models.two_stage import SecondStage, TwoStage
 
 POSITIONS = 4  # of each history, at which the next item is to be told from others
 PROPOSED, DRAWN = 8, 7  # others: of the retriever's candidates, and of all items
+SHOWN = 10.0  # weight of what came of impressions: most are passed over, so one tells far less than a next item
 
 
 class RankShown(NextItem):
@@ -46,7 +47,7 @@ class RankShown(NextItem):
         lists = logits[: len(asked.row), 0].view(-1, 1 + PROPOSED + DRAWN).masked_fill(others, -torch.inf)
         of_next = -lists.log_softmax(1)[:, 0].mean() if len(lists) else 0.0
         of_shown = task_loss(logits[len(asked.row) :], labels) if len(labels) else 0.0
-        loss = of_next + of_shown + ranker.reader.auxiliary(events, shoppers.history > 0)
+        loss = of_next + SHOWN * of_shown + ranker.reader.auxiliary(events, shoppers.history > 0)
         self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(platforms))
         return loss
 

@@ -1,9 +1,11 @@
 """What all rankers share: (shopper, candidate, context) to what is expected of the candidate. Tensors only.
 
-A family is a reader (a history, read with or without the candidate in mind -> vectors about the two). Around it stand the candidate's
-own features (what it is: embedding, category, brand, words, price) and its history (popularity, clicks an impression, purchases a click,
-price against its category), joined in gated towers, and a head a task over experts that all tasks share (MMoE: Ma et al.,
-"Modeling Task Relationships in Multi-task Learning with Multi-gate Mixture-of-Experts", 2018).
+A family is a reader (a history, read with or without the candidate in mind -> its products with the candidate). The products' sums go
+straight to the logits, as in factorisation machines (Rendle, 2010), and, since whole vectors only invite learning by heart, they alone
+stand for the history (as in DLRM: Naumov et al., 2019) beside the candidate's own features (what it is: embedding, category, brand,
+words) and its history (popularity, clicks an impression, purchases a click, price against its category) in gated towers with a head a
+task over experts that all tasks share (MMoE: Ma et al., "Modeling Task Relationships in Multi-task Learning with Multi-gate
+Mixture-of-Experts", 2018).
 """
 
 from copy import deepcopy
@@ -20,6 +22,8 @@ from models.table import Table
 TASKS = ("next", "click", "cart", "purchase")
 ACTIONS = 4  # kinds of action in a history, from seen to bought
 EXPERTS = 4
+PARTS = 4  # of what is joined: the match of history and candidate, what the candidate is, its record, where it is asked for
+STRENGTH = 0.25  # standard deviation of item vectors at first: large random ones are learnt by heart, from small ones grows what many share
 
 
 class Events(NamedTuple):
@@ -43,12 +47,12 @@ def known(states: Tensor, asked: Asked) -> tuple[Tensor, Tensor]:
 
 
 class Reader(nn.Module):
-    """What differs between rankers. `parts` says how many vectors forward returns."""
+    """What differs between rankers. `parts` says how many products forward returns."""
 
     parts: int
 
     def forward(self, events: Events, asked: Asked, candidate: Tensor, money: Tensor) -> list[Tensor]:
-        """candidate (N, D), its prices (N, M) -> `parts` of (N, D)."""
+        """candidate (N, D), its prices (N, M) -> `parts` of (N, D): what was read times what is asked, element by element."""
         raise NotImplementedError
 
     def auxiliary(self, events: Events, real: Tensor) -> Tensor | float:
@@ -62,6 +66,7 @@ class Ranker(ItemTable):
 
     Args:
         reader: see Reader. items, width, attributes, unnamed: of the item table. dropout: of what the experts say.
+        heads: sums that are made of each product.
         numbers: (items + 1, F) float32, standardised features of items, row 0 zero. money: columns of it that tell prices.
         platforms: how many there are.
     """
@@ -71,6 +76,7 @@ class Ranker(ItemTable):
         reader: Reader,
         items: int,
         width: int,
+        heads: int,
         dropout: float,
         attributes: Tensor | None,
         numbers: Tensor,
@@ -79,15 +85,17 @@ class Ranker(ItemTable):
         unnamed: float = 0.0,
     ):
         super().__init__(items, width, attributes, unnamed)
-        self.reader, self.money = reader, money
+        self.reader, self.heads, self.money = reader, heads, money
         self.numbers = nn.Buffer(numbers)
         self.action = nn.Embedding(ACTIONS + 1, width, padding_idx=0)
         self.emphasis = nn.Embedding(ACTIONS + 1, width, padding_idx=0)  # what was bought says more than what was looked at
-        nn.init.zeros_(self.emphasis.weight)
+        for actions in (self.action, self.emphasis):
+            nn.init.zeros_(actions.weight)
         self.platform = nn.Embedding(platforms + 1, width, padding_idx=0)
         self.features, self.record = nn.Linear(width, width), nn.Linear(numbers.shape[1], width)
-        joined = (reader.parts + 3) * width
-        self.norm, self.gates, self.dropout = nn.LayerNorm(joined), nn.Linear(joined, reader.parts + 3), nn.Dropout(dropout)
+        self.match = nn.Parameter(torch.ones(reader.parts * heads, len(TASKS)))
+        self.matched, joined = nn.Linear(reader.parts * heads, width), PARTS * width
+        self.norm, self.gates, self.dropout = nn.LayerNorm(joined), nn.Linear(joined, PARTS), nn.Dropout(dropout)
         self.experts = nn.Linear(joined, EXPERTS * (width // 2))
         self.choose = nn.Linear(joined, len(TASKS) * EXPERTS)
         self.towers = nn.Parameter(torch.randn(len(TASKS), width // 2) * width**-0.5)
@@ -111,8 +119,12 @@ class Ranker(ItemTable):
     def embed(self, items: Tensor) -> Tensor:
         return super().embed(items) if self.folded is None else self.folded.lookup(items)
 
+    def vectors(self, items: Tensor) -> Tensor:
+        """Items (...) int64 as readers get them: (..., D) float."""
+        return self.embed(items) * (STRENGTH * self.width**0.5)
+
     def events(self, shoppers: Shoppers) -> Events:
-        items = self.embed(shoppers.history) * self.width**0.5 * (1 + self.emphasis(shoppers.actions))
+        items = self.vectors(shoppers.history) * (1 + self.emphasis(shoppers.actions))
         money = F.embedding(shoppers.history, self.numbers)[..., self.money]
         return Events(items, self.action(shoppers.actions), money, shoppers.times)
 
@@ -122,16 +134,17 @@ class Ranker(ItemTable):
 
     def forward(self, events: Events, asked: Asked) -> Tensor:
         """-> logits (N, tasks) float: next, click, cart given a click, purchase given a click."""
-        candidate = self.embed(asked.item) * self.width**0.5
+        candidate = self.vectors(asked.item)
         numbers = F.embedding(asked.item, self.numbers)
-        read = self.reader(events, asked, candidate, numbers[:, self.money])
-        parts = [*read, self.features(candidate), self.record(numbers), self.platform(asked.platform)]
+        products = self.reader(events, asked, candidate, numbers[:, self.money])
+        sums = torch.cat([p.unflatten(1, (self.heads, -1)).sum(-1) for p in products], 1)
+        parts = [self.matched(sums), self.features(candidate), self.record(numbers), self.platform(asked.platform)]
         joined = self.norm(torch.cat(parts, 1))
         gates = torch.sigmoid(self.gates(joined))[..., None]
-        joined = (joined.view(-1, len(parts), self.width) * gates).flatten(1)
+        joined = (joined.view(-1, PARTS, self.width) * gates).flatten(1)
         experts = self.dropout(F.gelu(self.experts(joined))).view(-1, EXPERTS, self.width // 2)
         weights = self.choose(joined).view(-1, len(TASKS), EXPERTS).softmax(-1)
-        return ((weights @ experts) * self.towers).sum(-1) + self.direct(joined)
+        return ((weights @ experts) * self.towers).sum(-1) + self.direct(joined) + sums @ self.match
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
