@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from models.batches import Asked, HistoryData, Impressions, Sequences, Shoppers, Shown, pad
 from models.families import RANKERS, build, build_ranker
+from models.fusion import PRIOR
 from models.metrics import ranks
 from models.rank_learner import RankShown, task_loss
 from models.ranker import TASKS, Events, Ranker, log_probabilities
@@ -145,6 +146,24 @@ def test_dien_by_the_formula():
         gate = a * torch.sigmoid(u + cu)
         state = (1 - gate) * state + gate * torch.tanh(h + torch.sigmoid(r + cr) * ch)
     torch.testing.assert_close(reader(events, asked([0], [3], [8]), candidate, None)[0][0], state * candidate[0])
+
+
+def test_fusion_by_the_formula():
+    ranker = ranker_of("fusion")
+    people, wanted = shoppers([3, 7, 9, 2]), asked([0], [3], [8])
+    events, candidate, money = ranker.events(people), ranker.vectors(wanted.item), NUMBERS[wanted.item][:, MONEY]
+    products = dict(zip(ranker.reader.branches, (p[0] for p in ranker.reader(events, wanted, candidate, money)), strict=True))
+    for name, branch in ranker.reader.branches.items():
+        of_price = name == "purchasing_power"
+        read = (events.done + (ranker.reader.price(events.money) if of_price else events.items))[:, :3]
+        said = (read + branch.share * branch.encoder(read, events.times[:, :3]))[0]
+        state = branch.out(said[-1] if name == "preference" else said.sum(0) / (PRIOR + 3))
+        key = ranker.reader.ask[name](ranker.reader.asked_price(money) if of_price else candidate)
+        torch.testing.assert_close(products[name], state * key[0])
+    sums = torch.cat([p.view(ranker.heads, -1).sum(1) for p in products.values()])
+    before = logits(ranker, people, wanted)[0]
+    ranker.match.data += 1.0  # what comes of it goes straight to the logits
+    torch.testing.assert_close(logits(ranker, people, wanted)[0] - before, sums.sum().expand(len(TASKS)), rtol=1e-4, atol=1e-4)
 
 
 def test_fusion_without_prices_has_no_purchasing_power():
