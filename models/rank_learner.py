@@ -13,7 +13,7 @@ from models.two_stage import SecondStage, TwoStage
 
 POSITIONS = 4  # of each history, at which the next item is to be told from others
 PROPOSED, DRAWN = 8, 7  # others: of the retriever's candidates, and of all items
-SHOWN = 10.0  # weight of what came of impressions: most are passed over, so one tells far less than a next item
+SHOWN = 10.0  # weight of what came of impressions: most are passed over, so their mean loss is small beside that of next items
 
 
 class RankShown(NextItem):
