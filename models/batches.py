@@ -105,16 +105,19 @@ class Impressions:
         return Impressions(*(column[chosen] for column in (self.user, self.position, self.item, self.platform, self.labels)))
 
 
+MOST = 256  # impressions of a shopper that one batch reads, others each epoch
+
+
 class Shown(Dataset):
     """Training histories with impressions, as batches: indexing with a list of rows gives one.
 
     A batch is (Shoppers, platforms (B, L) int64, Asked, labels (N, 3) float32): of each shopper with two events or more all events,
-    where each took place, and at most `most` impressions, others at each call. Impressions older than the `max_len` newest events
+    where each took place, and at most MOST impressions, others at each call. Impressions older than the `max_len` newest events
     are left out.
     """
 
-    def __init__(self, sequences: Sequences, shown: Impressions, max_len: int, most: int = 256):
-        self.sequences, self.shown, self.max_len, self.most = sequences, shown, max_len, most
+    def __init__(self, sequences: Sequences, shown: Impressions, max_len: int):
+        self.sequences, self.shown, self.max_len = sequences, shown, max_len
         reach = np.array([len(h) for h in sequences.items])
         self.kept = np.flatnonzero(reach > 1)
         self.lengths = np.minimum(reach[self.kept], max_len)
@@ -131,7 +134,7 @@ class Shown(Dataset):
         row, chosen = [], []
         for i, shopper in enumerate(rows):
             start, end = self.first[shopper], self.first[shopper + 1]
-            some = start + torch.randperm(end - start)[: self.most].numpy()
+            some = start + torch.randperm(end - start)[:MOST].numpy()
             row.append(np.full(len(some), i))
             chosen.append(some)
         row, shown = np.concatenate(row), self.shown.rows(np.concatenate(chosen))

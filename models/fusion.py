@@ -47,14 +47,13 @@ class Fusion(Reader):
 
     def __init__(self, width: int, layers: int, heads: int, dropout: float, max_len: int, branches: list[str], money: int):
         super().__init__()
-        makers = {
-            "interest": lambda: Branch(Cnn(width, layers, dropout), width, lasting=True),
-            "preference": lambda: Branch(Gru(width, layers, dropout), width, lasting=False),
-            "purchasing_power": lambda: Branch(
-                SelfAttention(width, layers, heads, dropout, max_len, gated=False), width, lasting=True
-            ),
+        encoders = {
+            "interest": lambda: Cnn(width, layers, dropout),
+            "preference": lambda: Gru(width, layers, dropout),
+            "purchasing_power": lambda: SelfAttention(width, layers, heads, dropout, max_len, gated=False),
         }
-        self.branches = nn.ModuleDict({b: makers[b]() for b in branches if b != "purchasing_power" or money})
+        having = [b for b in branches if b != "purchasing_power" or money]
+        self.branches = nn.ModuleDict({b: Branch(encoders[b](), width, lasting=b != "preference") for b in having})
         if "purchasing_power" in self.branches:
             # Not linear: a price may be too high and too low.
             self.price, self.asked_price = (
