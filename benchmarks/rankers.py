@@ -1,7 +1,7 @@
 """Does it pay to join behaviour, history, prices and the record of items? `fusion` beside each of its branches alone, din, dien and
 LightGBM on the same features, on the simulated shop.
 
-    python -m benchmarks.rankers                     # half an hour on 2 CPU cores
+    python -m benchmarks.rankers                     # an hour on 2 CPU cores
     python -m benchmarks.rankers --models fusion interest lightgbm --seeds 3
 
 All order the candidates of one retriever (train.retriever), by themselves alone: NDCG@10 with every item ranked, what was not proposed
@@ -25,7 +25,7 @@ from pipelines.stage import write_json
 
 OUT = ROOT  # where data and reports stand
 BRANCHES = ("interest", "preference", "purchasing_power")
-MODELS = ("fusion", *BRANCHES, "din", "dien", "lightgbm")
+MODELS = ("fusion", *BRANCHES, "lightgbm", "din", "dien")
 BOOTSTRAP = 300
 TREES = {
     "verbosity": -1,
@@ -41,7 +41,7 @@ def main() -> None:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     cli.add_argument("--seeds", type=int, default=1)
-    cli.add_argument("--shoppers", type=int, default=3000)
+    cli.add_argument("--shoppers", type=int, default=6000)
     cli.add_argument("--epochs", type=int, help="at most; to try things out")
     chosen = cli.parse_args()
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")

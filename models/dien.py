@@ -29,7 +29,7 @@ class Dien(Reader):
         self.enter, self.carry = nn.Linear(width, 3 * width), nn.Linear(width, 3 * width)
         self.agrees = nn.Sequential(nn.Linear(2 * width, HIDDEN), nn.Sigmoid(), nn.Linear(HIDDEN, 1))
 
-    def forward(self, events: Events, asked: Asked, candidate: Tensor, money: Tensor) -> list[Tensor]:
+    def forward(self, events: Events, asked: Asked, candidate: Tensor, money: Tensor) -> list[tuple[Tensor, Tensor]]:
         read = run(self.interests, events.items + events.done)
         interests, real = known(read, asked)
         speaks = self.activation(interests, candidate).masked_fill(~real, -torch.inf)
@@ -48,7 +48,7 @@ class Dien(Reader):
             of_update, of_reset, of_new = (state @ carry + self.carry.bias).chunk(3, 1)
             gate = torch.sigmoid(update + of_update) * weight[:, step, None]  # zero: the state stays
             state = state + gate * (torch.tanh(new + torch.sigmoid(reset + of_reset) * of_new) - state)
-        return [state * candidate]
+        return [(state, candidate)]
 
     def auxiliary(self, events: Events, real: Tensor) -> Tensor:
         """Each interest should tell the event that came next from one of another shopper (binary cross-entropy)."""

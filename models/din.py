@@ -31,8 +31,8 @@ class Din(Reader):
         super().__init__()
         self.activation = Activation(width)
 
-    def forward(self, events: Events, asked: Asked, candidate: Tensor, money: Tensor) -> list[Tensor]:
+    def forward(self, events: Events, asked: Asked, candidate: Tensor, money: Tensor) -> list[tuple[Tensor, Tensor]]:
         history, real = known(events.items + events.done, asked)
         weight = self.activation(history, candidate).masked_fill(~real, 0.0)
         interest = (weight[:, None] @ history).squeeze(1)
-        return [interest * candidate]
+        return [(interest, candidate)]

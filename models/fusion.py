@@ -37,7 +37,7 @@ class Branch(nn.Module):
 
 
 class Fusion(Reader):
-    """Each branch reads the history once, whatever the number of candidates, and meets each candidate in a product: interest and
+    """Each branch reads the history once, whatever the number of candidates, and is held against each of them: interest and
     purchasing power with all of the history, preference with where it now stands.
 
     Args:
@@ -62,11 +62,11 @@ class Fusion(Reader):
         self.ask = nn.ModuleDict({b: nn.Linear(width, width) for b in self.branches})
         self.parts = len(self.branches)
 
-    def forward(self, events: Events, asked: Asked, candidate: Tensor, money: Tensor) -> list[Tensor]:
-        products = []
+    def forward(self, events: Events, asked: Asked, candidate: Tensor, money: Tensor) -> list[tuple[Tensor, Tensor]]:
+        readings = []
         for name, branch in self.branches.items():
             power = name == "purchasing_power"
             read = events.done + (self.price(events.money) if power else events.items)
             state = state_at(branch(read, events.times), asked)
-            products.append(state * self.ask[name](self.asked_price(money) if power else candidate))
-        return products
+            readings.append((state, self.ask[name](self.asked_price(money) if power else candidate)))
+        return readings

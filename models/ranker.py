@@ -1,11 +1,11 @@
 """What all rankers share: (shopper, candidate, context) to what is expected of the candidate. Tensors only.
 
-A family is a reader (a history, read with or without the candidate in mind -> its products with the candidate). The products' sums go
-straight to the logits, as in factorisation machines (Rendle, 2010), and, since whole vectors only invite learning by heart, they alone
-stand for the history (as in DLRM: Naumov et al., 2019) beside the candidate's own features (what it is: embedding, category, brand,
-words) and its history (popularity, clicks an impression, purchases a click, price against its category) in gated towers with a head a
-task over experts that all tasks share (MMoE: Ma et al., "Modeling Task Relationships in Multi-task Learning with Multi-gate
-Mixture-of-Experts", 2018).
+A family is a reader: a history, read with or without the candidate in mind, and what of the candidate the reading is held against.
+Their products' sums go straight to the logits, as in factorisation machines (Rendle, 2010), and, since whole vectors only invite
+learning by heart, they alone stand for the history (as in DLRM: Naumov et al., 2019) beside the candidate's own features (what it is:
+embedding, category, brand, words) and its history (popularity, clicks an impression, purchases a click, price against its category)
+in gated towers with a head a task over experts that all tasks share (MMoE: Ma et al., "Modeling Task Relationships in Multi-task
+Learning with Multi-gate Mixture-of-Experts", 2018).
 """
 
 from copy import deepcopy
@@ -23,6 +23,7 @@ TASKS = ("next", "click", "cart", "purchase")
 ACTIONS = 4  # kinds of action in a history, from seen to bought
 EXPERTS = 4
 PARTS = 4  # of what is joined: the match of history and candidate, what the candidate is, its record, where it is asked for
+NARROW = 16  # numbers of a reading that impressions are told by: in whole vectors they are learnt by heart
 STRENGTH = 0.25  # standard deviation of item vectors at first: large random ones are learnt by heart, from small ones grows what many share
 
 
@@ -47,17 +48,34 @@ def known(states: Tensor, asked: Asked) -> tuple[Tensor, Tensor]:
 
 
 class Reader(nn.Module):
-    """What differs between rankers. `parts` says how many products forward returns."""
+    """What differs between rankers. `parts` says how many readings forward returns."""
 
     parts: int
 
-    def forward(self, events: Events, asked: Asked, candidate: Tensor, money: Tensor) -> list[Tensor]:
-        """candidate (N, D), its prices (N, M) -> `parts` of (N, D): what was read times what is asked, element by element."""
+    def forward(self, events: Events, asked: Asked, candidate: Tensor, money: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """candidate (N, D), its prices (N, M) -> `parts` pairs of (N, D): what was read, and what of the candidate it is held
+        against.
+        """
         raise NotImplementedError
 
     def auxiliary(self, events: Events, real: Tensor) -> Tensor | float:
         """A loss of the reader's own on a batch of training histories; real (B, L) bool marks events."""
         return 0.0
+
+
+class Match(nn.Module):
+    """A reading and what it is held against, (N, D) each -> sums of their product: (N, heads) of whole vectors by heads, for the
+    order of what is met next, and (N, 1) of NARROW mixtures of each, for what comes of impressions.
+    """
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.read, self.ask = (nn.Linear(width, NARROW, bias=False) for _ in range(2))
+
+    def forward(self, reading: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
+        whole = (reading * asked).unflatten(1, (self.heads, -1)).sum(-1)
+        return whole, (self.read(reading) * self.ask(asked)).sum(1, keepdim=True)
 
 
 class Ranker(ItemTable):
@@ -66,7 +84,7 @@ class Ranker(ItemTable):
 
     Args:
         reader: see Reader. items, width, attributes, unnamed: of the item table. dropout: of what the experts say.
-        heads: sums that are made of each product.
+        heads: of each Match.
         numbers: (items + 1, F) float32, standardised features of items, row 0 zero. money: columns of it that tell prices.
         platforms: how many there are.
     """
@@ -85,7 +103,7 @@ class Ranker(ItemTable):
         unnamed: float = 0.0,
     ):
         super().__init__(items, width, attributes, unnamed)
-        self.reader, self.heads, self.money = reader, heads, money
+        self.reader, self.money = reader, money
         self.numbers = nn.Buffer(numbers)
         self.action = nn.Embedding(ACTIONS + 1, width, padding_idx=0)
         self.emphasis = nn.Embedding(ACTIONS + 1, width, padding_idx=0)  # what was bought says more than what was looked at
@@ -93,8 +111,10 @@ class Ranker(ItemTable):
             nn.init.zeros_(actions.weight)
         self.platform = nn.Embedding(platforms + 1, width, padding_idx=0)
         self.features, self.record = nn.Linear(width, width), nn.Linear(numbers.shape[1], width)
-        self.match = nn.Parameter(torch.ones(reader.parts * heads, len(TASKS)))
-        self.matched, joined = nn.Linear(reader.parts * heads, width), PARTS * width
+        self.matches = nn.ModuleList(Match(width, heads) for _ in range(reader.parts))
+        self.next = nn.Parameter(torch.ones(reader.parts * heads, 1))
+        self.shown = nn.Parameter(torch.ones(reader.parts, len(TASKS) - 1))
+        self.matched, joined = nn.Linear(reader.parts * (heads + 1), width), PARTS * width
         self.norm, self.gates, self.dropout = nn.LayerNorm(joined), nn.Linear(joined, PARTS), nn.Dropout(dropout)
         self.experts = nn.Linear(joined, EXPERTS * (width // 2))
         self.choose = nn.Linear(joined, len(TASKS) * EXPERTS)
@@ -136,15 +156,18 @@ class Ranker(ItemTable):
         """-> logits (N, tasks) float: next, click, cart given a click, purchase given a click."""
         candidate = self.vectors(asked.item)
         numbers = F.embedding(asked.item, self.numbers)
-        products = self.reader(events, asked, candidate, numbers[:, self.money])
-        sums = torch.cat([p.unflatten(1, (self.heads, -1)).sum(-1) for p in products], 1)
-        parts = [self.matched(sums), self.features(candidate), self.record(numbers), self.platform(asked.platform)]
+        readings = self.reader(events, asked, candidate, numbers[:, self.money])
+        sums = zip(*(match(*pair) for match, pair in zip(self.matches, readings, strict=True)), strict=True)
+        whole, narrow = (torch.cat(s, 1) for s in sums)
+        matched = self.matched(torch.cat([whole, narrow], 1))
+        parts = [matched, self.features(candidate), self.record(numbers), self.platform(asked.platform)]
         joined = self.norm(torch.cat(parts, 1))
         gates = torch.sigmoid(self.gates(joined))[..., None]
         joined = (joined.view(-1, PARTS, self.width) * gates).flatten(1)
         experts = self.dropout(F.gelu(self.experts(joined))).view(-1, EXPERTS, self.width // 2)
         weights = self.choose(joined).view(-1, len(TASKS), EXPERTS).softmax(-1)
-        return ((weights @ experts) * self.towers).sum(-1) + self.direct(joined) + sums @ self.match
+        straight = torch.cat([whole @ self.next, narrow @ self.shown], 1)
+        return ((weights @ experts) * self.towers).sum(-1) + self.direct(joined) + straight
 
 
 def log_probabilities(logits: Tensor) -> Tensor:

@@ -108,6 +108,7 @@ def next_item(settings: dict, data: Prepared, checkpoints: Path, *watching: Call
 
 def two_stage(settings: dict, data: Prepared, retriever: NextItemNetwork, checkpoints: Path) -> TwoStage:
     """The retriever with a trained ranker."""
+    settings = settings | settings["ranker"] | {"epochs": min(settings["epochs"], settings["ranker"]["epochs"])}
     numbers, own = torch.from_numpy(data.numbers()[0]), shape(settings, data)["ranker"]
     known = attributes(settings, data)
 
