@@ -8,12 +8,12 @@ All order the candidates of one retriever (train.retriever), by themselves alone
 below. All say of each impression of the test part how probable a purchase is: AUC, log-loss, calibration error. LightGBM gets item,
 category, brand, platform, the item's numbers, and of the history what a person would count: its length and prices, how often category
 and brand stand in it, and which item followed which in training; one model for purchases, one (LambdaRank) for the order. Differences from
-fusion are means over seeds with 95 % bootstrap intervals over shoppers. Prints a table, writes reports/rankers.json.
+fusion are means over seeds with 95 % bootstrap intervals over shoppers. Prints a table, writes reports/rankers.json. Stopped and
+started again it goes on: what is trained is kept beside the data.
 """
 
 import argparse
 import logging
-import shutil
 import time
 from contextlib import chdir
 from pathlib import Path
@@ -69,12 +69,11 @@ def compare(names: list[str], seeds: int, epochs: int | None) -> dict:
         settings = params("train") | {"seed": 42 + seed, "model": "fusion"} | ({"epochs": epochs} if epochs else {})
         retriever = retriever_of(settings, data)
         for name in names:
-            started = time.perf_counter()
-            rank, chance = (lightgbm if name == "lightgbm" else network)(name, settings, data, retriever, shown)
+            rank, chance, seconds = answered(name, settings, data, retriever, shown)
             chances[name].append(chance)
             gains[name].append(ndcg(rank, 10))
             rows.append(
-                {"model": name, "seed": 42 + seed, "train_s": round(time.perf_counter() - started, 1), "ndcg@10": float(gains[name][-1].mean()),
+                {"model": name, "seed": 42 + seed, "train_s": round(seconds, 1), "ndcg@10": float(gains[name][-1].mean()),
                  "purchase_auc": auc(chance, bought), "purchase_log_loss": log_loss(chance, bought),
                  "purchase_calibration_error": calibration_error(chance, bought)}
             )  # fmt: skip
@@ -110,20 +109,33 @@ def retriever_of(settings: dict, data):
     return train.next_item(settings, data, kept)
 
 
-def network(name: str, settings: dict, data, retriever, shown) -> tuple[np.ndarray, np.ndarray]:
-    """Ranks of the test items by the ranker alone, and probabilities of purchase of the impressions."""
+def answered(name: str, settings: dict, data, retriever, shown) -> tuple[np.ndarray, np.ndarray, float]:
+    """Ranks of the test items by one model alone, probabilities of purchase of the impressions, and the seconds that it took; kept."""
+    from pipelines import train
+    from pipelines.bundle import code_digest
+
+    own = settings | ({"branches": [name]} if name in BRANCHES else {} if name == "lightgbm" else {"model": name})
+    work = Path("rankers") / f"{name}-{train.fingerprint(own)[:8]}-{code_digest()[:8]}"
+    kept = work / "answers.npz"
+    if not kept.exists():
+        started = time.perf_counter()
+        rank, chance = lightgbm(own, data, retriever, shown) if name == "lightgbm" else network(own, data, retriever, shown, work)
+        work.mkdir(parents=True, exist_ok=True)
+        np.savez(kept, rank=rank, chance=chance, seconds=time.perf_counter() - started)
+    with np.load(kept) as arrays:
+        return arrays["rank"], arrays["chance"], float(arrays["seconds"])
+
+
+def network(settings: dict, data, retriever, shown, work: Path) -> tuple[np.ndarray, np.ndarray]:
     from pipelines import train
     from pipelines.ranking import rank_all, task_probabilities
 
-    settings = settings | ({"branches": [name]} if name in BRANCHES else {"model": name})
-    checkpoints = Path("checkpoints") / name
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    model = train.two_stage(settings, data, retriever, checkpoints)
+    model = train.two_stage(settings, data, retriever, work / "checkpoints")
     model.second.trust.fill_(1.0)
     return rank_all(model, data.test, 10)[0], task_probabilities(model, data.full, shown)[:, 2]
 
 
-def lightgbm(name: str, settings: dict, data, retriever, shown) -> tuple[np.ndarray, np.ndarray]:
+def lightgbm(settings: dict, data, retriever, shown) -> tuple[np.ndarray, np.ndarray]:
     import lightgbm as lgb
 
     table = Tabular(data)

@@ -32,7 +32,7 @@ class Dien(Reader):
     def forward(self, events: Events, asked: Asked, candidate: Tensor, money: Tensor) -> list[tuple[Tensor, Tensor]]:
         read = run(self.interests, events.items + events.done)
         interests, real = known(read, asked)
-        speaks = self.activation(interests, candidate).masked_fill(~real, -torch.inf)
+        speaks = self.activation(read, interests, asked, candidate).masked_fill(~real, -torch.inf)
         weight = torch.where(real, speaks.softmax(1), 0.0)  # where nothing is known, all are -inf
         entered, steps = self.enter(read), read.shape[1]
         if torch.compiler.is_exporting():  # a loop of a length that is not known has no place in a graph

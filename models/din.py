@@ -1,6 +1,5 @@
 """Deep Interest Network (Zhou et al., 2018): of a history, what speaks to the candidate. Tensors only."""
 
-import torch
 from torch import Tensor, nn
 
 from models.batches import Asked
@@ -10,16 +9,19 @@ HIDDEN = 36  # units of the activation unit, as in the paper
 
 
 class Activation(nn.Module):
-    """How much each event speaks to the candidate: a dense network over event, candidate, difference and product."""
+    """How much each event speaks to the candidate: a dense network over event, candidate and their product (their difference too in the
+    paper, which a linear layer over both can make). What the first layer makes of events is made once, whatever the number of candidates.
+    """
 
     def __init__(self, width: int):
         super().__init__()
-        self.dense = nn.Sequential(nn.Linear(4 * width, HIDDEN), nn.PReLU(), nn.Linear(HIDDEN, 1))
+        self.event, self.asked, self.both = (nn.Linear(width, HIDDEN, bias=i == 0) for i in range(3))
+        self.speaks = nn.Sequential(nn.PReLU(), nn.Linear(HIDDEN, 1))
 
-    def forward(self, events: Tensor, candidate: Tensor) -> Tensor:
-        """events (N, L, D), candidate (N, D) -> (N, L)."""
-        asked = candidate[:, None].expand_as(events)
-        return self.dense(torch.cat([events, asked, events - asked, events * asked], -1)).squeeze(-1)
+    def forward(self, events: Tensor, history: Tensor, asked: Asked, candidate: Tensor) -> Tensor:
+        """events (B, L, D), those of each candidate's row (N, L, D), candidate (N, D) -> (N, L)."""
+        both = history @ (candidate[:, :, None] * self.both.weight.T)
+        return self.speaks(self.event(events)[asked.row] + self.asked(candidate)[:, None] + both).squeeze(-1)
 
 
 class Din(Reader):
@@ -32,7 +34,8 @@ class Din(Reader):
         self.activation = Activation(width)
 
     def forward(self, events: Events, asked: Asked, candidate: Tensor, money: Tensor) -> list[tuple[Tensor, Tensor]]:
-        history, real = known(events.items + events.done, asked)
-        weight = self.activation(history, candidate).masked_fill(~real, 0.0)
+        read = events.items + events.done
+        history, real = known(read, asked)
+        weight = self.activation(read, history, asked, candidate).masked_fill(~real, 0.0)
         interest = (weight[:, None] @ history).squeeze(1)
         return [(interest, candidate)]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from models import rank_learner
 from models.batches import Asked, HistoryData, Impressions, Sequences, Shoppers, Shown, pad
+from models.din import Activation
 from models.families import RANKERS, build, build_ranker
 from models.fusion import PRIOR
 from models.metrics import ranks
@@ -121,6 +122,12 @@ def learner_of(ranker: Ranker) -> RankShown:
     return learner
 
 
+def speaks(activation: Activation, event: torch.Tensor, candidate: torch.Tensor) -> torch.Tensor:
+    """Of one event and candidate (D,), by one layer over all that is joined."""
+    first = torch.cat([part.weight for part in (activation.event, activation.asked, activation.both)], 1)
+    return activation.speaks(first @ torch.cat([event, candidate, event * candidate]) + activation.event.bias).squeeze()
+
+
 def test_din_by_the_formula():
     ranker = ranker_of("din")
     people, wanted = shoppers([3, 7, 9, 2]), asked([0], [3], [8])
@@ -129,8 +136,7 @@ def test_din_by_the_formula():
     ((interest, against),) = ranker.reader(events, wanted, candidate, None)
     slow = torch.zeros(16)
     for event in (events.items + events.done)[0, :3]:
-        mixed = torch.cat([event, candidate[0], event - candidate[0], event * candidate[0]])
-        slow += ranker.reader.activation.dense(mixed).item() * event
+        slow += speaks(ranker.reader.activation, event, candidate[0]) * event
     torch.testing.assert_close(interest[0], slow)
     torch.testing.assert_close(against, candidate)
 
@@ -141,7 +147,7 @@ def test_dien_by_the_formula():
     events = Events(x, torch.zeros_like(x), torch.zeros(1, 4, 2), torch.zeros(1, 4))
     candidate = torch.randn(1, 16)
     interests = reader.interests(x)[0][0, :3]
-    weight = reader.activation(interests[None], candidate)[0].softmax(0)
+    weight = torch.stack([speaks(reader.activation, interest, candidate[0]) for interest in interests]).softmax(0)
     state = torch.zeros(16)
     for interest, a in zip(interests, weight, strict=True):
         u, r, h = reader.enter(interest).chunk(3)
