@@ -27,6 +27,7 @@ OUT = ROOT  # where data and reports stand
 BRANCHES = ("interest", "preference", "purchasing_power")
 MODELS = ("fusion", *BRANCHES, "lightgbm", "din", "dien")
 BOOTSTRAP = 300
+CATEGORIES = [1, 2, 3]  # columns of Tabular that name something: category, brand, platform; items so taken are learnt by heart
 TREES = {
     "verbosity": -1,
     "num_leaves": 63,
@@ -141,7 +142,7 @@ def lightgbm(settings: dict, data, retriever, shown) -> tuple[np.ndarray, np.nda
     table = Tabular(data)
     parts = [data.impressions(part) for part in ("train", "valid")]
     sets = [
-        lgb.Dataset(table.rows(p.user, p.position, p.item, p.platform), p.labels[:, 2], categorical_feature=[0, 1, 2, 3])
+        lgb.Dataset(table.rows(p.user, p.position, p.item, p.platform), p.labels[:, 2], categorical_feature=CATEGORIES)
         for p in parts
     ]
     stop = [lgb.early_stopping(30, verbose=False)]
@@ -152,8 +153,7 @@ def lightgbm(settings: dict, data, retriever, shown) -> tuple[np.ndarray, np.nda
 
     lists = [next_lists(data, retriever, settings), candidates(data.valid, data, "valid_at", retriever, settings["candidates"])]
     sets = [
-        lgb.Dataset(table.rows(*columns), label, group=groups, categorical_feature=[0, 1, 2, 3])
-        for columns, label, groups in lists
+        lgb.Dataset(table.rows(*columns), label, group=groups, categorical_feature=CATEGORIES) for columns, label, groups in lists
     ]
     ranking = TREES | {"objective": "lambdarank", "metric": "ndcg", "eval_at": [10], "seed": settings["seed"]}
     ranker = lgb.train(ranking, sets[0], 1000, [sets[1]], callbacks=[lgb.early_stopping(30, verbose=False)])
@@ -165,7 +165,9 @@ def lightgbm(settings: dict, data, retriever, shown) -> tuple[np.ndarray, np.nda
 
 
 def candidates(part, data, column: str, retriever, count: int) -> tuple[tuple, np.ndarray, np.ndarray]:
-    """What the retriever proposes to each shopper of a held-out part: columns for Tabular.rows, labels and group sizes."""
+    """What the retriever proposes to each shopper of a held-out part, in no order, or trees that say the same of all would seem to
+    know the retriever's: columns for Tabular.rows, labels and group sizes.
+    """
     import polars as pl
 
     from pipelines.histories import PREPARED
@@ -173,7 +175,7 @@ def candidates(part, data, column: str, retriever, count: int) -> tuple[tuple, n
 
     at = pl.read_parquet(PREPARED / "histories.parquet", columns=[column])[column]
     users = at.is_not_null().arg_true().to_numpy()
-    _, items = rank_all(retriever, part, count)
+    items = np.random.default_rng(0).permuted(rank_all(retriever, part, count)[1], axis=1)
     platform = np.array([p[-1] for p in part.platforms])
     spread = [np.repeat(c, items.shape[1]) for c in (users, at.drop_nulls().to_numpy())]
     label = (items == part.targets[:, None]).astype(int).ravel()
@@ -210,9 +212,11 @@ def next_lists(data, retriever, settings: dict) -> tuple[tuple, np.ndarray, np.n
 
 
 class Tabular:
-    """(shopper, position, item, platform) to a row of features."""
+    """(shopper, position, item, platform) to a row of features. Which item followed which is counted without the shopper's own fold:
+    else trees would learn to trust counts that hold their own answer.
+    """
 
-    def __init__(self, data, longest: int = 50):
+    def __init__(self, data, longest: int = 50, folds: int = 5):
         from models.baselines import transitions
 
         self.data, self.longest = data, longest
@@ -222,7 +226,10 @@ class Tabular:
             for c in ("category", "brand")
         ]
         self.category, self.brand = (np.concatenate([[0], c]).astype(int) for c in codes)
-        self.followed = transitions(data.train.items, len(data.items) + 1, neighbours=len(data.items))
+        self.followed = [
+            transitions([h for u, h in enumerate(data.train.items) if u % folds != fold], len(data.items) + 1, len(data.items))
+            for fold in range(folds)
+        ]
 
     def rows(self, user: np.ndarray, position: np.ndarray, item: np.ndarray, platform: np.ndarray) -> np.ndarray:
         size = 20_000
@@ -238,7 +245,9 @@ class Tabular:
         full = self.data.full
         history, actions = (pad([c[u][:p][-self.longest :] for u, p in moments.T]).numpy() for c in (full.items, full.actions))
         real, paid = history > 0, actions == 4
-        evidence = self.followed.evidence(torch.from_numpy(history)).numpy()[row, item]
+        told, fold = np.zeros((len(history), len(self.numbers)), np.float32), moments[0] % len(self.followed)
+        for own in np.unique(fold):
+            told[fold == own] = self.followed[own].evidence(torch.from_numpy(history[fold == own])).numpy()
         length = real.sum(1)
         last = history[np.arange(len(history)), np.maximum(length - 1, 0)]
         prices = self.numbers[history][:, :, [0, 1]]
@@ -253,7 +262,7 @@ class Tabular:
         counts = [s.sum(1) for s in same] + [(s & newest[row]).sum(1) for s in same]
         of_last = self.numbers[item] - self.numbers[last][row]
         return np.column_stack(
-            [item, self.category[item], self.brand[item], platform, self.numbers[item], of_history, *counts, of_last, evidence,
+            [item, self.category[item], self.brand[item], platform, self.numbers[item], of_history, *counts, of_last, told[row, item],
              self.category[last][row] == self.category[item]]
         )  # fmt: skip
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import rankers
+from models.baselines import transitions
 from pipelines import histories
 
 
@@ -45,4 +47,6 @@ def test_features_by_counting(finished: Path, monkeypatch: pytest.MonkeyPatch):
     np.testing.assert_allclose(row[features + 1 : features + 3], table.numbers[history][:, :2].mean(0), rtol=1e-5)
     counts = features + 7
     assert row[counts] == row[counts + 2] == same  # fewer than five events: the newest are all
+    others = transitions([h for u, h in enumerate(data.train.items) if u % 5 != user % 5], len(data.items) + 1, len(data.items))
+    assert row[-2] == pytest.approx(others.evidence(torch.from_numpy(history)[None])[0, item].item())  # without its own fold
     assert row[-1] == (category[history[-1] - 1] == category[item - 1])
