@@ -94,15 +94,20 @@ def prepared(folder: Path, source: str, data: Path, split: str, shop: dict | Non
     return folder
 
 
-def trained(base: Path, name: str, settings: dict) -> dict:
-    """Trains and ranks one model, unless that is done; the row of the report, with `gains`, NDCG@10 of each test shopper."""
+def run_folder(name: str, train: dict) -> Path:
+    """Where one model's training in the working directory is kept: another for other settings, data or code."""
     from pipelines.bundle import code_digest
     from pipelines.train import fingerprint
 
+    return Path("runs") / f"{name}-{train['seed']}-{fingerprint(train)[:8]}-{code_digest()[:8]}"
+
+
+def trained(base: Path, name: str, settings: dict) -> dict:
+    """Trains and ranks one model, unless that is done; the row of the report, with `gains`, NDCG@10 of each test shopper."""
     params = yaml.safe_load((base / "params.yaml").read_text(encoding="utf-8"))
     params["train"] |= settings
     with chdir(base):
-        folder = base / "runs" / f"{name}-{settings['seed']}-{fingerprint(params['train'])[:8]}-{code_digest()[:8]}"
+        folder = base / run_folder(name, params["train"])
     if not (folder / "row.json").exists():
         log.info("quality: %s, seed %s", name, settings["seed"])
         (folder / "data").mkdir(parents=True, exist_ok=True)

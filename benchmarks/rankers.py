@@ -9,7 +9,7 @@ below. All say of each impression of the test part how probable a purchase is: A
 category, brand, platform, the item's numbers, and of the history what a person would count: its length and prices, how often category
 and brand stand in it, and which item followed which in training; one model for purchases, one (LambdaRank) for the order. Differences from
 fusion are means over seeds with 95 % bootstrap intervals over shoppers. Prints a table, writes reports/rankers.json. Stopped and
-started again it goes on: what is trained is kept beside the data.
+started again it goes on: networks are kept beside the data (of one that was stopped halfway, the seconds are those since).
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.quality import ROOT, prepared
+from benchmarks.quality import ROOT, prepared, run_folder
 from pipelines.stage import write_json
 
 OUT = ROOT  # where data and reports stand
@@ -111,20 +111,22 @@ def retriever_of(settings: dict, data):
 
 
 def answered(name: str, settings: dict, data, retriever, shown) -> tuple[np.ndarray, np.ndarray, float]:
-    """Ranks of the test items by one model alone, probabilities of purchase of the impressions, and the seconds that it took; kept."""
-    from pipelines import train
-    from pipelines.bundle import code_digest
-
-    own = settings | ({"branches": [name]} if name in BRANCHES else {} if name == "lightgbm" else {"model": name})
-    work = Path("rankers") / f"{name}-{train.fingerprint(own)[:8]}-{code_digest()[:8]}"
+    """Ranks of the test items by one model alone, probabilities of purchase of the impressions, and the seconds that it took; of
+    networks kept. Trees take a minute, and what they are given is made here, of which the kept ones' folder knows nothing.
+    """
+    settings = settings | ({"branches": [name]} if name in BRANCHES else {"model": name})
+    work = run_folder(name, settings)
     kept = work / "answers.npz"
-    if not kept.exists():
-        started = time.perf_counter()
-        rank, chance = lightgbm(own, data, retriever, shown) if name == "lightgbm" else network(own, data, retriever, shown, work)
-        work.mkdir(parents=True, exist_ok=True)
-        np.savez(kept, rank=rank, chance=chance, seconds=time.perf_counter() - started)
-    with np.load(kept) as arrays:
-        return arrays["rank"], arrays["chance"], float(arrays["seconds"])
+    if kept.exists():
+        with np.load(kept) as arrays:
+            return arrays["rank"], arrays["chance"], float(arrays["seconds"])
+    started = time.perf_counter()
+    if name == "lightgbm":
+        return *lightgbm(settings, data, retriever, shown), time.perf_counter() - started
+    rank, chance = network(settings, data, retriever, shown, work)
+    seconds = time.perf_counter() - started
+    np.savez(kept, rank=rank, chance=chance, seconds=seconds)
+    return rank, chance, seconds
 
 
 def network(settings: dict, data, retriever, shown, work: Path) -> tuple[np.ndarray, np.ndarray]:

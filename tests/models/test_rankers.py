@@ -96,7 +96,7 @@ class TestEveryRanker:
         )
         learner = learner_of(ranker.train())
         module = HistoryData(Shown(Sequences(histories, times), shown, 12), held_out, 12, 10, 0)
-        pl.Trainer(max_epochs=250, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        pl.Trainer(max_epochs=150, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
                    limit_val_batches=0, accelerator="cpu").fit(learner, module.train_dataloader())  # fmt: skip
         people, target, seen = module.valid[range(10)]
         first = ranks(unseen(learner.network.eval(), people, seen), target) == 0
