@@ -27,7 +27,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from models.baselines import Memory, Neighbours, ease, incidence, item_knn, transitions
 from models.batches import Histories, HistoryData, Sequences, Shown
-from models.families import RANKERS, build, build_ranker, loss_of
+from models.families import FAMILIES, RANKERS, build, build_ranker, loss_of
 from models.fusion import BRANCHES
 from models.learner import NextItem
 from models.rank_learner import RankShown
@@ -42,6 +42,7 @@ from pipelines.stage import StageError, log, output, params, read_json, run, wri
 SHAPE = ("width", "layers", "heads", "dropout", "max_len", "gated", "unnamed", "event_dropout")
 BASELINES = ("popularity", "item_knn", "transitions", "ease")
 RATES = ("learning_rate", "weight_decay")
+OF_RANKER = ("batch_users", "learning_rate", "epochs")
 MEMORY_WEIGHTS = (0.2, 0.4, 0.6, 0.8, 1.0)
 TRUST = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
@@ -142,6 +143,9 @@ def leads() -> bool:
 
 def check(settings: dict) -> None:
     """Raises: StageError: settings that cannot be; the message names them."""
+    models = (*BASELINES, *FAMILIES, *RANKERS)
+    if settings["model"] not in models:
+        raise StageError(f"train.model is {settings['model']!r}; it must be one of {', '.join(models)}")
     ranker = settings["model"] in RANKERS
     named = "retriever" if ranker else "model"
     try:
@@ -156,6 +160,9 @@ def check(settings: dict) -> None:
         raise StageError(f"train.devices is {settings['devices']!r}; with train.strategy fsdp it must be a number above 1")
     if not settings["branches"] or set(settings["branches"]) - set(BRANCHES):
         raise StageError(f"train.branches is {settings['branches']}; it must hold some of {', '.join(BRANCHES)}")
+    own = settings["ranker"]
+    if set(own) != set(OF_RANKER) or not all(isinstance(v, int | float) and v > 0 for v in own.values()):
+        raise StageError(f"train.ranker is {own}; it must give {', '.join(OF_RANKER)}, numbers above 0 (0.003, not 3e-3)")
 
 
 def attributes(settings: dict, data: Prepared) -> torch.Tensor | None:

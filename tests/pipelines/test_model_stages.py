@@ -291,10 +291,13 @@ def test_wrong_settings_are_named(run: Path):
 
     params = yaml.safe_load(Path("params.yaml").read_text())
     for section, key, value, message in (
+        ("train", "model", "fuson", "train.model"),
         ("train", "loss", "hinge", "train.loss"),
         ("train", "heads", 3, "multiple of train.heads"),
         ("train", "rank_by", "profit", "train.rank_by"),
         ("train", "branches", ["luck"], "train.branches"),
+        ("train", "ranker", {"batch_user": 16, "learning_rate": 0.003, "epochs": 5}, "train.ranker"),
+        ("train", "ranker", {"batch_users": 16, "learning_rate": "3e-3", "epochs": 5}, "train.ranker"),
         ("train", "strategy", "fsdp", "train.devices"),
     ):
         changed = params | {section: params[section] | {key: value}}
