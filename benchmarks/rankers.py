@@ -4,12 +4,14 @@ LightGBM on the same features, on the simulated shop.
     python -m benchmarks.rankers                     # an hour on 2 CPU cores
     python -m benchmarks.rankers --models fusion interest lightgbm --seeds 3
 
-All order the candidates of one retriever (train.retriever), by themselves alone: NDCG@10 with every item ranked, what was not proposed
-below. All say of each impression of the test part how probable a purchase is: AUC, log-loss, calibration error. LightGBM gets item,
-category, brand, platform, the item's numbers, and of the history what a person would count: its length and prices, how often category
-and brand stand in it, and which item followed which in training; one model for purchases, one (LambdaRank) for the order. Differences from
-fusion are means over seeds with 95 % bootstrap intervals over shoppers. Prints a table, writes reports/rankers.json. Stopped and
-started again it goes on: networks are kept beside the data (of one that was stopped halfway, the seconds are those since).
+All learn from the first --learn shoppers and are held against the test items and impressions of all --shoppers: none knows a shopper by
+name, and with few to test on intervals are wider than what one can be ahead of another. All order the candidates of one retriever
+(train.retriever), by themselves alone: NDCG@10 with every item ranked, what was not proposed below. All say of each impression of the
+test part how probable a purchase is: AUC, log-loss, calibration error. LightGBM gets item, category, brand, platform, the item's
+numbers, and of the history what a person would count: its length and prices, how often category and brand stand in it, and which item
+followed which in training; one model for purchases, one (LambdaRank) for the order. Differences from fusion are means over seeds with
+95 % bootstrap intervals over shoppers. Prints a table, writes reports/rankers.json. Stopped and started again it goes on: networks are
+kept beside the data (of one that was stopped halfway, the seconds are those since).
 """
 
 import argparse
@@ -42,27 +44,30 @@ def main() -> None:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     cli.add_argument("--seeds", type=int, default=1)
-    cli.add_argument("--shoppers", type=int, default=6000)
+    cli.add_argument("--shoppers", type=int, default=24_000)
+    cli.add_argument("--learn", type=int, default=6000, help="how many of them are learnt from")
     cli.add_argument("--epochs", type=int, help="at most; to try things out")
     chosen = cli.parse_args()
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("pushcart").setLevel(logging.INFO)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     shop = ROOT / "pipelines" / "sources" / "shop.yaml"
-    folder = prepared(OUT / "data" / f"rankers-{chosen.shoppers}", "shop", shop, "leave_one_out", {"shoppers": chosen.shoppers})
+    kept = OUT / "data" / f"rankers-{chosen.shoppers}-{chosen.learn}"
+    folder = prepared(kept, "shop", shop, "leave_one_out", {"shoppers": chosen.shoppers})
     with chdir(folder):
-        report = compare(chosen.models, chosen.seeds, chosen.epochs)
+        report = compare(chosen.models, chosen.learn, chosen.seeds, chosen.epochs)
     write_json(OUT / "reports" / "rankers.json", report)
     show(report)
 
 
-def compare(names: list[str], seeds: int, epochs: int | None) -> dict:
+def compare(names: list[str], learn: int, seeds: int, epochs: int | None) -> dict:
     from models.metrics import auc, calibration_error, interval, log_loss, ndcg
     from pipelines import histories
     from pipelines.ranking import rank_all
     from pipelines.stage import params
 
     data = histories.load()
+    data.train = data.train.rows(range(min(learn, len(data.train))))
     shown = data.impressions("test")
     bought = shown.labels[:, 2]
     rows, chances, gains = [], {name: [] for name in names}, {name: [] for name in names}
@@ -86,6 +91,7 @@ def compare(names: list[str], seeds: int, epochs: int | None) -> dict:
             )
     report = {
         "shoppers": len(data.user_ids),
+        "learnt_from": len(data.train),
         "impressions": len(shown),
         "purchases": int(bought.sum()),
         "retriever_ndcg@10": float(ndcg(rank_all(retriever, data.test, 10)[0], 10).mean()),
@@ -143,6 +149,7 @@ def lightgbm(settings: dict, data, retriever, shown) -> tuple[np.ndarray, np.nda
 
     table = Tabular(data)
     parts = [data.impressions(part) for part in ("train", "valid")]
+    parts[0] = parts[0].rows(np.flatnonzero(parts[0].user < len(data.train)))
     sets = [
         lgb.Dataset(table.rows(p.user, p.position, p.item, p.platform), p.labels[:, 2], categorical_feature=CATEGORIES)
         for p in parts

@@ -13,12 +13,14 @@ from models.two_stage import SecondStage, TwoStage
 
 POSITIONS = 4  # of each history, at which the next item is to be told from others
 PROPOSED, DRAWN = 8, 7  # others: of the retriever's candidates, and of all items
+ALONE = 0.3  # weight of the next item by each reading alone: else the others learn little beside the one that learns fastest
 SHOWN = 10.0  # weight of what came of impressions: most are passed over, so their mean loss is small beside that of next items
 
 
 class RankShown(NextItem):
     """Learns two things at once: which of some candidates is met next (softmax over the item that was and others that the
-    retriever proposed or that were drawn), and what came of each impression (binary cross-entropy of click, cart and purchase).
+    retriever proposed or that were drawn; each reading also by itself: Lee et al., "Deeply-Supervised Nets", 2015), and what came of
+    each impression (binary cross-entropy of click, cart and purchase).
 
     Args:
         ranker: models.ranker.Ranker. retriever: a trained network; it stays as it is. candidates: proposed by it.
@@ -43,9 +45,8 @@ class RankShown(NextItem):
         events = ranker.events(shoppers)
         asked, others = self.next_items(shoppers, platforms)
         both = Asked(*(torch.cat(columns) for columns in zip(asked, shown, strict=True)))
-        logits = ranker(events, both)
-        lists = logits[: len(asked.row), 0].view(-1, 1 + PROPOSED + DRAWN).masked_fill(others, -torch.inf)
-        of_next = -lists.log_softmax(1)[:, 0].mean() if len(lists) else 0.0
+        logits, alone = ranker.judged(events, both)
+        of_next = next_loss(logits[: len(asked.row), 0], alone[: len(asked.row)], others) if len(others) else 0.0
         of_shown = task_loss(logits[len(asked.row) :], labels) if len(labels) else 0.0
         loss = of_next + SHOWN * of_shown + ranker.reader.auxiliary(events, shoppers.history > 0)
         self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(platforms))
@@ -73,6 +74,16 @@ class RankShown(NextItem):
         spread = (column[:, None].expand_as(items) for column in (row, at, platforms[row, at]))
         row, at, platform = (column.reshape(-1) for column in spread)
         return Asked(row, at, items.reshape(-1), platform), again
+
+
+def next_loss(logits: Tensor, alone: Tensor, others: Tensor) -> Tensor:
+    """Cross-entropy of the first of each list's candidates, by all readings together and, at weight ALONE, by each of them alone.
+
+    logits (P * K,), alone (P * K, parts), others (P, K) bool: left out -> scalar.
+    """
+    by = torch.cat([logits[:, None], alone], 1).view(*others.shape, -1).masked_fill(others[..., None], -torch.inf)
+    loss = -by.log_softmax(1)[:, 0].mean(0)
+    return loss[0] + ALONE * loss[1:].sum()
 
 
 def task_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -112,7 +112,7 @@ class Ranker(ItemTable):
         self.platform = nn.Embedding(platforms + 1, width, padding_idx=0)
         self.features, self.record = nn.Linear(width, width), nn.Linear(numbers.shape[1], width)
         self.matches = nn.ModuleList(Match(width, heads) for _ in range(reader.parts))
-        self.next = nn.Parameter(torch.ones(reader.parts * heads, 1))
+        self.next = nn.Parameter(torch.ones(reader.parts, heads))
         self.shown = nn.Parameter(torch.ones(reader.parts, len(TASKS) - 1))
         self.matched, joined = nn.Linear(reader.parts * (heads + 1), width), PARTS * width
         self.norm, self.gates, self.dropout = nn.LayerNorm(joined), nn.Linear(joined, PARTS), nn.Dropout(dropout)
@@ -154,6 +154,10 @@ class Ranker(ItemTable):
 
     def forward(self, events: Events, asked: Asked) -> Tensor:
         """-> logits (N, tasks) float: next, click, cart given a click, purchase given a click."""
+        return self.judged(events, asked)[0]
+
+    def judged(self, events: Events, asked: Asked) -> tuple[Tensor, Tensor]:
+        """-> logits (N, tasks), and (N, parts) what each reading by itself adds to that of `next`."""
         candidate = self.vectors(asked.item)
         numbers = F.embedding(asked.item, self.numbers)
         readings = self.reader(events, asked, candidate, numbers[:, self.money])
@@ -166,8 +170,9 @@ class Ranker(ItemTable):
         joined = (joined.view(-1, PARTS, self.width) * gates).flatten(1)
         experts = self.dropout(F.gelu(self.experts(joined))).view(-1, EXPERTS, self.width // 2)
         weights = self.choose(joined).view(-1, len(TASKS), EXPERTS).softmax(-1)
-        straight = torch.cat([whole @ self.next, narrow @ self.shown], 1)
-        return ((weights @ experts) * self.towers).sum(-1) + self.direct(joined) + straight
+        alone = (whole.unflatten(1, (len(self.matches), -1)) * self.next).sum(-1)
+        straight = torch.cat([alone.sum(1, keepdim=True), narrow @ self.shown], 1)
+        return ((weights @ experts) * self.towers).sum(-1) + self.direct(joined) + straight, alone
 
 
 def log_probabilities(logits: Tensor) -> Tensor:

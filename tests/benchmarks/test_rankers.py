@@ -17,11 +17,11 @@ from pipelines import histories
 def test_rankers_are_compared_with_trees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(rankers, "OUT", tmp_path)
     monkeypatch.setattr(rankers, "BOOTSTRAP", 20)
-    monkeypatch.setattr(
-        sys, "argv", ["rankers", "--shoppers", "300", "--epochs", "1", "--models", "fusion", "interest", "lightgbm"]
-    )
+    sizes = ["--shoppers", "300", "--learn", "200", "--epochs", "1"]
+    monkeypatch.setattr(sys, "argv", ["rankers", *sizes, "--models", "fusion", "interest", "lightgbm"])
     rankers.main()
     report = json.loads((tmp_path / "reports/rankers.json").read_text())
+    assert report["learnt_from"] == 200 < report["shoppers"]
     assert [r["model"] for r in report["rows"]] == ["fusion", "interest", "lightgbm"]
     for row in report["rows"]:
         assert 0 < row["ndcg@10"] < 1

@@ -13,7 +13,7 @@ from models.din import Activation
 from models.families import RANKERS, build, build_ranker
 from models.fusion import PRIOR
 from models.metrics import ranks
-from models.rank_learner import RankShown, task_loss
+from models.rank_learner import RankShown, next_loss, task_loss
 from models.ranker import TASKS, Events, Ranker, log_probabilities
 from models.topk import TopK
 from models.two_stage import SecondStage, TwoStage, unseen
@@ -179,12 +179,13 @@ def test_what_is_read_goes_straight_to_the_logits(ranker: Ranker):
     people, wanted = shoppers([3, 7, 9, 2]), asked([0], [3], [8])
     candidate, money = ranker.vectors(wanted.item), NUMBERS[wanted.item][:, MONEY]
     readings = ranker.reader(ranker.events(people), wanted, candidate, money)
-    whole = sum(reading[0] @ against[0] for reading, against in readings)
+    alone = torch.stack([reading[0] @ against[0] for reading, against in readings])
+    torch.testing.assert_close(ranker.judged(ranker.events(people), wanted)[1][0], alone, rtol=1e-4, atol=1e-4)
     narrow = sum((m.read.weight @ r[0]) @ (m.ask.weight @ a[0]) for m, (r, a) in zip(ranker.matches, readings, strict=True))
     before = logits(ranker, people, wanted)[0]
     ranker.next.data += 1.0
     ranker.shown.data += 1.0
-    slow = torch.stack([whole, narrow, narrow, narrow])
+    slow = torch.stack([alone.sum(), narrow, narrow, narrow])
     torch.testing.assert_close(logits(ranker, people, wanted)[0] - before, slow, rtol=1e-4, atol=1e-4)
 
 
@@ -192,6 +193,17 @@ def test_fusion_without_prices_has_no_purchasing_power():
     ranker = build_ranker("fusion", ITEMS, FULL_SHAPE | {"money": [], "platforms": 0}, None, NUMBERS)
     assert list(ranker.reader.branches) == ["interest", "preference"]
     assert logits(ranker, shoppers([3, 7]), asked([0], [2], [9])._replace(platform=torch.tensor([0]))).shape == (1, len(TASKS))
+
+
+def test_next_items_are_told_by_all_readings_and_by_each():
+    together, alone = torch.randn(2 * 4), torch.randn(2 * 4, 3)
+    others = torch.tensor([[False, False, True, False], [False, False, False, False]])
+    slow = 0.0
+    for weight, said in [(1.0, together), *((rank_learner.ALONE, column) for column in alone.T)]:
+        for row in range(2):
+            told = [said[row * 4 + k] for k in range(4) if not others[row, k]]
+            slow += weight * torch.nn.functional.cross_entropy(torch.stack(told)[None], torch.tensor([0])) / 2
+    torch.testing.assert_close(next_loss(together, alone, others), slow)
 
 
 def test_purchases_are_learnt_over_all_impressions():
