@@ -13,7 +13,6 @@ from models.two_stage import SecondStage, TwoStage
 
 POSITIONS = 4  # of each history, at which the next item is to be told from others
 PROPOSED, DRAWN = 8, 7  # others: of the retriever's candidates, and of all items
-ALONE = 0.3  # weight of the next item by each reading alone: else the others learn little beside the one that learns fastest
 SHOWN = 10.0  # weight of what came of impressions: most are passed over, so their mean loss is small beside that of next items
 
 
@@ -77,13 +76,13 @@ class RankShown(NextItem):
 
 
 def next_loss(logits: Tensor, alone: Tensor, others: Tensor) -> Tensor:
-    """Cross-entropy of the first of each list's candidates, by all readings together and, at weight ALONE, by each of them alone.
+    """Cross-entropy of the first of each list's candidates, by all readings together and by each of them alone (else the others
+    would learn little beside the one that learns fastest), summed.
 
     logits (P * K,), alone (P * K, parts), others (P, K) bool: left out -> scalar.
     """
     by = torch.cat([logits[:, None], alone], 1).view(*others.shape, -1).masked_fill(others[..., None], -torch.inf)
-    loss = -by.log_softmax(1)[:, 0].mean(0)
-    return loss[0] + ALONE * loss[1:].sum()
+    return -by.log_softmax(1)[:, 0].mean(0).sum()
 
 
 def task_loss(logits: Tensor, labels: Tensor) -> Tensor:
