@@ -76,13 +76,14 @@ class RankShown(NextItem):
 
 
 def next_loss(logits: Tensor, alone: Tensor, others: Tensor) -> Tensor:
-    """Cross-entropy of the first of each list's candidates, by all readings together and by each of them alone (else the others
-    would learn little beside the one that learns fastest), summed.
+    """Cross-entropy of the first of each list's candidates by all readings together, and the mean of those by each of them alone:
+    else the others would learn little beside the one that learns fastest.
 
     logits (P * K,), alone (P * K, parts), others (P, K) bool: left out -> scalar.
     """
     by = torch.cat([logits[:, None], alone], 1).view(*others.shape, -1).masked_fill(others[..., None], -torch.inf)
-    return -by.log_softmax(1)[:, 0].mean(0).sum()
+    loss = -by.log_softmax(1)[:, 0].mean(0)
+    return loss[0] + loss[1:].mean()
 
 
 def task_loss(logits: Tensor, labels: Tensor) -> Tensor:
