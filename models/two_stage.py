@@ -26,13 +26,21 @@ class SecondStage(nn.Module):
         """A copy to be served that answers at least k items; its item table in a form (models.table.Table)."""
         return SecondStage(self.ranker.stored(form, rank), max(self.candidates, k), self.rank_by, self.trust.item())
 
+    def proposals(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """The retriever's scores (B, V) of all items -> those of the candidates and which these are, (B, C) each, best first."""
+        return scores.topk(min(self.candidates, scores.shape[1] - 1))
+
     def shortlist(self, scores: Tensor, shoppers: Shoppers) -> tuple[Tensor, Tensor]:
         """scores (B, V), -inf what may not be answered -> items (B, C) int64 and their final scores (B, C)."""
-        proposed, items = scores.topk(min(self.candidates, scores.shape[1] - 1))
-        final = self.judged(shoppers, items)
+        proposed, items = self.proposals(scores)
+        return items, self.weighed(proposed, self.judged(shoppers, items))
+
+    def weighed(self, proposed: Tensor, judged: Tensor) -> Tensor:
+        """The retriever's scores of candidates and what the ranker says of them, (B, C) each -> their final scores (B, C)."""
+        final = judged
         if self.rank_by == "next":
-            final = (1 - self.trust) * proposed.nan_to_num(neginf=0.0) + self.trust * final
-        return items, final.masked_fill(proposed == -torch.inf, -torch.inf)
+            final = (1 - self.trust) * proposed.nan_to_num(neginf=0.0) + self.trust * judged
+        return final.masked_fill(proposed == -torch.inf, -torch.inf)
 
     def judged(self, shoppers: Shoppers, items: Tensor) -> Tensor:
         """What the ranker says of candidates items (B, C): (B, C) float, the logit of `next` or ln p of another task."""

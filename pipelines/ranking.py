@@ -64,6 +64,26 @@ def valid_ndcg(model: Model, valid: Sequences) -> float:
     return float(metrics.ndcg(rank_all(model, valid.sample(SAMPLE), 10)[0], 10).mean())
 
 
+def ndcg_by_trust(model: TwoStage, part: Sequences, trusts: tuple[float, ...]) -> dict[float, float]:
+    """NDCG@10 of two stages for each trust in the ranker, which is asked once; a target that is not proposed counts nothing."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model, held_out, gains = model.to(device), Histories(part, model.max_len), dict.fromkeys(trusts, 0.0)
+    second, trusted = model.second, model.second.trust.item()
+    for rows in ByLength(held_out.lengths, BATCH):
+        shoppers, target, seen = held_out[rows]
+        shoppers = Shoppers(*(column.to(device) for column in shoppers))
+        with torch.inference_mode():
+            proposed, items = second.proposals(unseen(model.retriever, shoppers, seen.to(device)))
+            judged, wanted = second.judged(shoppers, items), items == target.to(device)[:, None]
+            for trust in trusts:
+                second.trust.fill_(trust)
+                final = second.weighed(proposed, judged)[wanted.any(1)]
+                rank = metrics.ranks(final, wanted[wanted.any(1)].int().argmax(1))
+                gains[trust] += metrics.ndcg(rank.cpu().numpy(), 10).sum()
+    second.trust.fill_(trusted)
+    return {trust: float(gain / len(held_out)) for trust, gain in gains.items()}
+
+
 def best_popularity(data: Prepared) -> Neighbours:
     """Popularity, with recent events weighing more where validation likes that better."""
     return max((popularity(data.popularity()), popularity(data.recency())), key=lambda model: valid_ndcg(model, data.valid))

@@ -36,7 +36,7 @@ from models.sequence import NextItemNetwork
 from models.two_stage import SecondStage, TwoStage
 from pipelines import histories
 from pipelines.histories import Prepared
-from pipelines.ranking import SAMPLE, Model, best_popularity, valid_ndcg
+from pipelines.ranking import SAMPLE, Model, best_popularity, ndcg_by_trust, valid_ndcg
 from pipelines.stage import StageError, log, output, params, read_json, run, write_json
 
 SHAPE = ("width", "layers", "heads", "dropout", "max_len", "gated", "unnamed", "event_dropout")
@@ -232,10 +232,7 @@ def remember(network: NextItemNetwork, data: Prepared) -> None:
 
 def weigh_ranker(model: TwoStage, data: Prepared) -> None:
     """Trusts the ranker beside the retriever as much as validation likes best."""
-    found = {}
-    for trust in TRUST:
-        model.second.trust.fill_(trust)
-        found[trust] = valid_ndcg(model, data.valid)
+    found = ndcg_by_trust(model, data.valid.sample(SAMPLE), TRUST)
     best = max(found, key=found.get)
     model.second.trust.fill_(best)
     log.info("train: ranker trusted %s, valid NDCG@10 %.4f (%.4f by the retriever)", best, found[best], found[0.0])
