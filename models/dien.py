@@ -25,7 +25,7 @@ class Dien(Reader):
         super().__init__()
         self.max_len = max_len
         self.interests = nn.GRU(width, width, batch_first=True)
-        self.activation = Activation(width)
+        self.activation = Activation(width, max_len)
         self.enter, self.carry = nn.Linear(width, 3 * width), nn.Linear(width, 3 * width)
         self.agrees = nn.Sequential(nn.Linear(2 * width, HIDDEN), nn.Sigmoid(), nn.Linear(HIDDEN, 1))
 

@@ -1,5 +1,6 @@
 """Deep Interest Network (Zhou et al., 2018): of a history, what speaks to the candidate. Tensors only."""
 
+import torch
 from torch import Tensor, nn
 
 from models.batches import Asked
@@ -10,18 +11,23 @@ HIDDEN = 36  # units of the activation unit, as in the paper
 
 class Activation(nn.Module):
     """How much each event speaks to the candidate: a dense network over event, candidate and their product (their difference too in the
-    paper, which a linear layer over both can make). What the first layer makes of events is made once, whatever the number of candidates.
+    paper, which a linear layer over both can make), and how many events ago it was: the paper's network knows no order, and what is met
+    next follows from the newest. What the first layer makes of events is made once, whatever the number of candidates.
     """
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, max_len: int):
         super().__init__()
+        self.ago = nn.Embedding(max_len, HIDDEN)
+        nn.init.zeros_(self.ago.weight)
         self.event, self.asked, self.both = (nn.Linear(width, HIDDEN, bias=i == 0) for i in range(3))
         self.speaks = nn.Sequential(nn.PReLU(), nn.Linear(HIDDEN, 1))
 
     def forward(self, events: Tensor, history: Tensor, asked: Asked, candidate: Tensor) -> Tensor:
         """events (B, L, D), those of each candidate's row (N, L, D), candidate (N, D) -> (N, L)."""
         both = history @ (candidate[:, :, None] * self.both.weight.T)
-        return self.speaks(self.event(events)[asked.row] + self.asked(candidate)[:, None] + both).squeeze(-1)
+        ago = (asked.at[:, None] - 1 - torch.arange(history.shape[1], device=history.device)).clamp(min=0)
+        first = self.event(events)[asked.row] + self.asked(candidate)[:, None] + both + self.ago(ago)
+        return self.speaks(first).squeeze(-1)
 
 
 class Din(Reader):
@@ -29,9 +35,9 @@ class Din(Reader):
 
     parts = 1
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, max_len: int):
         super().__init__()
-        self.activation = Activation(width)
+        self.activation = Activation(width, max_len)
 
     def forward(self, events: Events, asked: Asked, candidate: Tensor, money: Tensor) -> list[tuple[Tensor, Tensor]]:
         read = events.items + events.done

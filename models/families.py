@@ -42,7 +42,7 @@ FAMILIES = {
 }
 
 RANKERS: dict[str, Callable[[dict], Reader]] = {  # settings -> reader
-    "din": lambda s: Din(s["width"]),
+    "din": lambda s: Din(s["width"], s["max_len"]),
     "dien": lambda s: Dien(s["width"], s["max_len"]),
     "fusion": lambda s: Fusion(
         **_stack(s), heads=s["heads"], max_len=s["max_len"], branches=s["branches"], money=len(s["money"])

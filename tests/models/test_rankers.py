@@ -122,10 +122,11 @@ def learner_of(ranker: Ranker) -> RankShown:
     return learner
 
 
-def speaks(activation: Activation, event: torch.Tensor, candidate: torch.Tensor) -> torch.Tensor:
+def speaks(activation: Activation, event: torch.Tensor, candidate: torch.Tensor, ago: int) -> torch.Tensor:
     """Of one event and candidate (D,), by one layer over all that is joined."""
-    first = torch.cat([part.weight for part in (activation.event, activation.asked, activation.both)], 1)
-    return activation.speaks(first @ torch.cat([event, candidate, event * candidate]) + activation.event.bias).squeeze()
+    parts = (activation.event.weight, activation.asked.weight, activation.both.weight, activation.ago.weight.T)
+    joined = torch.cat([event, candidate, event * candidate, torch.eye(activation.ago.num_embeddings)[ago]])
+    return activation.speaks(torch.cat(parts, 1) @ joined + activation.event.bias).squeeze()
 
 
 def test_din_by_the_formula():
@@ -135,8 +136,8 @@ def test_din_by_the_formula():
     candidate = ranker.vectors(wanted.item)
     ((interest, against),) = ranker.reader(events, wanted, candidate, None)
     slow = torch.zeros(16)
-    for event in (events.items + events.done)[0, :3]:
-        slow += speaks(ranker.reader.activation, event, candidate[0]) * event
+    for ago, event in zip((2, 1, 0), (events.items + events.done)[0], strict=False):
+        slow += speaks(ranker.reader.activation, event, candidate[0], ago) * event
     torch.testing.assert_close(interest[0], slow)
     torch.testing.assert_close(against, candidate)
 
@@ -147,7 +148,8 @@ def test_dien_by_the_formula():
     events = Events(x, torch.zeros_like(x), torch.zeros(1, 4, 2), torch.zeros(1, 4))
     candidate = torch.randn(1, 16)
     interests = reader.interests(x)[0][0, :3]
-    weight = torch.stack([speaks(reader.activation, interest, candidate[0]) for interest in interests]).softmax(0)
+    told = (speaks(reader.activation, interest, candidate[0], 2 - i) for i, interest in enumerate(interests))
+    weight = torch.stack(list(told)).softmax(0)
     state = torch.zeros(16)
     for interest, a in zip(interests, weight, strict=True):
         u, r, h = reader.enter(interest).chunk(3)
