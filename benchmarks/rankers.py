@@ -1,7 +1,7 @@
 """Does it pay to join behaviour, history, prices and the record of items? `fusion` beside each of its branches alone, din, dien and
 LightGBM on the same features, on the simulated shop.
 
-    python -m benchmarks.rankers                     # an hour on 2 CPU cores
+    python -m benchmarks.rankers                     # about 40 minutes on 2 CPU cores, with din and dien some hours
     python -m benchmarks.rankers --models fusion interest lightgbm --seeds 3
 
 All learn from the first --learn shoppers and are held against the test items and impressions of all --shoppers: none knows a shopper by
