@@ -32,9 +32,11 @@ class CrossEntropy(torch.autograd.Function):
             for start in range(0, len(query), rows):
                 chunk, wanted = query[start : start + rows].to(kind), target[start : start + rows, None]
                 logits = (chunk @ table.T).float().add_(bias)
-                log_sum = logits.logsumexp(1, keepdim=True)
-                loss += (log_sum - logits.gather(1, wanted)).sum()
-                error = logits.sub_(log_sum).exp_()  # softmax - one-hot, the gradient of the logits
+                most, of_target = logits.amax(1, keepdim=True), logits.gather(1, wanted)
+                error = logits.sub_(most).exp_()
+                total = error.sum(1, keepdim=True)
+                loss += (total.log() + most - of_target).sum()
+                error.div_(total)  # softmax - one-hot, the gradient of the logits
                 error.scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=error.dtype))
                 of_bias += error.sum(0)
                 error = error.to(kind)

@@ -1,10 +1,13 @@
 """Where held-out items stand among all that a shopper has not met. Shared by train and evaluate."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from models import metrics
-from models.baselines import Neighbours, popularity
+from models.baselines import Memory, Neighbours, popularity
 from models.batches import Asked, ByLength, Histories, Impressions, Sequences, Shoppers, pad
 from models.ranker import log_probabilities
 from models.sequence import NextItemNetwork
@@ -18,19 +21,12 @@ SAMPLE = 5000  # shoppers of the validation part that a choice between variants 
 
 
 def rank_all(model: Model, part: Sequences, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ranks (N,) of the targets among the items not met before, and what would be recommended, (N, k) item numbers.
-
-    Runs on the best device there is.
-    """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, held_out = model.to(device), Histories(part, model.max_len)
+    """Ranks (N,) of the targets among the items not met before, and what would be recommended, (N, k) item numbers."""
     order, ranks, tops = [], [], []
-    for rows in ByLength(held_out.lengths, BATCH):
-        shoppers, target, seen = held_out[rows]
-        shoppers = Shoppers(*(column.to(device) for column in shoppers))
+    for rows, shoppers, target, seen in batches(model, part):
         with torch.inference_mode():
-            scores = unseen(model, shoppers, seen.to(device))
-            ranks.append(metrics.ranks(scores, target.to(device)).cpu().numpy())
+            scores = unseen(model, shoppers, seen)
+            ranks.append(metrics.ranks(scores, target).cpu().numpy())
             tops.append(scores.topk(min(k, scores.shape[1])).indices.cpu().numpy())
         order += rows
     back = np.argsort(order)
@@ -64,24 +60,44 @@ def valid_ndcg(model: Model, valid: Sequences) -> float:
     return float(metrics.ndcg(rank_all(model, valid.sample(SAMPLE), 10)[0], 10).mean())
 
 
+def ndcg_by_memory(network: NextItemNetwork, memory: Memory, part: Sequences, weights: tuple[float, ...]) -> dict[float, float]:
+    """NDCG@10 of a network that has no memory for each weight of one beside it; both are asked once."""
+    gains = dict.fromkeys(weights, 0.0)
+    memory = memory.to(network.table.weight.device)
+    for _, shoppers, target, seen in batches(network, part):
+        with torch.inference_mode():
+            scores, told = unseen(network, shoppers, seen), memory(shoppers.history)
+            for weight in weights:
+                gains[weight] += metrics.ndcg(metrics.ranks(scores + weight * told, target).cpu().numpy(), 10).sum()
+    return {weight: float(gain / len(part)) for weight, gain in gains.items()}
+
+
 def ndcg_by_trust(model: TwoStage, part: Sequences, trusts: tuple[float, ...]) -> dict[float, float]:
     """NDCG@10 of two stages for each trust in the ranker, which is asked once; a target that is not proposed counts nothing."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, held_out, gains = model.to(device), Histories(part, model.max_len), dict.fromkeys(trusts, 0.0)
+    gains = dict.fromkeys(trusts, 0.0)
     second, trusted = model.second, model.second.trust.item()
-    for rows in ByLength(held_out.lengths, BATCH):
-        shoppers, target, seen = held_out[rows]
-        shoppers = Shoppers(*(column.to(device) for column in shoppers))
+    for _, shoppers, target, seen in batches(model, part):
         with torch.inference_mode():
-            proposed, items = second.proposals(unseen(model.retriever, shoppers, seen.to(device)))
-            judged, wanted = second.judged(shoppers, items), items == target.to(device)[:, None]
+            proposed, items = second.proposals(unseen(model.retriever, shoppers, seen))
+            judged, wanted = second.judged(shoppers, items), items == target[:, None]
+            found, place = wanted.any(1), wanted.int().argmax(1)
             for trust in trusts:
                 second.trust.fill_(trust)
-                final = second.weighed(proposed, judged)[wanted.any(1)]
-                rank = metrics.ranks(final, wanted[wanted.any(1)].int().argmax(1))
+                rank = metrics.ranks(second.weighed(proposed, judged)[found], place[found])
                 gains[trust] += metrics.ndcg(rank.cpu().numpy(), 10).sum()
     second.trust.fill_(trusted)
-    return {trust: float(gain / len(held_out)) for trust, gain in gains.items()}
+    return {trust: float(gain / len(part)) for trust, gain in gains.items()}
+
+
+def batches(model: Model, part: Sequences) -> Iterator[tuple[list[int], Shoppers, Tensor, Tensor]]:
+    """The part's rows, shoppers, targets (B,) and items seen (B, S), a batch of like lengths at a time, on the best device there is,
+    to which the model is moved."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model.to(device)
+    held_out = Histories(part, model.max_len)
+    for rows in ByLength(held_out.lengths, BATCH):
+        shoppers, target, seen = held_out[rows]
+        yield rows, Shoppers(*(column.to(device) for column in shoppers)), target.to(device), seen.to(device)
 
 
 def best_popularity(data: Prepared) -> Neighbours:

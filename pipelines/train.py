@@ -36,14 +36,14 @@ from models.sequence import NextItemNetwork
 from models.two_stage import SecondStage, TwoStage
 from pipelines import histories
 from pipelines.histories import Prepared
-from pipelines.ranking import SAMPLE, Model, best_popularity, ndcg_by_trust, valid_ndcg
+from pipelines.ranking import SAMPLE, Model, best_popularity, ndcg_by_memory, ndcg_by_trust, valid_ndcg
 from pipelines.stage import StageError, log, output, params, read_json, run, write_json
 
 SHAPE = ("width", "layers", "heads", "dropout", "max_len", "gated", "unnamed", "event_dropout")
 BASELINES = ("popularity", "item_knn", "transitions", "ease")
 RATES = ("learning_rate", "weight_decay")
 OF_RANKER = ("batch_users", "learning_rate", "epochs")
-MEMORY_WEIGHTS = (0.2, 0.4, 0.6, 0.8, 1.0)
+MEMORY_WEIGHTS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 TRUST = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
@@ -221,13 +221,10 @@ def finish(network: NextItemNetwork, data: Prepared, memory: bool) -> None:
 def remember(network: NextItemNetwork, data: Prepared) -> None:
     """Gives the network a memory of which item followed which in training, weighed as validation likes best; none if it does not."""
     evidence = transitions(data.train.items, len(data.items) + 1)
-    found = {}
-    for weight in (None, *MEMORY_WEIGHTS):
-        network.memory = None if weight is None else Memory(evidence, weight)
-        found[weight] = valid_ndcg(network, data.valid)
+    found = ndcg_by_memory(network, Memory(evidence), data.valid.sample(SAMPLE), MEMORY_WEIGHTS)
     best = max(found, key=found.get)
-    network.memory = None if best is None else Memory(evidence, best)
-    log.info("train: with memory weighing %s, valid NDCG@10 %.4f (%.4f without)", best or 0, found[best], found[None])
+    network.memory = Memory(evidence, best) if best else None
+    log.info("train: with memory weighing %s, valid NDCG@10 %.4f (%.4f without)", best, found[best], found[0.0])
 
 
 def weigh_ranker(model: TwoStage, data: Prepared) -> None:

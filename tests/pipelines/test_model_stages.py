@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from models import pruning
+from models.baselines import Memory, transitions
 from models.batches import Sequences
 from models.families import build
 from models.metrics import ndcg
@@ -21,7 +22,7 @@ from models.topk import TopK
 from models.two_stage import SecondStage, TwoStage
 from pipelines import compress, histories, train
 from pipelines import onnx as graphs
-from pipelines.ranking import ndcg_by_trust, rank_all
+from pipelines.ranking import ndcg_by_memory, ndcg_by_trust, rank_all
 from pipelines.stage import StageError, read_json
 from tests.conftest import run_stages
 from tests.models.test_models import ITEMS, made
@@ -290,18 +291,32 @@ def test_evaluation_holds_the_model_against_production(run: Path):
     assert report["production"]["gain"] == pytest.approx(report["test"]["ndcg@10"] / 0.5 - 1)
 
 
-def test_trust_in_a_ranker_is_measured_as_rank_all_does():
-    rng, candidates = np.random.default_rng(0), 12
-    model = TwoStage(made("sasrec"), SecondStage(ranker_of("fusion"), candidates, "next", 0.5)).eval()
+def held_out() -> Sequences:
+    rng = np.random.default_rng(0)
     histories = [rng.permutation(np.arange(1, ITEMS + 1))[: rng.integers(2, 6)] for _ in range(40)]
-    part = Sequences(
-        [h[:-1] for h in histories], [np.arange(len(h) - 1) for h in histories], np.array([h[-1] for h in histories])
-    )
+    before = [h[:-1] for h in histories]
+    return Sequences(before, [np.arange(len(h)) for h in before], np.array([h[-1] for h in histories]))
+
+
+def test_trust_in_a_ranker_is_measured_as_rank_all_does():
+    part, candidates = held_out(), 12
+    model = TwoStage(made("sasrec"), SecondStage(ranker_of("fusion"), candidates, "next", 0.5)).eval()
     found = ndcg_by_trust(model, part, (0.0, 0.4, 1.0))
     assert model.second.trust == 0.5
     for trust, told in found.items():
         model.second.trust.fill_(trust)
         assert told == pytest.approx(ndcg(rank_all(model, part, 10)[0], 10).mean())
+    assert len(set(found.values())) == 3
+
+
+def test_weights_of_a_memory_are_measured_as_rank_all_does():
+    part, network = held_out(), made("sasrec").eval()
+    evidence = transitions(part.items, ITEMS + 1)
+    found = ndcg_by_memory(network, Memory(evidence), part, (0.0, 0.4, 2.0))
+    assert network.memory is None
+    for weight, told in found.items():
+        network.memory = Memory(evidence, weight)
+        assert told == pytest.approx(ndcg(rank_all(network, part, 10)[0], 10).mean())
     assert len(set(found.values())) == 3
 
 
