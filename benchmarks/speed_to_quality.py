@@ -144,7 +144,7 @@ def plot(report: dict, path: Path) -> None:
         for name, side in (("Pushcart", report["ours"]), (f"RecTools SASRec ({report['peer']['settings']})", report["peer"])):
             axes.plot([p["train_s"] for p in side["curve"]], [p["ndcg@10"] for p in side["curve"]], marker="o", label=name)
         axes.axhline(report["peer_best"]["ndcg@10"], color="grey", linestyle=":")
-        axes.legend()
+        axes.figure.legend(loc="outside lower center", ncols=2, frameon=False)
 
 
 if __name__ == "__main__":
