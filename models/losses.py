@@ -36,7 +36,7 @@ class CrossEntropy(torch.autograd.Function):
                 error = logits.sub_(most).exp_()
                 total = error.sum(1, keepdim=True)
                 loss += (total.log() + most - of_target).sum()
-                error.div_(total)  # softmax - one-hot, the gradient of the logits
+                error.div_(total)  # less one-hot, the gradient of the logits
                 error.scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=error.dtype))
                 of_bias += error.sum(0)
                 error = error.to(kind)

@@ -90,8 +90,9 @@ def ndcg_by_trust(model: TwoStage, part: Sequences, trusts: tuple[float, ...]) -
 
 
 def batches(model: Model, part: Sequences) -> Iterator[tuple[list[int], Shoppers, Tensor, Tensor]]:
-    """The part's rows, shoppers, targets (B,) and items seen (B, S), a batch of like lengths at a time, on the best device there is,
-    to which the model is moved."""
+    """Rows of the part, their shoppers, targets (B,) and items seen (B, S) int64, a batch of like lengths at a time, on the best
+    device there is, to which the model is moved.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device)
     held_out = Histories(part, model.max_len)
