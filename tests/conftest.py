@@ -85,3 +85,12 @@ def real_data():
         return REAL_DATA / name
 
     return find
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the finished workspace that a test may change."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder, symlinks=True)
+    monkeypatch.chdir(folder)
+    return folder

@@ -19,10 +19,7 @@ pytestmark = pytest.mark.e2e
 @pytest.mark.parametrize(
     "model", [*BASELINES, *(f for f in FAMILIES if f != "sasrec"), *RANKERS]
 )  # the rest of the tests serve sasrec
-def test_a_family_ends_in_a_served_bento(model: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    folder = tmp_path / "run"
-    shutil.copytree(finished, folder, symlinks=True)
-    monkeypatch.chdir(folder)
+def test_a_family_ends_in_a_served_bento(model: str, run: Path, tmp_path: Path):
     params = yaml.safe_load(Path("params.yaml").read_text())
     params["train"]["model"] = model
     params["gate"]["min_gain_over_popularity"] = -1.0  # so little training promises nothing
@@ -36,7 +33,7 @@ def test_a_family_ends_in_a_served_bento(model: str, finished: Path, tmp_path: P
     checkout = tmp_path / "checkout"
     (checkout / "deploy/environments").mkdir(parents=True)
     shutil.copy("params.yaml", checkout)
-    entry = Environment(checkout, "production").promote(folder / "bento", who="t", why=model)
+    entry = Environment(checkout, "production").promote(run / "bento", who="t", why=model)
     with local.served(checkout, "production", local.free_port()) as url:
         answer = local.ask(f"{url}/recommend", {"user_id": "u000001", "k": 5})
         similar = local.ask(f"{url}/similar", {"item_id": answer["items"][0]["item_id"], "k": 3})

@@ -8,34 +8,17 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
 import yaml
 
-from models import pruning
-from models.baselines import Memory, transitions
-from models.batches import Sequences
-from models.families import build
 from models.metrics import ndcg
 from models.topk import TopK
-from models.two_stage import SecondStage, TwoStage
-from pipelines import compress, histories, train
+from pipelines import histories, train
 from pipelines import onnx as graphs
-from pipelines.ranking import ndcg_by_memory, ndcg_by_trust, rank_all
+from pipelines.ranking import rank_all
 from pipelines.stage import StageError, read_json
 from tests.conftest import run_stages
-from tests.models.test_models import ITEMS, made
-from tests.models.test_rankers import ranker_of
-
-
-@pytest.fixture
-def run(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the finished workspace that a test may change."""
-    folder = tmp_path / "run"
-    shutil.copytree(finished, folder, symlinks=True)
-    monkeypatch.chdir(folder)
-    return folder
 
 
 def test_reports_say_what_readers_need(finished: Path):
@@ -73,119 +56,6 @@ def test_the_graph_agrees_with_torch_on_real_histories(run: Path, tmp_path: Path
     np.testing.assert_allclose(scores, expected.numpy(), atol=1e-4)
     assert (items == expected_items.numpy())[np.isfinite(scores)].mean() > 0.999
     assert b".py" not in path.read_bytes()  # no source paths of the machine that exported it
-
-
-ONE_STEP = [{"table": "fp16"}, {"table": "int8"}, {"table": "int4"}, {"table": "int8+fp32"}, {"table": "int4+fp32"}, {"rank": 0.75}, {"neighbours": 0.9},
-            {"units": 0.5}, {"sparsity": 0.5}, {"sparsity": "2:4"},
-            *({"layers": kind} for kind in ("dynamic8", "static8", "weight8", "weight4", "fp16")),
-            {"table": "int4", "layers": "static8", "units": 0.5, "sparsity": "2:4"}]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def workshop(finished: Path, tmp_path_factory: pytest.TempPathFactory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(finished)
-        made = compress.Workshop(tmp_path_factory.mktemp("candidates"), train.load("data/model"), histories.load(), 20)
-        made.whole = made.candidate({})
-        yield made
-
-
-@pytest.mark.parametrize("steps", ONE_STEP, ids=compress.name)
-def test_every_candidate_answers_much_as_fp32(workshop: compress.Workshop, steps: dict):
-    row = workshop.candidate(steps)
-    pruned = "units" in steps or "sparsity" in steps
-    assert row["overlap"] > (0.75 if pruned or "rank" in steps else 0.9)
-    # Factors are for tables longer than this.
-    if not steps.get("table", "").endswith("+fp32") and not {"rank", "sparsity"} & steps.keys():
-        assert row["bytes"] < workshop.whole["bytes"]
-
-
-def test_the_compressed_table_stands_once(workshop: compress.Workshop):
-    workshop.candidate({"table": "int8", "layers": "dynamic8"})
-    weights = onnx.load(workshop.path({"table": "int8", "layers": "dynamic8"})).graph.initializer
-    items = len(workshop.data.items) + 1
-    codes = [t for t in weights if t.dims and t.dims[0] == items and t.dims[-1] == 32 and "memory" not in t.name]
-    assert [t.data_type for t in codes] == [onnx.TensorProto.UINT8]
-    assert not [t.name for t in weights if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) == 2 and t.dims[0] == 32]
-
-
-def sasrec():
-    torch.manual_seed(0)
-    shape = {"width": 8, "layers": 2, "heads": 2, "dropout": 0.0, "max_len": 6, "gated": False, "unnamed": 0.0, "event_dropout": 0.0}  # fmt: skip
-    return build("sasrec", 20, shape, None).eval()
-
-
-def test_units_that_say_nothing_are_the_ones_removed():
-    network, history = sasrec(), torch.tensor([[1, 5, 7]])
-    with torch.no_grad():
-        for block in network.encoder.blocks:
-            block.down.weight[:, ::2] = 0  # half of the units
-            block.out.weight[:, :4] = 0  # the first of two heads
-    smaller = pruning.narrowed(network, 0.5).eval()
-    assert [(b.up.out_features, b.heads, b.qkv.out_features) for b in smaller.encoder.blocks] == [(16, 1, 12), (16, 1, 12)]
-    torch.testing.assert_close(smaller.scores(history, history), network.scores(history, history))
-    with pytest.raises(ValueError, match="self-attention"):
-        pruning.narrowed(
-            build("gru", 20, {"width": 8, "layers": 1, "dropout": 0.0, "max_len": 6, "unnamed": 0.0, "event_dropout": 0.0}, None),
-            0.5,
-        )
-
-
-@pytest.mark.parametrize("pattern", [0.5, "2:4"])
-def test_zeros_are_the_smallest_weights_and_stay_zero(pattern: float | str):
-    network = sasrec()
-    sparser = pruning.sparse(network, pattern)
-    optimiser = torch.optim.SGD(sparser.parameters(), 0.1)
-    sparser(torch.tensor([[1, 5, 7]]), torch.zeros(1, 3, dtype=torch.long)).sum().backward()
-    optimiser.step()
-    for layer, whole in zip(pruning.dense_layers(pruning.settled(sparser)), pruning.dense_layers(network), strict=True):
-        gone, old = layer.weight == 0, whole.weight
-        if pattern == "2:4":
-            assert (gone.view(-1, 4).sum(1) == 2).all()
-        else:
-            assert gone.float().mean() == 0.5
-            assert old[gone].abs().max() <= old[~gone].abs().min()
-
-
-def test_the_smallest_within_the_constraints_wins():
-    figures = (("fp32", 100, 0.10, 1.0), ("int8", 30, 0.0995, 0.97), ("pruned", 20, 0.09, 0.7))
-    rows = [
-        {"candidate": c, "bytes": b, "valid_ndcg@10": n, "valid_loss": 0.1 - n, "valid_loss_se": 0.0, "overlap": o}
-        for c, b, n, o in figures
-    ]
-
-    def chosen(max_ndcg_loss: float, min_overlap: float) -> str:
-        return compress.choose(rows, {"max_ndcg_loss": max_ndcg_loss, "min_overlap": min_overlap})["candidate"]
-
-    assert chosen(0.01, 0.5) == "int8"
-    assert chosen(0.2, 0.5) == "pruned"
-    assert chosen(0.2, 0.8) == "int8"
-    assert chosen(0.0, 0.0) == "fp32"
-
-
-def test_constraints_choose_and_refuse_with_the_nearest_named(run: Path):
-    params = yaml.safe_load(Path("params.yaml").read_text())
-    steps = {"table": ["int8"], "layers": ["weight4"]}
-
-    def compressed(**constraints: object) -> dict:
-        params["compress"] |= {"steps": steps} | constraints
-        Path("params.yaml").write_text(yaml.safe_dump(params))
-        run_stages("compress")
-        return read_json("reports/compression.json")
-
-    small = compressed(max_ndcg_loss=0.05, min_overlap=0.5)
-    strict = compressed(max_ndcg_loss=0.0, min_overlap=1.0)
-    assert (small["chosen"], strict["chosen"]) == ("table=int8 layers=weight4", "fp32")
-    assert Path("data/compressed/model.onnx").stat().st_size == strict["bytes"] > small["bytes"]
-    with pytest.raises(StageError, match=rf"nearest is table=int8 layers=weight4 \({small['bytes']:,} bytes\)") as refused:
-        compressed(max_ndcg_loss=0.05, min_overlap=0.5, max_bytes=small["bytes"] - 1)
-    assert f"set compress.max_bytes to {small['bytes']}" in str(refused.value)
-    tried = min(strict["candidates"], key=lambda c: c["bytes"])
-    with pytest.raises(StageError, match=rf"raise compress.max_ndcg_loss or lower compress.min_overlap for {tried['candidate']}"):
-        compressed(max_ndcg_loss=0.0, min_overlap=1.0, max_bytes=tried["bytes"])
-    for wrong, named in (({"target": "tpu"}, "target"), ({"steps": {"table": ["int2"]}}, "int2"), ({"steps": {"units": [3]}}, "share"), ({"steps": {"magic": [1]}}, "magic")):  # fmt: skip
-        with pytest.raises(StageError, match=named):
-            compress.check(params["compress"] | wrong)
 
 
 def test_training_goes_on_after_being_killed_and_ends_as_if_it_had_not(run: Path, monkeypatch: pytest.MonkeyPatch):
@@ -280,8 +150,6 @@ def test_a_graph_that_disagrees_with_torch_stops(run: Path, monkeypatch: pytest.
 
 
 def test_evaluation_holds_the_model_against_production(run: Path):
-    import yaml
-
     params = yaml.safe_load(Path("params.yaml").read_text())
     source = f"{params['source']['name']}:{params['source']['data']}"
     params["baseline"] |= {"source": source, "ndcg": 0.5}
@@ -291,38 +159,7 @@ def test_evaluation_holds_the_model_against_production(run: Path):
     assert report["production"]["gain"] == pytest.approx(report["test"]["ndcg@10"] / 0.5 - 1)
 
 
-def held_out() -> Sequences:
-    rng = np.random.default_rng(0)
-    histories = [rng.permutation(np.arange(1, ITEMS + 1))[: rng.integers(2, 6)] for _ in range(40)]
-    before = [h[:-1] for h in histories]
-    return Sequences(before, [np.arange(len(h)) for h in before], np.array([h[-1] for h in histories]))
-
-
-def test_trust_in_a_ranker_is_measured_as_rank_all_does():
-    part, candidates = held_out(), 12
-    model = TwoStage(made("sasrec"), SecondStage(ranker_of("fusion"), candidates, "next", 0.5)).eval()
-    found = ndcg_by_trust(model, part, (0.0, 0.4, 1.0))
-    assert model.second.trust == 0.5
-    for trust, told in found.items():
-        model.second.trust.fill_(trust)
-        assert told == pytest.approx(ndcg(rank_all(model, part, 10)[0], 10).mean())
-    assert len(set(found.values())) == 3
-
-
-def test_weights_of_a_memory_are_measured_as_rank_all_does():
-    part, network = held_out(), made("sasrec").eval()
-    evidence = transitions(part.items, ITEMS + 1)
-    found = ndcg_by_memory(network, Memory(evidence), part, (0.0, 0.4, 2.0))
-    assert network.memory is None
-    for weight, told in found.items():
-        network.memory = Memory(evidence, weight)
-        assert told == pytest.approx(ndcg(rank_all(network, part, 10)[0], 10).mean())
-    assert len(set(found.values())) == 3
-
-
 def test_wrong_settings_are_named(run: Path):
-    import yaml
-
     params = yaml.safe_load(Path("params.yaml").read_text())
     for section, key, value, message in (
         ("train", "model", "fuson", "train.model"),
