@@ -85,12 +85,11 @@ def cross_entropy(network, part) -> float:
     """Mean -ln p(next item) over the catalogue, in nats."""
     import torch
 
-    from models.batches import Histories
+    from pipelines.ranking import batches
 
-    held_out, losses = Histories(part, network.max_len), []
+    losses = []
     with torch.inference_mode():
-        for start in range(0, len(part), 256):
-            shoppers, target, _ = held_out[range(start, min(start + 256, len(part)))]
+        for _, shoppers, target, _ in batches(network, part):
             scores = network.scores(shoppers.history, shoppers.times)
             losses.append(torch.nn.functional.cross_entropy(scores, target, reduction="none"))
     return float(torch.cat(losses).mean())
