@@ -3,13 +3,14 @@
 # make up     Airflow's UI and the served model until Ctrl-C   (AIRFLOW_PORT= SERVE_PORT=)
 # make bench  measure the artefact and its serving, half an hour   (DATA=)
 # make lint   ruff                       make clean       remove what runs left behind (keeps .venv)
+# make lock   requirements.lock again from pyproject.toml  (UPGRADE=--upgrade for newer versions)
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo up test test-fast bench lint clean setup
+.PHONY: demo up test test-fast bench lint lock clean setup
 .DEFAULT_GOAL := demo
 
 setup: $(READY)
@@ -23,7 +24,8 @@ $(READY): requirements.lock pyproject.toml
 	  echo "setting up $(VENV) (a few minutes, once) ..."; \
 	  rm -rf $(VENV) && $(PYTHON) -m venv $(VENV) && \
 	  $(BIN)/pip install -qq --disable-pip-version-check -r requirements.lock && cp requirements.lock $(VENV)/requirements.lock; }
-	@$(BIN)/pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@printf '#!/bin/sh\n# Pushcart is a checkout: this runs its command line from wherever you are in it.\nhere=$$(CDPATH= cd -- "$$(dirname -- "$$0")/../.." && pwd)\nPYTHONPATH="$$here$${PYTHONPATH:+:$$PYTHONPATH}" exec "$$here/$(VENV)/bin/python" -m deploy.cli "$$@"\n' >$(BIN)/pushcart
+	@chmod +x $(BIN)/pushcart
 	@touch $(READY)
 
 demo: $(READY)
@@ -44,6 +46,14 @@ bench: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# The CUDA libraries are left to torch's own pins: pip takes them along with a CUDA build and leaves them out with a CPU build.
+lock: $(READY)
+	@$(BIN)/uv pip compile pyproject.toml --quiet --all-extras --group dev --python-version 3.11 --only-binary :all: \
+	  --no-annotate --no-header $(UPGRADE) --output-file requirements.lock >/dev/null
+	@{ echo "# The one virtualenv: all of pyproject.toml, pinned for CPython 3.11 to 3.13 on Linux (x86-64, arm64), CPU or CUDA. Made by make lock."; \
+	  sed -E '/^(#|nvidia-|cuda-|triton)/d; s/\+[a-z0-9.]+$$//' requirements.lock; } >requirements.lock.new
+	@mv requirements.lock.new requirements.lock
 
 clean:
 	rm -rf data reports artefact bento dvc_plots .airflow .environments .pytest_cache .ruff_cache .hypothesis dvc.lock .dvc/cache .dvc/tmp

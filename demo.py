@@ -19,12 +19,21 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from deploy import local
-from deploy.environments import Environment
+from dags.workspace import folder, run_name
+from deploy.platform import processes
+from deploy.platform.airflow import Airflow, airflow
+from deploy.platform.server import served
+from deploy.promotion.environments import Environment
 
 CHECKOUT = Path(__file__).resolve().parent
-SHOP = "pipelines/sources/shop.yaml"
+SHOP = "pipelines/data/sources/shop.yaml"
 ENVIRONMENT = "production"
+NEXT = """
+What next?
+  make up                             Airflow's UI with this run and its Report tab, and the served model, until Ctrl-C
+  .venv/bin/pushcart status           what production serves, and why
+  .venv/bin/dvc exp show              this run beside others; change params.yaml and type dvc repro for one of your own
+  make demo SOURCE=files DATA=shop.csv   the same on your own shop's export (docs/data-scientist.md)"""
 console = Console(width=max(Console().width, 100))
 
 
@@ -37,27 +46,25 @@ def main() -> int:
         return 1
     run = f"demo-{chosen.source}-{datetime.now():%Y%m%dT%H%M%S}"
     conf = {"source": chosen.source, "data": chosen.data, "mapping": chosen.mapping, "environment": ENVIRONMENT}
-    conf |= {name: value for name, value in (("model", chosen.model), ("epochs", chosen.epochs)) if value}
+    model = chosen.model or ("auto" if chosen.source == "files" else None)
+    conf |= {name: value for name, value in (("model", model), ("epochs", chosen.epochs)) if value}
     console.print(f"[bold]Pushcart[/bold]: retrain [cyan]{run}[/cyan] on {chosen.source} ({chosen.data})")
-    local.stoppable()
+    processes.stoppable()
     try:
-        with local.airflow(CHECKOUT, local.free_port()) as airflow:
-            console.print(f"Airflow is up at {airflow.url} (user {airflow.user}, password in .airflow/passwords.json)")
-            airflow.trigger(conf, run)
-            state = airflow.follow(run, tell)
-            stages = [stage(task) for task in sorted(airflow.tasks(run), key=lambda t: t["start_date"] or "~")]
+        with airflow(CHECKOUT, processes.free_port()) as running:
+            console.print(f"Airflow is up at {running.url} (user {running.user}, password in .airflow/passwords.json)")
+            running.trigger(conf, run)
+            state = running.follow(run, tell)
+            stages = [stage(task) for task in sorted(running.tasks(run), key=lambda t: t["start_date"] or "~")]
             if state != "success":
-                failed = next(t for t in airflow.tasks(run) if t["state"] == "failed")
-                console.print(f"[red]task {failed['task_id']} failed; the end of its log:[/red]")
-                for line in airflow.log(run, failed["task_id"], failed["try_number"])[-25:]:
-                    console.print("  " + line, markup=False, highlight=False)
+                tell_why(running, run)
                 return 1
         bring_back(run)
-        with local.served(CHECKOUT, ENVIRONMENT, local.free_port()) as url:
-            answers = {user: local.ask(f"{url}/recommend", {"user_id": user, "k": 5}) for user in two_shoppers()}
+        with served(CHECKOUT, ENVIRONMENT, processes.free_port()) as (url, _, _):
+            answers = {user: processes.ask(f"{url}/recommend", {"user_id": user, "k": 5}) for user in two_shoppers()}
         summary = summarise(stages, answers)
         show(summary, answers)
-    except local.PlatformError as error:
+    except processes.PlatformError as error:
         console.print(f"[red]error:[/red] {error}", markup=True)
         return 1
     except KeyboardInterrupt:
@@ -71,7 +78,7 @@ def arguments() -> argparse.Namespace:
     cli.add_argument("--source", default="shop", choices=["shop", "files", "sequences", "recbole", "reviews"])
     cli.add_argument("--data", default=None, help="file or folder the source reads")
     cli.add_argument("--mapping", default=None, help="source `files`: YAML file saying which column is what")
-    cli.add_argument("--model", default=None, help="the model family, one of those in params.yaml")
+    cli.add_argument("--model", default=None, help="the model family, one of those in params.yaml; of source `files` auto")
     cli.add_argument("--epochs", type=int, default=None)
     chosen = cli.parse_args()
     if chosen.data is None:
@@ -90,14 +97,29 @@ def arguments() -> argparse.Namespace:
 
 
 def uncommitted() -> list[str]:
-    """Tracked files changed since the last commit, but for those that an earlier demo brought back."""
-    names = subprocess.run(
-        ["git", "diff", "--name-only", "HEAD"], cwd=CHECKOUT, check=True, capture_output=True, text=True
-    ).stdout.split()
-    applied = subprocess.run(
-        ["git", "rev-parse", "--verify", "--quiet", "refs/exps/exec/EXEC_APPLY"], cwd=CHECKOUT, capture_output=True
-    )
-    return [n for n in names if not (applied.returncode == 0 and n in ("params.yaml", "dvc.lock"))]
+    """Tracked files changed since the last commit, but for what an earlier demo brought back and for copies of what is served."""
+    names = git("diff", "--name-only", "HEAD").splitlines()
+    brought = git("rev-parse", "--verify", "--quiet", "refs/exps/exec/EXEC_APPLY").strip()
+    since = git("diff", "--name-only", brought).splitlines() if brought else names
+    return [n for n in names if not (n.startswith("deploy/environments/") or n == "dvc.lock" or (n == "params.yaml" and n not in since))]
+
+
+def git(*words: str) -> str:
+    return subprocess.run(["git", "-c", "core.quotepath=off", *words], cwd=CHECKOUT, capture_output=True, text=True).stdout
+
+
+def tell_why(running: Airflow, run: str) -> None:
+    """Why a run failed: the sentence of a refusal, or the end of the failed task's log."""
+    failed = next(t for t in running.tasks(run) if t["state"] == "failed")
+    refusal = folder(CHECKOUT, run) / "reports" / "refusal.json"
+    if refusal.exists():
+        reason = json.loads(refusal.read_text(encoding="utf-8"))["reason"]
+        console.print(f"[red]{failed['task_id']} refused:[/red]", end=" ")
+        console.print(reason, markup=False, highlight=False)
+        return
+    console.print(f"[red]task {failed['task_id']} failed; the end of its log:[/red]")
+    for line in running.log(run, failed["task_id"], failed["try_number"])[-25:]:
+        console.print("  " + line, markup=False, highlight=False)
 
 
 def tell(task: dict) -> None:
@@ -121,9 +143,9 @@ def stage(task: dict) -> dict:
 
 def bring_back(run: str) -> None:
     """The run's files into the checkout, as anyone would."""
-    done = subprocess.run([sys.executable, "-m", "dvc", "exp", "apply", run], cwd=CHECKOUT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "dvc", "exp", "apply", run_name(run)], cwd=CHECKOUT, capture_output=True, text=True)
     if done.returncode:
-        raise local.PlatformError(f"dvc exp apply {run}: {done.stderr.strip()}")
+        raise processes.PlatformError(f"dvc exp apply {run}: {done.stderr.strip()}")
 
 
 def two_shoppers() -> list[str]:
@@ -141,6 +163,7 @@ def summarise(stages: list[dict], answers: dict[str, dict]) -> dict:
     current = Environment(CHECKOUT, ENVIRONMENT).entries()["current"]
     summary = {
         "stages": stages,
+        "chosen": json.loads((CHECKOUT / "data" / "model" / "model.json").read_text(encoding="utf-8"))["chosen"],
         "metrics": {m: {k: metrics[m][k] for k in ("ndcg@10", "recall@10")} for m in ("test", "popularity", "item_knn")},
         "artifact": {k: compression[k] for k in ("fp32_bytes", "bytes", "ndcg_kept")},
         "serving": {
@@ -181,9 +204,11 @@ def show(summary: dict, answers: dict[str, dict]) -> None:
         for item in answer["items"]:
             table.add_row(item["title"] or item["item_id"], item["item_id"], "", f"{item['score']:.2f}")
     console.print(table)
+    console.print(f"model: {summary['chosen']['model']}: {summary['chosen']['reason']}", highlight=False)
     console.print(
         f"served version {summary['serving']['version']}, answered: {summary['serving']['answered']}; summary in reports/summary.json"
     )
+    console.print(NEXT, highlight=False)
 
 
 if __name__ == "__main__":

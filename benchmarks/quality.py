@@ -27,7 +27,7 @@ from pipelines.stage import chart, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT  # where data/quality and reports/quality stand
-CODE = ("pipelines", "models", "expectations")
+CODE = ("pipelines", "models", "expectations", "deploy")
 SETTINGS = yaml.safe_load((ROOT / "benchmarks" / "quality.yaml").read_text(encoding="utf-8"))
 log = logging.getLogger("pushcart")
 
@@ -90,16 +90,15 @@ def prepared(folder: Path, source: str, data: Path, split: str, shop: dict | Non
         return folder
     link_code(folder)
     (folder / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True), encoding="utf-8")
-    run(folder, "collect", "check", "prepare", "verify")
+    run(folder, "collect", "check", "prepare", "check_prepared")
     return folder
 
 
 def run_folder(name: str, train: dict) -> Path:
     """Where one model's training in the working directory is kept: another for other settings, data or code."""
-    from pipelines.bundle import code_digest
-    from pipelines.train import fingerprint
+    from pipelines.learning.fitting import fingerprint
 
-    return Path("runs") / f"{name}-{train['seed']}-{fingerprint(train)[:8]}-{code_digest()[:8]}"
+    return Path("runs") / f"{name}-{train['seed']}-{fingerprint(train)}"
 
 
 def trained(base: Path, name: str, settings: dict) -> dict:
@@ -128,34 +127,35 @@ def trained(base: Path, name: str, settings: dict) -> dict:
 def measured(folder: Path, params: dict) -> tuple[dict, np.ndarray]:
     """What the finished training shows on the validation and the test part."""
     from models import metrics
-    from models.baselines import Neighbours
     from models.families import loss_of
-    from models.two_stage import TwoStage, first_stage
-    from pipelines import evaluate, histories
-    from pipelines.ranking import rank_all, task_probabilities
-    from pipelines.train import load
+    from models.rankers.two_stage import TwoStage, first_stage
+    from models.retrieval.sparse_item_model import SparseItemModel
+    from pipelines import evaluate
+    from pipelines.learning.ranking import rank_all, task_probabilities
+    from pipelines.learning import device, saved
+    from pipelines.learning import prepared as histories
 
     with chdir(folder):
-        data, model = histories.load(), load("data/model")
-        settings, counts = params["train"], data.popularity()
+        settings, data = params["train"], histories.load()
+        model, counts = saved.load("data/model", device.choose(settings["accelerator"])), data.popularity
         valid, _ = rank_all(model, data.valid, 10)
         rank, top = rank_all(model, data.test, max(params["evaluate"]["ks"]))
         shown = data.impressions("test")
         expected = task_probabilities(model, data.full, shown) if isinstance(model, TwoStage) else None
     gains = metrics.ndcg(rank, 10)
     first = first_stage(model)
-    networks = not isinstance(first, Neighbours)
+    networks = not isinstance(first, SparseItemModel)
     share = counts / counts.sum()
-    counted = [part for part in model.modules() if isinstance(part, Neighbours)]
+    counted = [part for part in model.modules() if isinstance(part, SparseItemModel)]
     row = {
         "family": settings["model"],
         "loss": loss_of(settings["retriever" if first is not model else "model"], settings["loss"]) if networks else None,
         "seed": settings["seed"],
         "side_information": networks and first.attributes is not None,
-        "params": sum(p.numel() for p in model.parameters()) + sum(n.weights.floats.numel() for n in counted),
-        "memory": networks and first.memory is not None,
+        "params": sum(p.numel() for p in model.parameters()) + sum(n.weights.numel() for n in counted),
+        "transition_prior": networks and first.prior is not None,
         "valid_ndcg@10": float(metrics.ndcg(valid, 10).mean()),
-    } | evaluate.summary(rank, top, counts, params["evaluate"], settings["seed"])
+    } | evaluate.summary(rank, top, data, params["evaluate"], settings["seed"])
     row["popularity_bias"] = float(share[top[:, :10]].mean() / share[data.test.targets].mean())
     if expected is not None:
         row["impressions"] = evaluate.tasks(expected, shown.labels)

@@ -62,11 +62,11 @@ def main() -> None:
 
 def compare(names: list[str], learn: int, seeds: int, epochs: int | None) -> dict:
     from models.metrics import auc, calibration_error, interval, log_loss, ndcg
-    from pipelines import histories
-    from pipelines.ranking import rank_all
+    from pipelines.learning import prepared
+    from pipelines.learning.ranking import rank_all
     from pipelines.stage import params
 
-    data = histories.load()
+    data = prepared.load()
     data.train = data.train.rows(range(min(learn, len(data.train))))
     shown = data.impressions("test")
     bought = shown.labels[:, 2]
@@ -137,7 +137,7 @@ def answered(name: str, settings: dict, data, retriever, shown) -> tuple[np.ndar
 
 def network(settings: dict, data, retriever, shown, work: Path) -> tuple[np.ndarray, np.ndarray]:
     from pipelines import train
-    from pipelines.ranking import rank_all, task_probabilities
+    from pipelines.learning.ranking import rank_all, task_probabilities
 
     model = train.two_stage(settings, data, retriever, work / "checkpoints")
     model.second.trust.fill_(1.0)
@@ -179,8 +179,8 @@ def candidates(part, data, column: str, retriever, count: int) -> tuple[tuple, n
     """
     import polars as pl
 
-    from pipelines.histories import PREPARED
-    from pipelines.ranking import rank_all
+    from pipelines.learning.prepared import PREPARED
+    from pipelines.learning.ranking import rank_all
 
     at = pl.read_parquet(PREPARED / "histories.parquet", columns=[column])[column]
     users = at.is_not_null().arg_true().to_numpy()
@@ -192,15 +192,15 @@ def candidates(part, data, column: str, retriever, count: int) -> tuple[tuple, n
 
 
 def next_lists(data, retriever, settings: dict) -> tuple[tuple, np.ndarray, np.ndarray]:
-    """Lists as models.rank_learner learns from, one draw of positions a shopper."""
+    """Lists as models.training.rank_learner learns from, one draw of positions a shopper."""
     import torch
 
-    from models.batches import Shown
-    from models.rank_learner import DRAWN, PROPOSED, RankShown
+    from models.batches import ImpressionData
+    from models.training.rank_learner import DRAWN, PROPOSED, RankImpressions
 
     torch.manual_seed(settings["seed"])
-    learner = RankShown(torch.nn.Module(), retriever, settings["candidates"], data.popularity(), 0.0, 0.0)
-    training = Shown(data.train, data.impressions("train"), settings["max_len"])
+    learner = RankImpressions(torch.nn.Module(), retriever, settings["candidates"], data.popularity(), 0.0, 0.0)
+    training = ImpressionData(data.train, data.impressions("train"), settings["max_len"])
     columns, labels = [], []
     for start in range(0, len(training), 256):
         rows = np.arange(start, min(start + 256, len(training)))
@@ -226,17 +226,17 @@ class Tabular:
     """
 
     def __init__(self, data, longest: int = 50, folds: int = 5):
-        from models.baselines import transitions
+        from models.retrieval.item_to_item import transitions
 
         self.data, self.longest = data, longest
         self.numbers, _ = data.numbers()
         codes = [
-            data.items[c].fill_null("").rank("dense").to_numpy() if c in data.items.columns else np.zeros(len(data.items))
+            data.items[c].fill_null("").rank("dense").to_numpy() if c in data.items.columns else np.zeros(data.items)
             for c in ("category", "brand")
         ]
         self.category, self.brand = (np.concatenate([[0], c]).astype(int) for c in codes)
         self.followed = [
-            transitions([h for u, h in enumerate(data.train.items) if u % folds != fold], len(data.items) + 1, len(data.items))
+            transitions([h for u, h in enumerate(data.train.items) if u % folds != fold], data.items + 1, data.items)
             for fold in range(folds)
         ]
 

@@ -51,20 +51,18 @@ def main() -> None:
 
 def measured(width: int, share: float, epochs: int, peak: float) -> dict:
     """Trains one network in the prepared folder and takes its loss on the validation part."""
-    import torch
-
-    from pipelines import histories, train
+    from pipelines.learning import fitting, prepared
+    from pipelines.learning.device import device_of
     from pipelines.stage import params
 
-    settings = params("train") | {"model": "hstu", "width": width, "heads": max(1, width // 48), "memory": False}
+    settings = params("train") | {"model": "hstu", "width": width, "heads": max(1, width // 48), "transition_prior": False}
     settings |= {"epochs": epochs, "patience": epochs, "share": share}  # the share, so that no other's checkpoint is gone on from
-    data = histories.load()
+    data = prepared.load()
     some = np.random.default_rng(0).random(len(data.train)) < share
     data.train = data.train.rows(np.flatnonzero(some))
     started = time.perf_counter()
-    train.learn(settings, data)
+    network = fitting.learn(settings, data)[0]
     seconds = time.perf_counter() - started
-    network = train.load("data/model")
     events = sum(len(h) - 1 for h in data.train.items if len(h) > 1)
     encoder = sum(p.numel() for p in network.encoder.parameters())
     met = encoder + network.table.weight.numel()  # scoring multiplies the whole table
@@ -77,7 +75,7 @@ def measured(width: int, share: float, epochs: int, peak: float) -> dict:
         "loss": cross_entropy(network, data.valid),
         "seconds": round(seconds, 1),
         "mfu": 6 * met * events * epochs / seconds / peak,
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "device": device_of(network).type,
     }
 
 
@@ -85,7 +83,7 @@ def cross_entropy(network, part) -> float:
     """Mean -ln p(next item) over the catalogue, in nats."""
     import torch
 
-    from pipelines.ranking import batches
+    from pipelines.learning.ranking import batches
 
     losses = []
     with torch.inference_mode():
@@ -96,10 +94,12 @@ def cross_entropy(network, part) -> float:
 
 
 def flops_reached(size: int = 2048, repeats: int = 10) -> float:
-    """Floating point operations a second of a large matrix product on this device."""
+    """Floating point operations a second of a large matrix product on the device that trains."""
     import torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    from pipelines.learning.device import choose
+
+    device = choose("auto")
     a, b = (torch.randn(size, size, device=device) for _ in range(2))
     times = []
     for _ in range(repeats):

@@ -28,7 +28,7 @@ SPACE = {  # setting -> how it is proposed
     "heads": lambda t: t.suggest_categorical("heads", [1, 2, 4]),
     "dropout": lambda t: t.suggest_float("dropout", 0.1, 0.5, step=0.1),
     "event_dropout": lambda t: t.suggest_float("event_dropout", 0.0, 0.2, step=0.1),
-    "unnamed": lambda t: t.suggest_float("unnamed", 0.0, 0.2, step=0.1),
+    "id_dropout": lambda t: t.suggest_float("id_dropout", 0.0, 0.2, step=0.1),
     "learning_rate": lambda t: t.suggest_float("learning_rate", 5e-4, 5e-3, log=True),
     "weight_decay": lambda t: t.suggest_float("weight_decay", 0.01, 0.2, log=True),
     "batch_users": lambda t: t.suggest_categorical("batch_users", [32, 64, 128]),
@@ -63,7 +63,7 @@ def main() -> None:
         sampler=optuna.samplers.TPESampler(seed=len(log.read_bytes()) if log.exists() else 0),
         pruner=optuna.pruners.PercentilePruner(40.0, n_startup_trials=5, n_warmup_steps=2),
     )  # fmt: skip
-    study.optimize(lambda trial: tried(trial, base, chosen.model, chosen.epochs), chosen.trials, callbacks=[told])
+    study.optimize(lambda trial: tried(trial, base, chosen.model, chosen.epochs), chosen.trials, callbacks=[report])
     best = study.best_trial
     trials = [
         {"number": t.number, "state": t.state.name.lower(), "valid_ndcg@10": t.value, "settings": t.params} for t in study.trials
@@ -86,12 +86,13 @@ def main() -> None:
 def tried(trial, base: Path, model: str, epochs: int | None) -> float:
     """Trains with proposed settings in a folder of its own; the validation NDCG@10."""
     import optuna
-    import pytorch_lightning as pl
+    from pytorch_lightning.callbacks import Callback
 
-    from pipelines import histories, train
-    from pipelines.ranking import valid_ndcg
+    from pipelines.learning import fitting
+    from pipelines.learning import prepared as histories
+    from pipelines.learning.ranking import valid_ndcg
 
-    class Watch(pl.Callback):
+    class Watch(Callback):
         def on_validation_end(self, trainer, module) -> None:
             trial.report(float(trainer.callback_metrics["valid/ndcg@10"]), trainer.current_epoch)
             if trial.should_prune():
@@ -109,13 +110,12 @@ def tried(trial, base: Path, model: str, epochs: int | None) -> float:
     try:
         with chdir(folder):
             data = histories.load()
-            train.learn(params["train"], data, Watch())
-            return valid_ndcg(train.load("data/model"), data.valid)
+            return valid_ndcg(fitting.learn(params["train"], data, Watch())[0], data.valid)
     finally:
         shutil.rmtree(folder)
 
 
-def told(study, trial) -> None:
+def report(study, trial) -> None:
     value = "given up" if trial.value is None else f"{trial.value:.4f}"
     best = max((t.value for t in study.trials if t.value is not None), default=float("nan"))
     print(f"trial {trial.number}: {value}, {trial.params} (best {best:.4f})", flush=True)

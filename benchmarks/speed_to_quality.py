@@ -74,17 +74,18 @@ def main() -> None:
 
 def ours(data: Path, budget: float) -> dict:
     """The shipped settings, measured on the test part after every epoch."""
-    import pytorch_lightning as pl
+    from pytorch_lightning.callbacks import Callback
     import torch
 
     from models.metrics import ndcg, recall
-    from pipelines import histories, train
-    from pipelines.ranking import rank_all
+    from pipelines.learning import choices, fitting
+    from pipelines.learning import prepared as histories
+    from pipelines.learning.ranking import rank_all
     from pipelines.stage import params
 
     curve = []
 
-    class Curve(pl.Callback):
+    class Curve(Callback):
         trained = 0.0
 
         def on_train_epoch_start(self, trainer, module) -> None:
@@ -96,13 +97,13 @@ def ours(data: Path, budget: float) -> dict:
         def on_train_epoch_end(self, trainer, module) -> None:
             network, drawn = module.network.eval(), torch.get_rng_state()
             started = time.perf_counter()
-            train.finish(network, all_data, settings["memory"])
+            choices.finish(network, all_data, settings["transition_prior"])
             finishing = time.perf_counter() - started
             rank, _ = rank_all(network, all_data.test, 10)
             point = {"train_s": round(self.trained + finishing, 1), "ndcg@10": float(ndcg(rank, 10).mean()), "recall@10": float(recall(rank, 10).mean())}  # fmt: skip
             curve.append(point)
             print(json.dumps({"model": "Pushcart"} | point), flush=True)
-            network.memory = None
+            network.prior = None
             network.train()
             torch.set_rng_state(drawn)
             trainer.should_stop = trainer.should_stop or self.trained >= budget
@@ -110,7 +111,7 @@ def ours(data: Path, budget: float) -> dict:
     folder = prepared(ROOT / "data" / "quality" / data.stem, guess(data), data, "leave_one_out")
     with chdir(folder):
         settings, all_data = params("train"), histories.load()
-        train.learn(settings, all_data, Curve())
+        fitting.learn(settings, all_data, Curve())
     return {"settings": settings, "curve": curve, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
 
 

@@ -1,7 +1,7 @@
 """dvc.yaml as Airflow tasks: a task a stage, in the order that their files impose, run as the stage's `meta.airflow` says.
 
 Reads YAML and nothing else; imports no machine-learning library and no DVC. A stage added to dvc.yaml appears as a task by
-itself. Understood of dvc.yaml: stages with cmd, deps, outs, metrics, plots, desc, meta; `foreach` and `matrix`; `${...}`
+itself. Parsing (parse, upstream) knows no operator; how a stage becomes a task is the caller's (render's `make`). Understood of dvc.yaml: stages with cmd, deps, outs, metrics, plots, desc, meta; `foreach` and `matrix`; `${...}`
 from params.yaml, `vars` and the item of a loop (https://dvc.org/doc/user-guide/project-structure/dvcyaml-files).
 """
 
@@ -13,12 +13,11 @@ from itertools import product
 from pathlib import Path, PurePosixPath
 
 import yaml
-from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import BaseOperator
 
 TEMPLATE = re.compile(r"\$\{\s*([\w.\[\]-]+)\s*\}")
 POLICY = {"retries", "retry_delay", "max_retry_delay", "timeout", "queue", "pool", "priority_weight"}
-Run = Callable[["Stage"], str]
+Make = Callable[["Stage", dict], BaseOperator]  # a stage and the arguments of every operator that it asks for
 
 
 class GraphError(Exception):
@@ -72,23 +71,14 @@ def upstream(stages: list[Stage]) -> dict[str, set[str]]:
     }
 
 
-def render(dvc_yaml: Path, *, run: Run, cwd: str, env: dict[str, str] | None = None) -> dict[str, BaseOperator]:
+def render(dvc_yaml: Path, make: Make) -> dict[str, BaseOperator]:
     """Makes a task a stage, inside the current DAG, and connects them.
-
-    Args:
-        run: the shell command that runs a stage. cwd: where (may be an Airflow template). env: added to the environment.
 
     Returns:
         The tasks by stage name.
     """
     stages = parse(dvc_yaml)
-    tasks = {
-        stage.name: BashOperator(
-            task_id=stage.task_id, bash_command=run(stage), cwd=cwd, env=env, append_env=True, doc_md=_doc(stage),
-            do_xcom_push=False, skip_on_exit_code=None, **_airflow(stage),
-        )
-        for stage in stages
-    }  # fmt: skip
+    tasks = {stage.name: make(stage, {"task_id": stage.task_id, "doc_md": _doc(stage)} | _airflow(stage)) for stage in stages}
     for name, before in upstream(stages).items():
         for earlier in sorted(before):
             tasks[earlier] >> tasks[name]

@@ -4,48 +4,37 @@ The trigger form's defaults are those of params.yaml. Each run works in a clone 
 it a DVC experiment named after the run; `promote` puts its bento into the chosen environment if the gate lets it through.
 """
 
-import shlex
-import sys
+import json
 from datetime import timedelta
 from pathlib import Path
+from typing import get_args
 
-import yaml
 from airflow.sdk import DAG, Param, task
 
-from dags.rendering import Stage, ends, render
+from dags.rendering import ends, render
+from dags.stages import NEVER_AGAIN, REFUSAL, make, refuse
+from pipelines import settings
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 RUN_FOLDER = "{{ ti.xcom_pull(task_ids='open') }}"
-MODELS = [
-    "popularity",
-    "item_knn",
-    "transitions",
-    "ease",
-    "mlp",
-    "ncf",
-    "two_tower",
-    "cnn",
-    "gru",
-    "sasrec",
-    "hstu",
-    "din",
-    "dien",
-    "fusion",
-]
 SIZES = {"as params.yaml": {}, "small": {"width": 64, "layers": 1, "heads": 1}, "medium": {"width": 128, "layers": 2, "heads": 2}, "large": {"width": 256, "layers": 2, "heads": 4}}  # fmt: skip
 
 
 def form() -> dict[str, Param]:
     """The trigger form: what a person may choose, typed, with params.yaml's values as defaults."""
-    params = yaml.safe_load((CHECKOUT / "params.yaml").read_text(encoding="utf-8"))
+    params = settings.load(CHECKOUT / "params.yaml").model_dump()
     source, train = params["source"], params["train"]
+
+    def choices(section: type[settings.Section], key: str) -> list[str]:
+        return list(get_args(section.model_fields[key].annotation))
+
     return {
-        "source": Param(source["name"], title="Source", enum=["shop", "files", "sequences", "recbole", "reviews"], description="Where the events come from."),
+        "source": Param(source["name"], title="Source", enum=choices(settings.Source, "name"), description="Where the events come from."),
         "data": Param(source["data"], type="string", title="Data", description="File or folder the source reads; relative paths start at the checkout."),
         "mapping": Param(None, type=["null", "string"], title="Mapping", description="For source `files`: a YAML file saying which column is what. Left out, it is guessed."),
-        "split": Param(params["prepare"]["split"], title="Split", enum=["leave_one_out", "time"], description="How test events are held out."),
-        "model": Param(train["model"], title="Model", enum=MODELS, description="The model family; docs/models.md says when to choose which."),
-        "rank_by": Param(train["rank_by"], title="Rank by", enum=["next", "click", "cart", "purchase"], description="What din, dien and fusion order by: what is met next, or what is probable if shown."),
+        "split": Param(params["prepare"]["split"], title="Split", enum=choices(settings.Prepare, "split"), description="How test events are held out."),
+        "model": Param(train["model"], title="Model", enum=choices(settings.Train, "model"), description="The model family, or auto: the best of a few on the validation part; docs/models.md says when to choose which."),
+        "rank_by": Param(train["rank_by"], title="Rank by", enum=choices(settings.Train, "rank_by"), description="What din, dien and fusion order by: what is met next, or what is probable if shown."),
         "size": Param("as params.yaml", title="Model size", enum=list(SIZES), description="Width and depth of the network."),
         "epochs": Param(train["epochs"], type="integer", minimum=1, maximum=1000, title="Epochs", description="At most; training stops early when validation NDCG@10 no longer rises."),
         "max_ndcg_loss": Param(params["compress"]["max_ndcg_loss"], type="number", minimum=0, maximum=1, title="Compression: allowed loss", description="Share of the NDCG@10 that the compressed model may lose; the smallest candidate within it wins."),
@@ -54,15 +43,20 @@ def form() -> dict[str, Param]:
     }  # fmt: skip
 
 
-def command(stage: Stage) -> str:
-    """Runs one stage where its inputs already stand; a stage whose inputs did not change comes from DVC's run cache.
+def write_refusal(run: Path, stage: str, reason: str) -> None:
+    """Notes for `make demo` and the Report tab why a run ended."""
+    (run / REFUSAL).write_text(json.dumps({"stage": stage, "reason": reason}, ensure_ascii=False), encoding="utf-8")
 
-    Airflow gives tasks a socket as standard input, which bash may take for a remote login and read ~/.bashrc, where another
-    python may come first: so the path is set here, and the stage's own shell gets no socket.
-    """
-    python = Path(sys.executable)
-    path = shlex.quote(str(python.parent))
-    return f'export PATH={path}:"$PATH"; exec {shlex.quote(str(python))} -m dvc repro --single-item {shlex.quote(stage.name)} </dev/null'
+
+def write_gate(run: Path, target, bento: Path) -> None:
+    """Notes for the Report tab what the gate looked at; nothing where the bento cannot be read."""
+    from deploy.serving.artefact import ArtefactError, read_manifest
+
+    try:
+        rows = [row._asdict() for row in target.gate(read_manifest(bento / "src" / "artefact"))]
+    except ArtefactError:
+        return
+    (run / "reports" / "gate.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
 
 
 with DAG(
@@ -77,11 +71,13 @@ with DAG(
     tags=["pushcart"],
 ) as dag:
 
-    @task(task_id="open", doc_md="Clone the checkout for this run and fill the form into its params.yaml.")
+    @task(
+        task_id="open", retry_policy=NEVER_AGAIN, doc_md="Clone the checkout for this run and fill the form into its params.yaml."
+    )
     def open_() -> str:
         from airflow.sdk import get_current_context
 
-        from dags.workspace import open_run
+        from dags.workspace import RunError, open_run
 
         context = get_current_context()
         chosen = context["params"]
@@ -89,7 +85,10 @@ with DAG(
                   "prepare.split": chosen["split"], "train.model": chosen["model"], "train.rank_by": chosen["rank_by"], "train.epochs": chosen["epochs"], "compress.max_ndcg_loss": chosen["max_ndcg_loss"], "compress.max_bytes": chosen["max_bytes"]}  # fmt: skip
         values |= {f"train.{name}": value for name, value in SIZES[chosen["size"]].items()}
         target = chosen["environment"] if chosen["environment"] != "none" else "production"
-        return str(open_run(CHECKOUT, context["run_id"], values, CHECKOUT / "deploy" / "environments" / f"{target}.yaml"))
+        try:
+            return str(open_run(CHECKOUT, context["run_id"], values, target))
+        except RunError as error:
+            raise refuse(context["task"], str(error)) from None
 
     @task(doc_md="Save the run as a DVC experiment of the checkout, named after the run (see `dvc exp show`).")
     def save() -> str:
@@ -107,14 +106,22 @@ with DAG(
         from airflow.sdk import get_current_context
         from airflow.sdk.exceptions import AirflowSkipException
 
-        from deploy.environments import Environment
+        from deploy.promotion.environments import Environment, EnvironmentProblem
+        from deploy.promotion.gate import GateError
+        from deploy.serving.artefact import ArtefactError
 
-        environment = get_current_context()["params"]["environment"]
+        context = get_current_context()
+        environment = context["params"]["environment"]
         if environment == "none":
             raise AirflowSkipException("no environment was chosen in the form")
-        entry = Environment(CHECKOUT, environment).promote(
-            Path(run) / "bento", who="airflow", why=f"run {experiment}", experiment=experiment
-        )
+        target, bento = Environment(CHECKOUT, environment), Path(run) / "bento"
+        try:
+            entry = target.promote(bento, who="airflow", why=f"run {experiment}", experiment=experiment)
+        except (GateError, EnvironmentProblem, ArtefactError) as error:
+            write_refusal(Path(run), "promote", str(error))
+            raise refuse(context["task"], str(error)) from None
+        finally:
+            write_gate(Path(run), target, bento)
         return entry["version"]
 
     @task(trigger_rule="none_failed", doc_md="Remove the run's clone; its reports, artefact and bento stay.")
@@ -126,7 +133,7 @@ with DAG(
         return str(close_run(CHECKOUT, get_current_context()["run_id"]))
 
     opened, saved = open_(), save()
-    stages = render(CHECKOUT / "dvc.yaml", run=command, cwd=RUN_FOLDER, env={"DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1"})
+    stages = render(CHECKOUT / "dvc.yaml", make(RUN_FOLDER))
     first, last = ends(stages)
     opened >> first
     last >> saved

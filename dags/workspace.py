@@ -4,7 +4,9 @@ What the run did is saved there as a DVC experiment named after the run and push
 lists it and `dvc exp apply` brings it back. Two runs never meet. Calls git and dvc; imports neither, and no Airflow.
 """
 
+import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -13,7 +15,10 @@ from pathlib import Path
 
 import yaml
 
+from pipelines import settings
+
 # What a person reads of a run; kept when its clone goes.
+LONGEST = 120  # letters of a run's id that its name keeps
 KEPT = ("reports", "bento", "artefact", "params.yaml", "dvc.lock")
 
 
@@ -22,32 +27,36 @@ class RunError(Exception):
 
 
 def run_name(run_id: str) -> str:
-    """The experiment's name: the Airflow run's, with what git does not allow in a name replaced."""
-    return re.sub(r"-{2,}", "-", re.sub(r"[^A-Za-z0-9._]", "-", run_id)).strip("-.")
+    """The experiment's name: the Airflow run's, with what git or a file system does not allow in a name replaced. Where anything was
+    replaced a few letters are added, so that no two runs share a name.
+    """
+    plain = re.sub(r"-{2,}", "-", re.sub(r"[^A-Za-z0-9._-]|\.(?=\.|$)|(?<![^/])\.", "-", run_id[:LONGEST])).strip("-.")
+    plain = re.sub(r"\.lock$", "-lock", plain)
+    if plain == run_id:
+        return plain
+    return f"{plain or 'run'}-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}"
 
 
 def folder(checkout: Path, run_id: str) -> Path:
     return checkout / ".airflow" / "runs" / run_name(run_id)
 
 
-def open_run(checkout: Path, run_id: str, form: dict, production: Path) -> Path:
+def open_run(checkout: Path, run_id: str, form: dict, environment: str) -> Path:
     """Clones the checkout's HEAD, fills the form into its params.yaml, and returns the clone.
 
     Args:
         form: values by dotted name of params.yaml ("train.epochs"); None leaves what stands there.
-        production: deploy/environments/<name>.yaml of what new runs are held against (the `baseline` section).
+        environment: what new runs are held against (the `baseline` section).
+
+    Raises:
+        RunError: the name, the data or a setting cannot be used, or git refuses.
     """
+    named = ["git", "check-ref-format", f"refs/exps/run/{run_name(run_id)}"]
+    if subprocess.run(named, cwd=checkout, capture_output=True).returncode:
+        raise RunError(f"git cannot name an experiment {run_name(run_id)!r}; start the run under another id")
     clone = folder(checkout, run_id)
     shutil.rmtree(clone, ignore_errors=True)
-    clone.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        _git(checkout, "clone", "--quiet", "--local", str(checkout), str(clone))
-    except subprocess.CalledProcessError as error:
-        raise RunError(f"cannot clone {checkout}: {error.stderr.strip()}; a run works on what is committed") from error
-    for key in ("user.name", "user.email"):
-        _git(clone, "config", key, _setting(checkout, key))
-    cache = subprocess.run([*_DVC, "cache", "dir"], cwd=checkout, check=True, capture_output=True, text=True).stdout.strip()
-    _dvc(clone, "cache", "dir", "--local", str(checkout / cache))
+    _clone(checkout, clone)
     from ruamel.yaml import YAML  # keeps the comments, which PyYAML drops
 
     editor = YAML()
@@ -66,30 +75,81 @@ def open_run(checkout: Path, run_id: str, form: dict, production: Path) -> Path:
         params["source"]["data"] = str(data)
     if isinstance(params["source"]["mapping"], str):
         params["source"]["mapping"] = _mapping(checkout / params["source"]["mapping"])
-    params["baseline"].update(baseline(checkout, production, f"{params['source']['name']}:{params['source']['data']}"))
+    with (clone / "params.yaml").open("w", encoding="utf-8") as file:
+        editor.dump(params, file)
+    try:
+        shop = settings.load(clone / "params.yaml").shop()
+    except settings.SettingsError as error:
+        raise RunError(str(error)) from error
+    params["baseline"].update(baseline(checkout, environment, shop))
     with (clone / "params.yaml").open("w", encoding="utf-8") as file:
         editor.dump(params, file)
     return clone
 
 
-def baseline(checkout: Path, production: Path, source: str) -> dict:
-    """What a run of the same source is held against: the manifest of what the environment serves, where it serves any."""
-    empty = {"source": None, "rows": None, "ndcg": None, "vocabulary": None}
-    current = (yaml.safe_load(production.read_text(encoding="utf-8")) or {}).get("current") if production.exists() else None
-    if not current:
-        return empty
-    artefact = checkout / ".environments" / production.stem / "bentos" / current["version"] / "src" / "artefact"
-    if not (artefact / "manifest.json").exists():
-        return empty
-    manifest = json.loads((artefact / "manifest.json").read_text(encoding="utf-8"))
-    if manifest["data"]["source"] != source:
-        return empty
-    return {
-        "source": source,
-        "rows": manifest["data"]["events"],
-        "ndcg": manifest["metrics"]["test"]["ndcg@10"],
-        "vocabulary": str(artefact / "item_ids.npy"),
-    }
+def ready(clone: Path) -> None:
+    """Makes a run's folder fit for a stage: locks of processes that ended go, and a clone that was closed is opened again.
+
+    Raises:
+        RunError: there is no such run.
+    """
+    if not (clone / ".git").exists():
+        _reopen(clone)
+    lock = clone / ".dvc" / "tmp" / "rwlock"
+    try:
+        held = json.loads(lock.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    except ValueError:  # cut off while it was written
+        lock.unlink(missing_ok=True)
+        return
+    read = {path: [h for h in holders if _lives(h["pid"])] for path, holders in held.get("read", {}).items()}
+    write = {path: holder for path, holder in held.get("write", {}).items() if holder and _lives(holder["pid"])}
+    living = {"read": {path: holders for path, holders in read.items() if holders}, "write": write}
+    if living != held:
+        partial = lock.with_name("rwlock.partial")
+        partial.write_text(json.dumps(living), encoding="utf-8")
+        os.replace(partial, lock)
+
+
+def _reopen(clone: Path) -> None:
+    """A task that is cleared in a finished run finds its clone as it was left: params.yaml, dvc.lock, and all outputs from DVC's cache."""
+    checkout, kept = clone.parents[2], {}
+    for name in ("params.yaml", "dvc.lock"):
+        if not (clone / name).exists():
+            raise RunError(f"the run {clone.name} has no {name} any more; clear its first task, `open`, to run it anew")
+        kept[name] = (clone / name).read_bytes()
+    shutil.rmtree(clone)
+    _clone(checkout, clone)
+    for name, content in kept.items():
+        (clone / name).write_bytes(content)
+    subprocess.run(
+        [*_DVC, "checkout", "--quiet", "--force"], cwd=clone, capture_output=True
+    )  # what the cache lacks is made again
+
+
+def _lives(pid: int) -> bool:
+    """Is there such a process, and no zombie?"""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+    except (OSError, IndexError):
+        return False
+
+
+def baseline(checkout: Path, environment: str, shop: str) -> dict:
+    """What a run of the same shop is held against: the manifest of what the environment serves, where it serves any."""
+    from deploy.promotion.environments import Environment, EnvironmentProblem
+    from deploy.serving.artefact import ArtefactError, read_manifest
+
+    try:
+        target = Environment(checkout, environment)
+        current = target.entries()["current"]
+        manifest = read_manifest(target.bento(current["version"]) / "src" / "artefact") if current else None
+    except (EnvironmentProblem, ArtefactError):
+        manifest = None
+    if manifest is None or manifest["shop"] != shop:
+        return {"shop": None, "rows": None, "ndcg": None}
+    return {"shop": shop, "rows": manifest["data"]["events"], "ndcg": manifest["metrics"]["test"]["ndcg@10"]}
 
 
 def save_run(checkout: Path, run_id: str) -> str:
@@ -107,6 +167,19 @@ def close_run(checkout: Path, run_id: str) -> Path:
         if entry.name not in KEPT:
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
     return clone
+
+
+def _clone(checkout: Path, clone: Path) -> None:
+    """A clone of the checkout's HEAD over its DVC cache."""
+    clone.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _git(checkout, "clone", "--quiet", "--local", str(checkout), str(clone))
+    except subprocess.CalledProcessError as error:
+        raise RunError(f"cannot clone {checkout}: {error.stderr.strip()}; a run works on what is committed") from error
+    for key in ("user.name", "user.email"):
+        _git(clone, "config", key, _setting(checkout, key))
+    cache = subprocess.run([*_DVC, "cache", "dir"], cwd=checkout, check=True, capture_output=True, text=True).stdout.strip()
+    _dvc(clone, "cache", "dir", "--local", str(checkout / cache))
 
 
 _DVC = (sys.executable, "-m", "dvc")

@@ -1,14 +1,14 @@
 """pushcart: what a platform engineer types. promote, rollback, status, serve, up."""
 
-import getpass
-import threading
+import logging
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
-from deploy.environments import Environment, EnvironmentProblem, GateError, environments
-from deploy.recommender import ArtefactError
+from deploy.promotion.environments import Environment, EnvironmentProblem, environments, person
+from deploy.promotion.gate import GateError
+from deploy.serving.artefact import ArtefactError
 
 app = typer.Typer(help="Promote, roll back and serve Pushcart's bentos.", no_args_is_help=True, add_completion=False)
 
@@ -16,25 +16,37 @@ Name = Annotated[str, typer.Argument(help="environment, one of those in params.y
 Why = Annotated[str, typer.Option(help="the reason, kept with the entry")]
 
 
+@app.callback()
+def logs() -> None:
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+
+
 @app.command()
 def promote(
     environment: Name,
-    bento: Annotated[str, typer.Option(help="a bento folder, or the name of a run of Airflow")] = "bento",
+    bento: Annotated[
+        str, typer.Option(help="a bento folder, the name of a run of Airflow, or a version that the environment had before")
+    ] = "bento",
     why: Why = "",
-    force: Annotated[bool, typer.Option("--force", help="past the gate; needs --why, and the objections are kept")] = False,
+    force: Annotated[bool, typer.Option("--force", help="past the gate; needs --why, and what it refused is kept")] = False,
 ) -> None:
     """Make a bento the one that an environment serves, if the gate lets it through."""
     if force and not why:
         _fail("--force needs --why: the reason is kept with the entry")
-    run = Path(".airflow/runs") / bento / "bento"
-    folder, experiment = (run, bento) if run.exists() and not Path(bento, "bento.yaml").exists() else (Path(bento), None)
+    target = _environment(environment)
+    run, version = Path(".airflow/runs") / bento / "bento", bento.removeprefix("pushcart:")
+    folder, experiment = Path(bento), None
+    if not Path(bento, "bento.yaml").exists():
+        kept = {e["version"]: e for name in ("previous", "rolled_back") for e in target.entries()[name]}
+        if version in kept:
+            folder, experiment = target.bento(version), kept[version]["experiment"]
+        elif "/" not in bento and run.exists():
+            folder, experiment = run, bento
     try:
-        entry = _environment(environment).promote(
-            folder, who=getpass.getuser(), why=why or "promoted by hand", experiment=experiment, force=force
-        )
+        entry = target.promote(folder, who=person(), why=why or "promoted by hand", experiment=experiment, force=force)
     except GateError as error:
         _fail("\n  ".join([f"{environment} stays as it is; the gate refuses this bento:", *error.reasons]))
-    except (EnvironmentProblem, ArtefactError) as error:
+    except (EnvironmentProblem, ArtefactError, OSError) as error:
         _fail(str(error))
     typer.echo(f"{environment} serves {entry['bento']}")
 
@@ -43,32 +55,46 @@ def promote(
 def rollback(environment: Name, why: Why = "by hand") -> None:
     """Go back to the bento that an environment served before."""
     try:
-        entry = _environment(environment).rollback(who=getpass.getuser(), why=why)
-    except (EnvironmentProblem, ArtefactError) as error:
+        entry = _environment(environment).rollback(who=person(), why=why)
+    except (EnvironmentProblem, ArtefactError, OSError) as error:
         _fail(str(error))
     typer.echo(f"{environment} serves {entry['bento']} again")
 
 
 @app.command()
 def status(environment: Annotated[str | None, typer.Argument(help="one environment; all if left out")] = None) -> None:
-    """What each environment serves, since when, who put it there and why; and what came before."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("environment", "bento", "since", "by", "why")
+    """What each environment serves, since when, who put it there and why; what its server answers with; and what came before."""
     for name in [environment] if environment else environments(_checkout()):
-        try:
-            entries = _environment(name).entries()
-        except EnvironmentProblem as error:
-            _fail(str(error))
-        rows = [e for e in [entries["current"], *entries["previous"]] if e]
-        for i, entry in enumerate(rows):
-            table.add_row(
-                "" if i else name, entry["bento"], entry["when"], entry["who"], entry["why"], style=None if not i else "dim"
-            )
+        target = _environment(name)
+        entries = target.entries()
+        typer.echo(name)
+        rows = [("serves", entries["current"])] if entries["current"] else []
+        rows += [("before", e) for e in entries["previous"]] + [("rolled back", e) for e in entries["rolled_back"]]
+        for word, entry in rows:
+            typer.echo(f"  {word:<11} {entry['bento']}  since {entry['when']}")
+            typer.echo(f"              by {_ascii(entry['who'])}: {_ascii(entry['why'])}")
+            if word == "serves" and not (target.bento(entry["version"]) / "bento.yaml").exists():
+                typer.echo("              its bento is gone from the store: promote one, or roll back")
         if not rows:
-            table.add_row(name, "nothing yet", "", "", "")
-    Console().print(table)
+            typer.echo("  nothing yet")
+        typer.echo(f"  server      {_server(target, entries['current'])}")
+
+
+def _server(target: Environment, current: dict | None) -> str:
+    """What the environment's server says of itself."""
+    from deploy.platform.processes import HOST, http
+
+    port = target.server_port()
+    try:
+        answer = http("POST", f"http://{HOST}:{port}/version", {}) if port else None
+    except (OSError, ValueError):
+        answer = None
+    if answer is None:
+        return "none runs here"
+    version, problem = answer.get("version"), answer.get("problem")
+    if current and version == current["version"]:
+        return f"port {port} answers with {version}"
+    return f"port {port} answers with {version}, not with what is promoted" + (f": {_ascii(problem)}" if problem else " (yet)")
 
 
 @app.command()
@@ -77,18 +103,20 @@ def serve(
     port: Annotated[int, typer.Option(envvar="SERVE_PORT", help="on the loopback address")] = 3000,
 ) -> None:
     """Serve what an environment has, following promotions and rollbacks, until Ctrl-C."""
-    from deploy import local
+    from deploy.platform import processes, server
 
     if not _environment(environment).link.exists():
         _fail(f"nothing is promoted to {environment} yet; see `pushcart promote --help`")
-    local.stoppable()
+    processes.stoppable()
     try:
-        local.check_port(port, "SERVE_PORT")
-        with local.served(_checkout(), environment, port) as url:
+        processes.check_port(port, "SERVE_PORT")
+        with server.served(_checkout(), environment, port) as (url, running, log):
             typer.echo(f"{url} serves {environment}; Ctrl-C stops it")
-            _forever()
-    except local.PlatformError as error:
+            processes.until_one_ends({"the server": (running, log)})
+    except processes.PlatformError as error:
         _fail(str(error))
+    except KeyboardInterrupt:
+        typer.echo("stopped")
 
 
 @app.command()
@@ -98,20 +126,13 @@ def up(
     serve_port: Annotated[int, typer.Option(envvar="SERVE_PORT")] = 3000,
 ) -> None:
     """Airflow's UI and the served model, on the loopback address, until Ctrl-C."""
-    from deploy import local
+    from deploy.platform import processes, server
 
-    local.stoppable()
+    processes.stoppable()
     try:
-        local.up(_checkout(), environment, airflow_port, serve_port, typer.echo)
-    except local.PlatformError as error:
+        server.up(_checkout(), environment, airflow_port, serve_port, typer.echo)
+    except processes.PlatformError as error:
         _fail(str(error))
-    except KeyboardInterrupt:
-        typer.echo("stopped")
-
-
-def _forever() -> None:
-    try:
-        threading.Event().wait()
     except KeyboardInterrupt:
         typer.echo("stopped")
 
@@ -130,10 +151,16 @@ def _environment(name: str) -> Environment:
         _fail(str(error))
 
 
+def _ascii(text: str) -> str:
+    """The text, readable in a terminal that knows no other letters than it can write."""
+    encoding = typer.get_text_stream("stdout").encoding or "ascii"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
 def _fail(message: str) -> NoReturn:
-    typer.secho(f"error: {message}", err=True, fg=typer.colors.RED)
+    typer.secho(f"error: {_ascii(message)}", err=True, fg=typer.colors.RED)
     raise typer.Exit(1)
 
 
 if __name__ == "__main__":
-    app()
+    app(prog_name="pushcart")

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import pytorch_lightning as pl
+import pytorch_lightning as lightning
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 
-class Shoppers(NamedTuple):
+class ShopperBatch(NamedTuple):
     """What is known of B shoppers when they are asked for: histories oldest first, padded with 0 on the right."""
 
     history: Tensor  # (B, L) int64 item numbers
@@ -20,7 +20,7 @@ class Shoppers(NamedTuple):
     platform: Tensor  # (B,) int64 from 1, where they are now; 0 = not told
 
 
-class Asked(NamedTuple):
+class Candidates(NamedTuple):
     """N candidates, each held against a beginning of one of the batch's histories."""
 
     row: Tensor  # (N,) int64, whose history
@@ -63,7 +63,7 @@ class Sequences:
 class Histories(Dataset):
     """Sequences as batches: indexing with a list of rows gives one.
 
-    A batch is (Shoppers, target): of the next items (B, L) when the sequences have no targets, else of the one held-out item
+    A batch is (ShopperBatch, target): of the next items (B, L) when the sequences have no targets, else of the one held-out item
     (B,), together with `seen` (B, S), all items met before; all int64, padded with 0 on the right.
     """
 
@@ -83,9 +83,9 @@ class Histories(Dataset):
         columns = (part.items, part.times, part.actions)
         if part.targets is None:
             before = (pad([h[-(longest + 1) : -1] for h in column]) for column in columns)
-            return Shoppers(*before, platform), pad([h[-(longest + 1) :][1:] for h in part.items])
+            return ShopperBatch(*before, platform), pad([h[-(longest + 1) :][1:] for h in part.items])
         before = (pad([h[-longest:] for h in column]) for column in columns)
-        return Shoppers(*before, platform), torch.from_numpy(part.targets), pad(part.items)
+        return ShopperBatch(*before, platform), torch.from_numpy(part.targets), pad(part.items)
 
 
 @dataclass
@@ -108,16 +108,20 @@ class Impressions:
 MOST = 256  # impressions of a shopper that one batch reads, others each epoch
 
 
-class Shown(Dataset):
+class ImpressionData(Dataset):
     """Training histories with impressions, as batches: indexing with a list of rows gives one.
 
-    A batch is (Shoppers, platforms (B, L) int64, Asked, labels (N, 3) float32): of each shopper with two events or more all events,
+    A batch is (ShopperBatch, platforms (B, L) int64, Candidates, labels (N, 3) float32): of each shopper with two events or more all events,
     where each took place, and at most MOST impressions, others at each call. Impressions older than the `max_len` newest events
     are left out.
+
+    Attributes:
+        seed: (seed, epoch), by which impressions are drawn; set at the start of each epoch.
     """
 
     def __init__(self, sequences: Sequences, shown: Impressions, max_len: int):
         self.sequences, self.shown, self.max_len = sequences, shown, max_len
+        self.seed = (0, 0)
         reach = np.array([len(h) for h in sequences.items])
         self.kept = np.flatnonzero(reach > 1)
         self.lengths = np.minimum(reach[self.kept], max_len)
@@ -134,7 +138,7 @@ class Shown(Dataset):
         row, chosen = [], []
         for i, shopper in enumerate(rows):
             start, end = self.first[shopper], self.first[shopper + 1]
-            some = start + torch.randperm(end - start)[:MOST].numpy()
+            some = start + np.random.default_rng((*self.seed, shopper)).permutation(end - start)[:MOST]
             row.append(np.full(len(some), i))
             chosen.append(some)
         row, shown = np.concatenate(row), self.shown.rows(np.concatenate(chosen))
@@ -142,18 +146,23 @@ class Shown(Dataset):
         row, at, item, platform, labels = (
             torch.from_numpy(column[at >= 0]) for column in (row, at, shown.item, shown.platform, shown.labels)
         )
-        return Shoppers(history, times, actions, platforms[:, -1]), platforms, Asked(row, at, item, platform), labels
+        return ShopperBatch(history, times, actions, platforms[:, -1]), platforms, Candidates(row, at, item, platform), labels
 
 
 class ByLength(Sampler):
-    """Batches of `size` rows of like length. With a seed the order changes every epoch, the same way in every run."""
+    """Batches of `size` rows of like length. With a seed the order changes every epoch, the same way in every run.
 
-    def __init__(self, lengths: np.ndarray, size: int, seed: int | None = None):
-        self.lengths, self.size, self.seed = lengths, size, seed
+    dataset: told of every epoch by its attribute `seed`.
+    """
+
+    def __init__(self, lengths: np.ndarray, size: int, seed: int | None = None, dataset: Dataset | None = None):
+        self.lengths, self.size, self.seed, self.dataset = lengths, size, seed, dataset
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
+        if self.dataset is not None:
+            self.dataset.seed = (self.seed, epoch)
 
     def __len__(self) -> int:
         return -(-len(self.lengths) // self.size)
@@ -171,21 +180,21 @@ class ByLength(Sampler):
             yield batches[b].tolist()
 
 
-class HistoryData(pl.LightningDataModule):
+class HistoryData(lightning.LightningDataModule):
     """Training data, and validation sequences with the item that came next.
 
     Batches hold `batch` shoppers, or fewer (down to 16) where an epoch would otherwise have under 100 batches: a small shop
     needs as many steps to learn as a large one.
     """
 
-    def __init__(self, train: Histories | Shown, valid: Sequences, max_len: int, batch: int, seed: int):
+    def __init__(self, train: Histories | ImpressionData, valid: Sequences, max_len: int, batch: int, seed: int):
         super().__init__()
         self.train = train
         self.valid = Histories(valid, max_len)
         self.batch, self.seed = min(batch, max(16, len(self.train) // 100)), seed
 
     def train_dataloader(self) -> DataLoader:
-        sampler = ByLength(self.train.lengths, self.batch, self.seed)
+        sampler = ByLength(self.train.lengths, self.batch, self.seed, self.train)
         # One batch an "item": the sampler yields lists of rows and the dataset pads them.
         return DataLoader(self.train, sampler=sampler, batch_size=None)
 

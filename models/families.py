@@ -5,19 +5,19 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from models.cnn import Cnn
-from models.dien import Dien
-from models.din import Din
-from models.fusion import Fusion
-from models.gru import Gru
-from models.hstu import Hstu
+from models.encoders.cnn import Cnn
+from models.encoders.gru import Gru
+from models.encoders.hstu import Hstu
+from models.encoders.mlp import Mean, Mlp
+from models.encoders.sasrec import SelfAttention
 from models.losses import LOSSES
-from models.mlp import Mean, Mlp
-from models.ncf import NeuMF
-from models.ranker import Ranker, Reader
-from models.sasrec import SelfAttention
-from models.sequence import Cosine, NextItemNetwork
-from models.two_tower import Tower
+from models.rankers.dien import Dien
+from models.rankers.din import Din
+from models.rankers.fusion import Fusion
+from models.rankers.ranker import HistoryEncoder, Ranker
+from models.retrieval.ncf import NeuMF
+from models.retrieval.network import Cosine, NextItemNetwork
+from models.retrieval.two_tower import Tower
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ FAMILIES = {
     "hstu": Family(lambda s: Hstu(**_stack(s), heads=s["heads"], max_len=s["max_len"])),
 }
 
-RANKERS: dict[str, Callable[[dict], Reader]] = {  # settings -> reader
+RANKERS: dict[str, Callable[[dict], HistoryEncoder]] = {  # settings -> reader
     "din": lambda s: Din(s["width"], s["max_len"]),
     "dien": lambda s: Dien(s["width"], s["max_len"]),
     "fusion": lambda s: Fusion(
@@ -73,12 +73,12 @@ def build(model: str, items: int, shape: dict, attributes: Tensor | None) -> Nex
     """A new network.
 
     Args:
-        items: in the vocabulary. shape: width, layers, heads, dropout, max_len, gated, unnamed, event_dropout.
+        items: in the vocabulary. shape: width, layers, heads, dropout, max_len, gated, id_dropout, event_dropout.
         attributes: see NextItemNetwork.
     """
     family = FAMILIES[model]
     head = family.head(items, shape["width"])
-    own = {name: shape[name] for name in ("width", "max_len", "dropout", "unnamed", "event_dropout")}
+    own = {name: shape[name] for name in ("width", "max_len", "dropout", "id_dropout", "event_dropout")}
     return NextItemNetwork(family.encoder(shape), head, items, attributes=attributes, **own)
 
 
@@ -88,5 +88,5 @@ def build_ranker(model: str, items: int, shape: dict, attributes: Tensor | None,
     Args:
         items: in the vocabulary. shape: as for `build`, and branches, money, platforms. attributes, numbers: see Ranker.
     """
-    own = {name: shape[name] for name in ("width", "heads", "dropout", "unnamed", "money", "platforms")}
+    own = {name: shape[name] for name in ("width", "heads", "dropout", "id_dropout", "money", "platforms")}
     return Ranker(RANKERS[model](shape), items, attributes=attributes, numbers=numbers, **own)

@@ -5,17 +5,19 @@ probabilities.
 import math
 
 import numpy as np
-from scipy.stats import rankdata
+import torch
 from torch import Tensor
 
 
 def ranks(scores: Tensor, target: Tensor) -> Tensor:
     """scores (B, V) float, target (B,) int64 -> (B,) int64: rank of the target, 0 = first.
 
-    Ties count as ranked before the target, so that a constant score gains nothing.
+    Ties count as ranked before the target, so that a constant score gains nothing; so do items whose score is no number, and a target
+    whose score is not finite is ranked last, so that a network that diverged gains nothing either.
     """
     of_target = scores.gather(1, target[:, None])
-    return (scores >= of_target).sum(1) - 1
+    not_below = scores.shape[1] - (scores < of_target).sum(1)
+    return torch.where(of_target.squeeze(1).isfinite(), not_below, scores.shape[1]) - 1
 
 
 def recall(rank: np.ndarray, k: int) -> np.ndarray:
@@ -66,7 +68,9 @@ def auc(score: np.ndarray, label: np.ndarray) -> float:
     negatives = len(label) - positives
     if not positives or not negatives:
         return math.nan
-    return float((rankdata(score)[label > 0].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    _, place, count = np.unique(score, return_inverse=True, return_counts=True)
+    rank = (count.cumsum() - (count - 1) / 2)[place]  # from 1, ties at their mean
+    return float((rank[label > 0].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
 def log_loss(probability: np.ndarray, label: np.ndarray) -> float:

@@ -1,8 +1,8 @@
 """check: the raw tables against their expectations; broken rows to the quarantine, too many of them stop the run.
 
-In:  data/raw, expectations/{events,items,users}.json, settings `check`, `baseline`.
-Out: data/checked (the rows that hold), data/quarantine (the rows that do not, with the reason and their row in the source),
-     reports/quality.json, reports/data_docs/raw (Great Expectations Data Docs).
+In:  data/raw, reports/freshness.json (that the newest event is fresh), expectations/{events,items,users}.json, settings `check`, `baseline`.
+Out: data/checked (the rows that hold), data/quarantine (the rows that do not, with the reason and their row in the source; texts of rows
+     with personal data are left out), reports/quality.json, reports/data_docs/raw (Great Expectations Data Docs).
 When it stops, quarantine, report and Data Docs are there; data/checked is not.
 """
 
@@ -11,15 +11,18 @@ from pathlib import Path
 
 import polars as pl
 
-from pipelines.quality import Checker, Failure, Verdict
-from pipelines.stage import StageError, log, output, params, run, write_json
-from pipelines.tables import SOURCE_ROW
+from pipelines.data.expectations import Checker, Failure, Verdict
+from pipelines.data.privacy import personal
+from pipelines.data.tables import SOURCE_ROW
+from pipelines.stage import StageError, log, output, params, run, shop_name, write_json
 
 RAW = Path("data/raw")
+LONGEST_ID = 512  # characters; the service takes no longer ones either
+KINDS_SHOWN = 50  # different unknown events that the Data Docs name
 
 
 def main() -> None:
-    settings, baseline, source = params("check", "baseline", "source")
+    settings, baseline = params("check", "baseline")
     tables = {f.stem: pl.read_parquet(f) for f in sorted(RAW.glob("*.parquet"))}
     checked, broken, verdicts = {}, {}, []
     with output("data/quarantine") as quarantine, output("reports/data_docs/raw") as docs:
@@ -28,9 +31,10 @@ def main() -> None:
             if name not in tables:
                 continue
             table = tables[name]
-            verdict = checker.check(name, _derived(name, table, checked), _parameters(settings, baseline, source))
+            seen = as_seen(name, table, checked)
+            verdict = checker.check(name, seen, _parameters(settings, baseline))
             rows = verdict.broken()
-            broken[name] = table[rows["row"]].with_columns(rows["reason"])
+            broken[name] = _without_personal(table, seen, rows)
             kept = pl.Series(range(len(table)), dtype=pl.UInt32).is_in(rows["row"].implode()).not_()
             checked[name] = table.filter(kept)
             broken[name].write_parquet(quarantine / f"{name}.parquet")
@@ -39,7 +43,7 @@ def main() -> None:
     shares = {v.table: len(broken[v.table]) / max(v.rows, 1) for v in verdicts}
     stops = [_stop(v, tables[v.table], shares[v.table], settings["max_broken_share"]) for v in verdicts]
     write_json("reports/quality.json", _report(verdicts, broken, stops, tables))
-    log.info("check: Data Docs at %s", Path("reports/data_docs/raw/index.html").resolve())
+    log.info("check: Data Docs at reports/data_docs/raw/index.html")
     for verdict in verdicts:
         log.info(
             "check: %s: %s of %s rows to the quarantine", verdict.table, f"{len(broken[verdict.table]):,}", f"{verdict.rows:,}"
@@ -51,32 +55,67 @@ def main() -> None:
             table.write_parquet(folder / f"{name}.parquet")
 
 
-def _parameters(settings: dict, baseline: dict, source: dict) -> dict:
-    now = datetime.now(UTC)
-    parameters = {"now": now + timedelta(days=1), "min_rows": None, "max_rows": None, "oldest_newest": None}
-    if settings["max_age_days"] is not None:
-        parameters["oldest_newest"] = now - timedelta(days=settings["max_age_days"])
-    if baseline["rows"] and baseline["source"] == f"{source['name']}:{source['data']}":
-        low, high = settings["volume_range"]
-        parameters |= {"min_rows": int(low * baseline["rows"]), "max_rows": int(high * baseline["rows"])}
-    return parameters
-
-
-def _derived(name: str, table: pl.DataFrame, checked: dict[str, pl.DataFrame]) -> pl.DataFrame:
-    """The table with the columns that its suite needs beside its own (see the notes in expectations/*.json)."""
+def as_seen(name: str, table: pl.DataFrame, checked: dict[str, pl.DataFrame]) -> pl.DataFrame:
+    """The table as its suite sees it (see the notes in expectations/*.json): what is asked of texts, never the texts themselves."""
     key = {"events": "event_id", "items": "item_id", "users": "user_id"}[name]
-    table = table.with_columns(pl.when(pl.col(key).is_not_null()).then(pl.int_range(pl.len()).over(key)).alias(f"{key}_repeats"))
-    if name == "events" and "items" in checked:
-        known = pl.col("item_id").is_in(checked["items"]["item_id"].implode())
-        table = table.with_columns(item_known=pl.col("item_id").is_null() | known)
+    texts = [c for c, kind in table.schema.items() if kind == pl.String]
+    given = pl.Enum(["given"])
+    columns = [pl.when(pl.col(c).is_not_null()).then(pl.lit("given")).cast(given).alias(c) for c in texts if c != "event"]
+    columns += [pl.col(c) for c in table.columns if c not in texts and c != SOURCE_ROW]
+    repeats = pl.col(key).is_not_null() & ~pl.col(key).is_first_distinct()
+    columns.append(repeats.alias(f"{key}_repeats"))
+    columns += [
+        (pl.col(c).str.len_chars() > LONGEST_ID).fill_null(False).alias(f"{c}_long") for c in ("user_id", "item_id") if c in texts
+    ]
+    columns += [personal(c).alias(f"{c}_personal") for c in ("user_id", "query") if c in texts]
     if name == "users":
-        texts = [c for c, kind in table.schema.items() if kind == pl.String and c != "user_id"]
-        table = table.with_columns(attributes=pl.concat_str(texts, separator=" ", ignore_nulls=True) if texts else None)
-    return table.drop(SOURCE_ROW)
+        attributes = [personal(c) for c in texts if c != "user_id"]
+        columns.append(
+            pl.any_horizontal(attributes).alias("attributes_personal")
+            if attributes
+            else pl.lit(False).alias("attributes_personal")
+        )
+    if name == "events":
+        columns.append(_kind(table).alias("event"))
+        columns.append((pl.col("timestamp") > datetime.now(UTC) + timedelta(days=1)).fill_null(False).alias("in_future"))
+        if "items" in checked:
+            known = pl.col("item_id").is_in(checked["items"]["item_id"].implode())
+            columns.append((pl.col("item_id").is_null() | known).alias("item_known"))
+    return table.select(columns)
+
+
+def _kind(table: pl.DataFrame) -> pl.Expr:
+    """The event's kind, of unknown ones the most frequent; none that could be markup or personal data."""
+    shown = table["event"].drop_nulls().value_counts(sort=True)["event"].head(KINDS_SHOWN)
+    harmless = [k for k in shown if k.replace("_", "").replace("-", "").replace(" ", "").isalpha() and len(k) <= 40]
+    return (
+        pl.when(pl.col("event").is_null() | pl.col("event").is_in(harmless))
+        .then("event")
+        .otherwise(pl.lit("(another)"))
+        .cast(pl.Categorical)
+    )
+
+
+def _parameters(settings: dict, baseline: dict) -> dict:
+    if baseline["rows"] and baseline["shop"] == shop_name():
+        low, high = settings["volume_range"]
+        return {"min_rows": int(low * baseline["rows"]), "max_rows": int(high * baseline["rows"])}
+    return {"min_rows": None, "max_rows": None}
+
+
+def _without_personal(table: pl.DataFrame, seen: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
+    """The broken rows with their reasons; of those that hold personal data no text is kept."""
+    flags = [c for c in seen.columns if c.endswith("_personal")]
+    broken = table[rows["row"]].with_columns(rows["reason"])
+    if not flags:
+        return broken
+    holds = seen[rows["row"]].select(pl.any_horizontal(flags)).to_series()
+    texts = [c for c, kind in table.schema.items() if kind == pl.String and c not in ("event", "event_id")]
+    return broken.with_columns(pl.when(~holds).then(pl.col(c)).alias(c) for c in texts)
 
 
 def _stop(verdict: Verdict, table: pl.DataFrame, share: float, allowed: float) -> str | None:
-    """Why this table stops the run, naming expectation, column, count and three example rows; None if it does not."""
+    """Why this table stops the run, naming expectation, column, count and three rows of the source; None if it does not."""
     lines = []
     critical = [f for f in verdict.failures if f.severity == "critical"]
     for failure in critical:
@@ -88,21 +127,13 @@ def _stop(verdict: Verdict, table: pl.DataFrame, share: float, allowed: float) -
         )
         for failure in sorted(critical, key=lambda f: -len(f.rows)):
             if failure.rows:
-                lines.append(f"  {failure.expectation}: {len(failure.rows):,} rows: {failure.reason}; for example")
-                lines += [f"    {_shown(table, row)}" for row in failure.rows[:3]]
+                lines.append(f"  {failure.expectation}: {len(failure.rows):,} rows: {failure.reason}; in the source")
+                lines += [f"    row {table[SOURCE_ROW][row]:,}" for row in failure.rows[:3]]
     return "\n".join(lines) or None
 
 
-def _shown(table: pl.DataFrame, row: int) -> str:
-    values = table.row(row, named=True)
-    number = values.pop(SOURCE_ROW)
-    return f"row {number}: " + ", ".join(
-        f"{k}={v}" for k, v in values.items() if k in ("user_id", "item_id", "event", "timestamp", "price", "event_id")
-    )
-
-
 def _report(verdicts: list[Verdict], broken: dict[str, pl.DataFrame], stops: list, tables: dict) -> dict:
-    def told(failure: Failure) -> dict:
+    def described(failure: Failure) -> dict:
         shown = {"expectation": failure.expectation, "reason": failure.reason, "severity": failure.severity}
         return shown | {"rows": len(failure.rows), "observed": str(failure.observed) if failure.observed is not None else None}
 
@@ -114,7 +145,7 @@ def _report(verdicts: list[Verdict], broken: dict[str, pl.DataFrame], stops: lis
                 "broken": len(broken[v.table]),
                 "expectations": v.checked,
                 "left_out": v.left_out,
-                "failures": [told(f) for f in v.failures],
+                "failures": [described(f) for f in v.failures],
             }
             for v in verdicts
         },

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import polars as pl
 
-from pipelines import tables
-from pipelines.sources import source
+from pipelines.data import tables
+from pipelines.data.sources import source
 from pipelines.stage import StageError, log, output, params, run
 
 

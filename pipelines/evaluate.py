@@ -1,42 +1,45 @@
 """evaluate: the trained model on the test part, beside popularity and item-kNN, overall and by segment.
 
-In:  data/prepared, data/model, settings `evaluate`, `train.seed`, `baseline`.
+In:  data/prepared, data/model, settings `evaluate`, `train.seed`, `train.accelerator`, `baseline`.
 Out: reports/metrics.json (for dvc metrics), reports/plots/{at_k,segments}.csv (for dvc plots).
 
-Of rankers also what they expect of the impressions of the test part: AUC, log-loss and calibration error, a task each.
+Every item of the events or the catalogue that the shopper has not met is ranked; one item is relevant. Metrics are means over all shoppers
+that have a test item, in the vocabulary of training or not, with 95 % bootstrap intervals. Where times name baskets, `basket_recall@10` says
+how many of the whole last basket (or of ten, where it holds more) are among the first ten.
 
-Every item that the shopper has not met is ranked; one item is relevant. Metrics are means over shoppers, with 95 % bootstrap
-intervals. A test item outside the vocabulary's training part still counts: nothing is left out of the mean.
+Of rankers also what they expect of the impressions of the test part: AUC, log-loss and calibration error, a task each.
 """
 
 import numpy as np
 import polars as pl
 
 from models import metrics
-from models.baselines import incidence, item_knn
-from models.ranker import TASKS
-from models.two_stage import TwoStage
-from pipelines import histories
-from pipelines.histories import Prepared
-from pipelines.ranking import best_popularity, rank_all, task_probabilities
-from pipelines.stage import log, output, params, run, write_json
-from pipelines.train import load
+from models.rankers.ranker import TASKS
+from models.rankers.two_stage import TwoStage
+from models.retrieval.item_to_item import incidence, item_knn
+from pipelines.learning import device, prepared, saved
+from pipelines.learning.choices import best_popularity
+from pipelines.learning.prepared import Prepared
+from pipelines.learning.ranking import rank_all, task_probabilities
+from pipelines.stage import log, output, params, read_json, run, shop_name, write_json
+
+RARE = 3  # events in training under which an item is rare
 
 
 def main() -> None:
-    settings, train, baseline, source = params("evaluate", "train", "baseline", "source")
-    data = histories.load()
-    met, counts = incidence(data.train.items, len(data.items) + 1), data.popularity()
+    settings, train, baseline = params("evaluate", "train", "baseline")
+    data, place = prepared.load(), device.choose(train["accelerator"])
+    met, counts = incidence(data.train.items, data.items + 1), data.popularity
     models = {
-        "test": load("data/model"),
-        "popularity": best_popularity(data),
-        "item_knn": item_knn(met, settings["knn_neighbours"]),
+        "test": saved.load("data/model", place),
+        "popularity": best_popularity(data).to(place),
+        "item_knn": item_knn(met, settings["knn_neighbours"]).to(place),
     }
     parts = segments(data, counts)
     report, at_k, by_segment = {}, [], []
     for name, model in models.items():
         rank, top = rank_all(model, data.test, max(settings["ks"]))
-        report[name] = summary(rank, top, counts, settings, train["seed"])
+        report[name] = summary(rank, top, data, settings, train["seed"])
         log.info("evaluate: %-10s NDCG@10 %.4f, Recall@10 %.4f", name, report[name]["ndcg@10"], report[name]["recall@10"])
         at_k += [
             {"model": name, "k": k, "ndcg": metrics.ndcg(rank, k).mean(), "recall": metrics.recall(rank, k).mean()}
@@ -54,14 +57,23 @@ def main() -> None:
                 )
     if isinstance(models["test"], TwoStage):
         report["retriever"] = summary(
-            *rank_all(models["test"].retriever, data.test, max(settings["ks"])), counts, settings, train["seed"]
+            *rank_all(models["test"].retriever, data.test, max(settings["ks"])), data, settings, train["seed"]
         )
         shown = data.impressions("test")
         report["impressions"] = tasks(task_probabilities(models["test"], data.full, shown), shown.labels)
         for task, values in report["impressions"].items():
             log.info("evaluate: %-10s AUC %.4f, calibration error %.4f", task, values["auc"], values["calibration_error"])
     report["segments"] = {s: {r["model"]: r["ndcg@10"] for r in by_segment if r["segment"] == s} for s in parts}
-    if baseline["ndcg"] is not None and baseline["source"] == f"{source['name']}:{source['data']}":
+    facts = read_json(prepared.PREPARED / "prepared.json")
+    report["targets"] = {
+        "new": float((counts[data.test.targets] == 0).mean()),
+        "rare": float(((counts[data.test.targets] > 0) & (counts[data.test.targets] < RARE)).mean()),
+        "ties": facts["ties"],
+        "baskets": facts["baskets"],
+    }
+    log.info("evaluate: %.1f %% of the targets are new to training, %.1f %% rare (under %s events); %.0f %% of neighbours tie in time",
+             100 * report["targets"]["new"], 100 * report["targets"]["rare"], RARE, 100 * facts["ties"])  # fmt: skip
+    if baseline["ndcg"] and baseline["shop"] == shop_name():
         report["production"] = {"ndcg@10": baseline["ndcg"], "gain": report["test"]["ndcg@10"] / baseline["ndcg"] - 1}
     write_json("reports/metrics.json", report)
     with output("reports/plots") as folder:
@@ -78,7 +90,13 @@ def segments(data: Prepared, counts: np.ndarray) -> dict[str, np.ndarray]:
     order = np.argsort(-counts, kind="stable")
     head_size = np.searchsorted(counts[order].cumsum(), 0.8 * counts.sum()) + 1
     head = np.isin(data.test.targets, order[:head_size])
-    return {"new shoppers": length <= 5, "regular shoppers": length > 5, "head items": head, "tail items": ~head}
+    return {
+        "new shoppers": length <= 5,
+        "regular shoppers": length > 5,
+        "head items": head,
+        "tail items": ~head,
+        "new items": counts[data.test.targets] == 0,
+    }
 
 
 def tasks(probability: np.ndarray, label: np.ndarray) -> dict[str, dict[str, float]]:
@@ -96,12 +114,16 @@ def tasks(probability: np.ndarray, label: np.ndarray) -> dict[str, dict[str, flo
     }
 
 
-def summary(rank: np.ndarray, top: np.ndarray, counts: np.ndarray, settings: dict, seed: int) -> dict:
+def summary(rank: np.ndarray, top: np.ndarray, data: Prepared, settings: dict, seed: int) -> dict:
     report = {f"{name}@{k}": float(f(rank, k).mean()) for k in settings["ks"] for name, f in metrics.METRICS.items()}
     for name in ("ndcg", "recall"):
         report[f"{name}@10_interval"] = metrics.interval(metrics.METRICS[name](rank, 10), settings["bootstrap"], seed)
-    report["coverage@10"] = metrics.coverage(top[:, :10], len(counts) - 1)
-    report["novelty@10"] = metrics.novelty(top[:, :10], counts)
+    if any(len(b) > 1 for b in data.baskets):
+        report["basket_recall@10"] = float(
+            np.mean([np.isin(t[:10], b).sum() / min(len(b), 10) for t, b in zip(top, data.baskets, strict=True)])
+        )
+    report["coverage@10"] = metrics.coverage(top[:, :10], data.items)
+    report["novelty@10"] = metrics.novelty(top[:, :10], data.popularity)
     report["shoppers"] = len(rank)
     return report
 

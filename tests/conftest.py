@@ -13,13 +13,25 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: more threads each wo
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL_DATA = ROOT.parent / "shared" / "data"
-STAGES = ("collect", "check", "prepare", "verify", "train", "evaluate", "export", "compress", "bundle")
+STAGES = (
+    "collect",
+    "freshness",
+    "check",
+    "prepare",
+    "check_prepared",
+    "train",
+    "evaluate",
+    "export",
+    "compress",
+    "refit",
+    "bundle",
+)
 
 
 def small_params() -> dict:
     """params.yaml, sized for tests."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    params["source"]["data"] = str(ROOT / "pipelines/sources/shop.yaml")
+    params["source"]["data"] = str(ROOT / "pipelines/data/sources/shop.yaml")
     params["source"]["shop"] |= {"shoppers": 300, "items": 120, "days": 30}
     params["train"] |= {"width": 32, "layers": 1, "heads": 2, "epochs": 3, "max_len": 20, "batch_users": 32}
     params["evaluate"]["bootstrap"] = 50

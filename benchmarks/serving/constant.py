@@ -1,4 +1,4 @@
-"""A BentoML service that answers a constant, set up as deploy/service.py is: what BentoML itself costs."""
+"""A BentoML service that answers a constant, set up as deploy/serving/service.py is: what BentoML itself costs."""
 
 import gc
 

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.batches import Shoppers
-from models.table import Table
-from models.topk import SHORTLIST, TopK
-from models.two_stage import unseen
-from pipelines import histories, onnx
+from models.batches import ShopperBatch
+from models.rankers.two_stage import unseen
+from models.served.table import Table
+from models.served.topk import SHORTLIST, TopK
+from pipelines.learning import onnx, prepared
 from pipelines.stage import read_json
 from pipelines.train import load
 
@@ -49,14 +49,14 @@ def one_recommendation(workspace: Path, repeats: int = 100) -> tuple[float, floa
     evaluated; and torch with what the export folds folded too.
     """
     with chdir(workspace):
-        data, network, items = histories.load(), load("data/model"), histories.vocabulary_size()
+        data, network, items = prepared.load(), load("data/model"), histories.vocabulary_size()
         graph = onnx.session(Path("data/compressed/model.onnx"), threads=1)
         inputs = [onnx.feed(data.test.rows([i % len(data.test)]), network.max_len, items) for i in range(repeats)]
     folded = TopK(network, min(K, items)).eval()
     tensors = [{name: torch.from_numpy(v) for name, v in one.items()} for one in inputs]
 
     def eager(of: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        scores = unseen(network, Shoppers(*(of[name] for name in Shoppers._fields)), of["exclude"])
+        scores = unseen(network, ShopperBatch(*(of[name] for name in ShopperBatch._fields)), of["exclude"])
         return scores.masked_fill(~of["allowed"], -torch.inf).topk(min(K, items))
 
     torch.set_num_threads(1)
@@ -74,7 +74,7 @@ def one_recommendation(workspace: Path, repeats: int = 100) -> tuple[float, floa
 def rectools(workspace: Path, interpreter: Path) -> float:
     """Milliseconds of the peer's `recommend` for one shopper of the workspace, with a network of the same shape."""
     with chdir(workspace), tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
-        data, network = histories.load(), load("data/model")
+        data, network = prepared.load(), load("data/model")
         file.writelines(f"u{i} {' '.join(map(str, items))}\n" for i, items in enumerate(data.full.items))
         file.flush()
         blocks = network.encoder.blocks
@@ -86,7 +86,7 @@ def rectools(workspace: Path, interpreter: Path) -> float:
 
 
 class Nearest(nn.Module):
-    """The step from a query to the k best rows: scored by codes, a short list scored again in fp32, as models/topk.py does it."""
+    """The step from a query to the k best rows: scored by codes, a short list scored again in fp32, as models/served/topk.py does it."""
 
     def __init__(self, rows: Tensor, form: str):
         super().__init__()

@@ -16,11 +16,11 @@ import psutil
 import torch
 
 from benchmarks.quality import ROOT
-from deploy import local
+from deploy.platform import processes
 from models.batches import Sequences
 from models.families import build
 from pipelines import bundle, onnx
-from pipelines.histories import Prepared
+from pipelines.learning.prepared import Prepared
 from pipelines.stage import write_json
 
 CONNECTIONS = (4, 8, 16)
@@ -34,7 +34,7 @@ SHAPE = {
     "dropout": 0.0,
     "max_len": 50,
     "gated": False,
-    "unnamed": 0.0,
+    "id_dropout": 0.0,
     "event_dropout": 0.0,
 }
 SCRIPT = """
@@ -87,7 +87,7 @@ def serving(target: list[str], settings: dict[str, str] | None = None) -> Iterat
     """A service while it runs: its URL, its workers, and the seconds from starting to ready."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        with local.serving(target, local.free_port(), Path(folder), settings or {}) as (url, pid):
+        with local.serving(target, processes.free_port(), Path(folder), settings or {}) as (url, pid):
             ready = time.perf_counter() - started
             children = psutil.Process(pid).children(recursive=True)
             yield url, [p for p in children if "_bentoml_impl.worker.service" in p.cmdline()], ready

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from benchmarks import rankers
-from models.baselines import transitions
-from pipelines import histories
+from models.retrieval.item_to_item import transitions
+from pipelines.learning import prepared
 
 
 @pytest.mark.e2e
@@ -33,7 +33,7 @@ def test_rankers_are_compared_with_trees(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_features_by_counting(finished: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(finished)
-    data = histories.load()
+    data = prepared.load()
     table = rankers.Tabular(data)
     user, position, item = 5, 4, 9
     [row] = table.rows(np.array([user]), np.array([position]), np.array([item]), np.array([1]))
@@ -47,6 +47,6 @@ def test_features_by_counting(finished: Path, monkeypatch: pytest.MonkeyPatch):
     np.testing.assert_allclose(row[features + 1 : features + 3], table.numbers[history][:, :2].mean(0), rtol=1e-5)
     counts = features + 7
     assert row[counts] == row[counts + 2] == same  # fewer than five events: the newest are all
-    others = transitions([h for u, h in enumerate(data.train.items) if u % 5 != user % 5], len(data.items) + 1, len(data.items))
+    others = transitions([h for u, h in enumerate(data.train.items) if u % 5 != user % 5], data.items + 1, data.items)
     assert row[-2] == pytest.approx(others.evidence(torch.from_numpy(history)[None])[0, item].item())  # without its own fold
     assert row[-1] == (category[history[-1] - 1] == category[item - 1])

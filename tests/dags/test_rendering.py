@@ -8,6 +8,7 @@ import yaml
 from airflow.sdk import DAG
 
 from dags.rendering import GraphError, ends, parse, render, upstream
+from dags.stages import make
 from tests.conftest import ROOT, STAGES
 
 
@@ -21,9 +22,9 @@ def test_the_projects_graph():
     stages = parse(ROOT / "dvc.yaml")
     assert tuple(s.name for s in stages) == STAGES
     before = upstream(stages)
-    assert before["check"] == {"collect"}
-    assert before["train"] == {"prepare", "verify"}
-    assert {"compress", "evaluate", "check"} <= before["bundle"]
+    assert before["check"] == {"collect", "freshness"}
+    assert before["train"] == {"prepare", "check_prepared"}
+    assert {"refit", "compress", "evaluate", "check"} <= before["bundle"]
 
 
 def test_a_stage_added_to_the_file_appears_as_a_task(tmp_path: Path):
@@ -32,10 +33,11 @@ def test_a_stage_added_to_the_file_appears_as_a_task(tmp_path: Path):
                                     "meta": {"airflow": {"retries": 5, "retry_delay": 2, "timeout": 60, "queue": "mail"}}}  # fmt: skip
     path = write(tmp_path, document["stages"], yaml.safe_load((ROOT / "params.yaml").read_text()))
     with DAG("d"):
-        tasks = render(path, run=lambda s: f"run {s.name}", cwd="/x")
+        tasks = render(path, make("/x"))
     task = tasks["notify"]
     assert task.upstream_task_ids == {"bundle"}
-    assert (task.bash_command, task.retries, task.queue) == ("run notify", 5, "mail")
+    assert (task.cwd, task.retries, task.queue) == ("/x", 5, "mail")
+    assert "dvc repro --single-item notify" in task.bash_command
     assert task.retry_delay == timedelta(seconds=2)
     assert task.execution_timeout == timedelta(seconds=60)
     assert task.retry_exponential_backoff
@@ -100,7 +102,7 @@ def test_the_names_agree_with_dvc_s_own(tmp_path: Path):
 def test_the_dag_of_the_project():
     from dags.retrain import dag
     from models.families import FAMILIES, RANKERS
-    from pipelines.train import BASELINES
+    from pipelines.learning.saved import ITEM_MODELS
 
     assert set(STAGES) | {"open", "save", "promote", "close"} == set(dag.task_ids)
     assert dag.get_task("train").retries == 3
@@ -120,4 +122,4 @@ def test_the_dag_of_the_project():
         "max_bytes",
         "environment",
     } == set(form)
-    assert form.get_param("model").schema["enum"] == [*BASELINES, *FAMILIES, *RANKERS]
+    assert form.get_param("model").schema["enum"] == ["auto", *ITEM_MODELS, *FAMILIES, *RANKERS]

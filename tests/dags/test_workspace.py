@@ -1,5 +1,7 @@
 """A run's own clone, and the experiment it leaves in the checkout. Real git, real DVC."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,9 +9,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dags.workspace import RunError, baseline, close_run, open_run, run_name, save_run
+from dags.workspace import RunError, baseline, close_run, open_run, ready, run_name, save_run
+from deploy.promotion.environments import Environment
+from tests.conftest import small_params
 
-PARAMS = 'source: {name: files, data: in.txt, mapping: null}  # kept\nbaseline: {source: null, rows: null, ndcg: null, vocabulary: null}\ntrain: {epochs: 3, sparsity: ["2:4"]}\n'
+PARAMS = small_params() | {"shop_name": None}
+PARAMS["source"] |= {"name": "files", "data": "in.txt"}
+PARAMS["train"] |= {"epochs": 3}
+PARAMS["compress"]["steps"] |= {"sparsity": ["2:4"]}
 DVC = """stages:
   copy:
     cmd: cat ${source.data} > out.txt && echo ${train.epochs} >> out.txt
@@ -35,7 +42,7 @@ def checkout(tmp_path: Path) -> Path:
     for key, value in (("user.name", "t"), ("user.email", "t@localhost")):
         call(folder, "git", "config", key, value)
     dvc(folder, "init", "-q")
-    (folder / "params.yaml").write_text(PARAMS)
+    (folder / "params.yaml").write_text("# kept\n" + yaml.safe_dump(PARAMS))
     (folder / "dvc.yaml").write_text(DVC)
     (folder / "in.txt").write_text("in\n")
     (folder / ".gitignore").write_text("/out.txt\n/.airflow/\n")
@@ -46,12 +53,15 @@ def checkout(tmp_path: Path) -> Path:
 
 def test_a_run_leaves_an_experiment_under_its_name(checkout: Path):
     run = "manual__2026-11-24T15:20:33.1+00:00"
-    clone = open_run(checkout, run, {"train.epochs": 7, "source.mapping": None}, checkout / "none.yaml")
+    clone = open_run(checkout, run, {"train.epochs": 7, "source.mapping": None}, "production")
     assert "# kept" in (clone / "params.yaml").read_text()
-    assert yaml.safe_load((clone / "params.yaml").read_text())["train"] == {"epochs": 7, "sparsity": ["2:4"]}
+    settings = yaml.safe_load((clone / "params.yaml").read_text())
+    assert settings["train"] == PARAMS["train"] | {"epochs": 7}
+    assert settings["compress"]["steps"]["sparsity"] == ["2:4"]
     dvc(clone, "repro", "--single-item", "copy")
     name = save_run(checkout, run)
-    assert name == run_name(run) == "manual__2026-11-24T15-20-33.1-00-00"
+    assert name == run_name(run)
+    assert name.startswith("manual__2026-11-24T15-20-33.1-00-00-")
     assert name in dvc(checkout, "exp", "list", "--name-only")
     assert not (checkout / "out.txt").exists()
     dvc(checkout, "exp", "apply", name)
@@ -62,7 +72,7 @@ def test_a_run_leaves_an_experiment_under_its_name(checkout: Path):
 
 
 def test_two_runs_do_not_meet(checkout: Path):
-    one, other = (open_run(checkout, run, {"train.epochs": n}, checkout / "none.yaml") for run, n in (("a", 1), ("b", 2)))
+    one, other = (open_run(checkout, run, {"train.epochs": n}, "production") for run, n in (("a", 1), ("b", 2)))
     for clone in (one, other):
         dvc(clone, "repro", "--single-item", "copy")
     assert [save_run(checkout, r) for r in ("a", "b")] == ["a", "b"]
@@ -72,7 +82,7 @@ def test_two_runs_do_not_meet(checkout: Path):
 def test_relative_data_and_mapping_are_those_of_the_checkout(checkout: Path):
     (checkout.parent / "shop.csv").write_text("x")
     (checkout / "map.yaml").write_text("events: {columns: {user_id: 用户}}", encoding="utf-8")
-    clone = open_run(checkout, "r", {"source.data": "../shop.csv", "source.mapping": "map.yaml"}, checkout / "none.yaml")
+    clone = open_run(checkout, "r", {"source.data": "../shop.csv", "source.mapping": "map.yaml"}, "production")
     source = yaml.safe_load((clone / "params.yaml").read_text(encoding="utf-8"))["source"]
     assert source["data"] == str(checkout.parent / "shop.csv")
     assert source["mapping"] == {"events": {"columns": {"user_id": "用户"}}}
@@ -82,23 +92,59 @@ def test_relative_data_and_mapping_are_those_of_the_checkout(checkout: Path):
     ({"source.data": "nowhere.csv"}, r"nowhere\.csv is not there"),
     ({"source.mapping": "nowhere.yaml"}, "cannot be read as YAML"),
     ({"train.speed": 1}, r"params\.yaml has no train\.speed"),
+    ({"train.model": "sasrecc"}, r"train\.model is 'sasrecc'; it must be"),
+    ({"train.dropout": "0.3"}, r"train\.dropout is '0\.3'"),
 ])  # fmt: skip
 def test_wrong_forms_are_named(checkout: Path, form: dict, message: str):
     with pytest.raises(RunError, match=message):
-        open_run(checkout, "r", form, checkout / "none.yaml")
+        open_run(checkout, "r", form, "production")
 
 
-def test_the_baseline_is_what_is_served_from_the_same_source(checkout: Path, finished: Path):
-    production = checkout / "production.yaml"
-    assert baseline(checkout, production, "files:in.txt")["rows"] is None
-    production.write_text(yaml.safe_dump({"current": {"version": "v"}, "previous": []}))
-    artefact = checkout / ".environments/production/bentos/v/src/artefact"
-    artefact.parent.mkdir(parents=True)
-    artefact.symlink_to(finished / "artefact")
-    import json
-
+def test_the_baseline_is_what_is_served_of_the_same_shop(checkout: Path, finished: Path):
+    assert baseline(checkout, "production", "shop:shop")["rows"] is None
+    Environment(checkout, "production").promote(finished / "bento", who="t", why="first", force=True)
     manifest = json.loads((finished / "artefact/manifest.json").read_text())
-    found = baseline(checkout, production, manifest["data"]["source"])
-    assert found["rows"] == manifest["data"]["events"]
-    assert Path(found["vocabulary"]).exists()
-    assert baseline(checkout, production, "files:other")["rows"] is None
+    found = baseline(checkout, "production", manifest["shop"])
+    assert found == {"shop": manifest["shop"], "rows": manifest["data"]["events"], "ndcg": manifest["metrics"]["test"]["ndcg@10"]}
+    assert baseline(checkout, "production", "another")["rows"] is None
+
+
+@pytest.mark.parametrize("run", ["...", "-", "~", "a..b", "x.lock", ".hidden", "a/../../b", "ж", "@{", "x" * 300])
+def test_a_run_of_any_name_has_a_folder_of_its_own(checkout: Path, run: str):
+    runs = checkout / ".airflow/runs"
+    (runs / "other").mkdir(parents=True)
+    clone = open_run(checkout, run, {}, "production")
+    assert clone.parent == runs
+    assert (runs / "other").exists()
+    assert clone.name not in ("", ".", "..")
+    subprocess.run(["git", "check-ref-format", f"refs/exps/run/{clone.name}"], check=True)
+
+
+def test_no_two_runs_share_a_folder():
+    assert len({run_name(r) for r in ("demo:1", "demo+1", "demo-1", "demo 1")}) == 4
+
+
+def test_locks_of_processes_that_ended_go_and_those_of_living_ones_stay(checkout: Path):
+    clone = open_run(checkout, "r", {}, "production")
+    ended = subprocess.Popen([sys.executable, "-c", "pass"])
+    ended.wait()
+    lock = clone / ".dvc/tmp/rwlock"
+    lock.parent.mkdir(exist_ok=True)
+    mine, theirs = ({"pid": pid, "cmd": "dvc"} for pid in (os.getpid(), ended.pid))
+    lock.write_text(json.dumps({"read": {"a": [mine, theirs]}, "write": {"b": theirs}}))
+    ready(clone)
+    assert json.loads(lock.read_text()) == {"read": {"a": [mine]}, "write": {}}
+    lock.write_text('{"read": {"a')  # killed while writing
+    ready(clone)
+    dvc(clone, "repro", "--single-item", "copy")
+
+
+def test_a_task_cleared_in_a_finished_run_finds_its_clone(checkout: Path):
+    clone = open_run(checkout, "r", {"train.epochs": 9}, "production")
+    dvc(clone, "repro", "--single-item", "copy")
+    save_run(checkout, "r")
+    close_run(checkout, "r")
+    assert not (clone / ".git").exists()
+    ready(clone)
+    assert (clone / "out.txt").read_text() == "in\n9\n"
+    assert "up to date" in dvc(clone, "status")

@@ -1,5 +1,6 @@
 """Answers from an artefact, against brute force; and artefacts that were tampered with."""
 
+import hashlib
 import json
 import shutil
 from contextlib import chdir
@@ -13,8 +14,12 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deploy.recommender import SHOWN, ArtefactError, BadFilter, Column, Ids, Recommender, UnknownItem, large
-from pipelines import bundle
+from deploy.serving.artefact import ArtefactError, large, version_of
+from deploy.serving.catalogue import Column, Ids
+from deploy.serving.histories import History
+from deploy.serving.recommender import SHOWN, BadFilter, Recommender, UnknownItem
+from pipelines.artefact.catalogue import catalogue
+from pipelines.artefact.catalogue import ids as id_columns
 from pipelines.stage import StageError
 from tests.conftest import run_stages
 
@@ -97,8 +102,9 @@ def test_filters_against_brute_force(
 
 
 def test_known_shoppers_are_answered_from_their_history(recommender: Recommender, ids: list[str], finished: Path):
-    user = recommender.users.ids[7].decode()
-    met = [ids[n - 1] for n in recommender.history(user)[0].tolist()]
+    stored = recommender.histories
+    [user] = stored.users[np.array([7])]
+    met = [ids[n - 1] for n in stored.of(user, recommender.items).items.tolist()]
     answer = recommender.recommend(user_id=user, k=20)
     assert answer.fallback is None
     assert not set(met) & {i["item_id"] for i in answer.items}
@@ -106,8 +112,8 @@ def test_known_shoppers_are_answered_from_their_history(recommender: Recommender
     prepared = pl.read_parquet(finished / "data/prepared/histories.parquet").row(
         by_predicate=pl.col("user_id") == user, named=True
     )
-    assert recommender.history(user)[0].tolist() == prepared["items"]
-    assert not len(recommender.history(user + "x")[0])
+    assert stored.of(user, recommender.items).items.tolist() == prepared["items"]
+    assert not len(stored.of(user + "x", recommender.items).items)
 
 
 def test_answers_show_what_is_known_of_items(recommender: Recommender, items: dict, ids: list[str]):
@@ -117,7 +123,7 @@ def test_answers_show_what_is_known_of_items(recommender: Recommender, items: di
 
 def test_what_grows_with_items_and_shoppers_is_mapped_and_not_copied(recommender: Recommender):
     of = recommender
-    for array in (of.items.ids, of.users.ids, of._histories, of._similar, of.columns["price"].values):
+    for array in (of.items._text, of.histories.users._hashes, *of.histories._columns, of._similar, of.columns["price"].values):
         assert isinstance(array.base, np.memmap)
 
 
@@ -134,24 +140,26 @@ def test_a_model_is_large_by_its_bytes():
     assert not large({"model_bytes": 63 << 20})
 
 
-@settings(max_examples=200, deadline=None)
-@given(
-    st.lists(st.text(max_size=6), unique=True, min_size=1, max_size=20), st.lists(st.text(max_size=8), max_size=10), st.booleans()
-)
-def test_ids_are_found_as_in_a_dict(known: list[str], asked: list[str], ordered: bool):
-    known = [i for i in known if i.rstrip("\0") == i] or ["a"]  # numpy's bytes end before trailing zeros
-    encoded = np.array([i.encode() for i in known])
-    order = np.argsort(encoded)
-    found = Ids(encoded[order]) if ordered else Ids(encoded, order)
-    place = {i: at for at, i in enumerate(sorted(known, key=str.encode) if ordered else known)}
-    asked = asked + known[::2]
-    assert found.places(asked).tolist() == [place.get(i, -1) for i in asked]
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.text(max_size=6), unique=True, min_size=1, max_size=20), st.lists(st.text(max_size=8), max_size=10))
+def test_ids_are_found_as_in_a_dict(tmp_path: Path, known: list[str], wanted: list[str]):
+    for name, array in id_columns("ids", pl.Series(known)).items():
+        np.save(tmp_path / f"{name}.npy", array)
+    found, place = Ids(tmp_path, "ids"), {i: at for at, i in enumerate(known)}
+    wanted = wanted + known[::2]
+    assert found.places(wanted).tolist() == [place.get(i, -1) for i in wanted]
+    assert found[np.arange(len(known))] == known
+
+
+def test_one_long_id_does_not_widen_all():
+    columns = id_columns("ids", pl.Series(["x" * 20_000, *map(str, range(20_000))]))
+    assert sum(c.nbytes for c in columns.values()) < 2e6
 
 
 def test_a_catalogue_with_gaps(tmp_path: Path):
     rows = {"item_id": ["a", "b", "é"], "title": [None, "Tea, 茶", ""], "category": ["x > y", None, "x"], "brand": [None] * 3,
             "price": [1.5, None, 0.0], "in_stock": [None, True, False]}  # fmt: skip
-    arrays, names = bundle.catalogue(pl.DataFrame(rows, schema_overrides={"brand": pl.String}))
+    arrays, names = catalogue(pl.DataFrame(rows, schema_overrides={"brand": pl.String}).with_columns(listed=True))
     for name, array in arrays.items():
         np.save(tmp_path / f"{name}.npy", array)
     for name, document in names.items():
@@ -165,7 +173,8 @@ def test_a_catalogue_with_gaps(tmp_path: Path):
 def test_context_adds_what_is_looked_at_and_chooses_the_fallback(recommender: Recommender, ids: list[str]):
     item = ids[3]
     assert recommender.recommend(context={"item_id": item}) == recommender.recommend(history=[item])
-    assert recommender.recommend(context={"platform": "app"}).fallback == "popular on app"
+    assert recommender.recommend(context={"platform": "app"}).scope == "platform:app"
+    assert recommender.recommend(context={"platform": "fax"}).scope == "all"
     assert recommender.recommend(context={"platform": "fax"}).fallback == "popular"
 
 
@@ -185,7 +194,7 @@ def test_an_index_finds_what_the_exact_graph_answers(finished: Path, indexed: Pa
 
 def test_only_products_can_be_indexed(workspace):
     workspace(serve__index_recall=0.9, train__model="popularity")
-    run_stages("collect", "check", "prepare", "verify", "train", "evaluate", "export", "compress")
+    run_stages("collect", "check", "prepare", "check_prepared", "train", "evaluate", "export", "compress", "refit")
     with pytest.raises(StageError, match=r"serve\.index_recall"):
         run_stages("bundle")
 
@@ -211,13 +220,13 @@ def test_a_filter_without_its_column_is_refused(recommender: Recommender, finish
     for name in ("brand.npy", "brand.json"):
         (folder / name).unlink()
         del manifest["files"][name]
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"version": version_of(manifest)}))
     with pytest.raises(BadFilter, match="no brand"):
         Recommender(folder).recommend(filters={"brand": "x"})
 
 
 @pytest.mark.parametrize(
-    "name", ["model.onnx", "model.data", "item_ids.npy", "price.npy", "brand.json", "user_ids.npy", "popular.json"]
+    "name", ["model.onnx", "model.data", "item_ids_text.npy", "price.npy", "brand.json", "user_ids_hashes.npy", "popular.json"]
 )
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "missing"])
 def test_damaged_artefacts_are_refused_with_the_file_named(finished: Path, tmp_path: Path, name: str, damage: str):
@@ -229,4 +238,48 @@ def test_damaged_artefacts_are_refused_with_the_file_named(finished: Path, tmp_p
     else:
         (folder / name).write_bytes(content[:-1] if damage == "truncated" else content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(ArtefactError, match=name):
+        Recommender(folder)
+
+
+def test_an_item_that_left_the_catalogue_is_never_answered_and_one_without_events_is_known(
+    recommender: Recommender, items: dict, finished: Path
+):
+    listed = pl.read_parquet(finished / "data/prepared/items.parquet").select("item_id", "listed", "popularity")
+    [gone] = listed.filter(~pl.col("listed"))["item_id"].to_list()
+    answers = [recommender.recommend(history=[gone], k=100, exclude_seen=False).items, recommender.recommend(k=100).items]
+    answers += [recommender.similar(i, 100) for i in list(items)[:20]]
+    assert all(item["item_id"] != gone for answer in answers for item in answer)
+    assert recommender.recommend(history=[gone]).unknown_items == []
+
+
+def test_histories_may_come_from_elsewhere(finished: Path, ids: list[str]):
+    class Live:
+        def of(self, user_id: str, items: Ids) -> History:
+            numbers = items.places(ids[:3]) + 1 if user_id == "now" else np.zeros(0, int)
+            return History(numbers, np.zeros_like(numbers), np.ones_like(numbers))
+
+    live = Recommender(finished / "artefact", Live())
+    assert live.recommend(user_id="now", k=5).items == live.recommend(history=ids[:3], k=5).items
+    assert live.recommend(user_id="u000001", k=5).fallback == "popular"
+
+
+def test_a_machine_that_answers_otherwise_refuses(finished: Path, tmp_path: Path):
+    folder = tmp_path / "a"
+    shutil.copytree(finished / "artefact", folder)
+    probe = json.loads((folder / "probe.json").read_text())
+    probe["cases"][0]["scores"] = [s + 1 for s in probe["cases"][0]["scores"]]
+    (folder / "probe.json").write_text(json.dumps(probe))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["probe.json"] = hashlib.sha256((folder / "probe.json").read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"version": version_of(manifest)}))
+    with pytest.raises(ArtefactError, match="answers the artefact's probe otherwise"):
+        Recommender(folder)
+
+
+def test_an_artefact_of_another_schema_is_refused_in_one_sentence(finished: Path, tmp_path: Path):
+    folder = tmp_path / "a"
+    shutil.copytree(finished / "artefact", folder)
+    manifest = json.loads((folder / "manifest.json").read_text()) | {"schema": 3}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtefactError, match=r"schema 3, this server reads 4; bundle the model again"):
         Recommender(folder)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deploy import local
-from deploy.environments import Environment
+from deploy.platform import processes, server
+from deploy.promotion.environments import Environment
 from models.families import FAMILIES, RANKERS
 from pipelines.stage import read_json
 from pipelines.train import BASELINES
@@ -34,9 +34,9 @@ def test_a_family_ends_in_a_served_bento(model: str, run: Path, tmp_path: Path):
     (checkout / "deploy/environments").mkdir(parents=True)
     shutil.copy("params.yaml", checkout)
     entry = Environment(checkout, "production").promote(run / "bento", who="t", why=model)
-    with local.served(checkout, "production", local.free_port()) as url:
-        answer = local.ask(f"{url}/recommend", {"user_id": "u000001", "k": 5})
-        similar = local.ask(f"{url}/similar", {"item_id": answer["items"][0]["item_id"], "k": 3})
+    with server.served(checkout, "production", processes.free_port()) as (url, _, _):
+        answer = processes.ask(f"{url}/recommend", {"user_id": "u000001", "k": 5})
+        similar = processes.ask(f"{url}/similar", {"item_id": answer["items"][0]["item_id"], "k": 3})
     assert len({item["item_id"] for item in answer["items"]}) == 5
     assert answer["fallback"] is None
     assert answer["model_version"] == entry["version"]

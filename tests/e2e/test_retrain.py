@@ -15,8 +15,8 @@ import psutil
 import pytest
 import yaml
 
-from deploy import local
-from deploy.environments import Environment
+from deploy.platform import processes, server
+from deploy.promotion.environments import Environment
 from tests.conftest import ROOT, STAGES, small_params
 
 pytestmark = pytest.mark.e2e
@@ -42,7 +42,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
     params = small_params()
-    params["source"]["data"] = "pipelines/sources/shop.yaml"
+    params["source"]["data"] = "pipelines/data/sources/shop.yaml"
     params["source"]["shop"]["shoppers"] = 1200
     params["train"]["epochs"] = 8
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
@@ -68,12 +68,12 @@ def airflow(checkout: Path):
         patch.setenv("PYTHONPATH", str(checkout))  # this tree is installed in the virtualenv; the checkout's modules come first
         patch.setenv("HOME", str(home))  # a service manager starts Airflow without SHLVL, and then bash reads ~/.bashrc
         patch.delenv("SHLVL", raising=False)
-        with local.airflow(checkout, local.free_port()) as running:
+        with airflow_platform(checkout, processes.free_port()) as running:
             yield running
 
 
 @pytest.fixture(scope="module")
-def killed_run(airflow: local.Airflow, checkout: Path) -> str:
+def killed_run(airflow: Airflow, checkout: Path) -> str:
     """A run promoted to production whose training was killed with SIGKILL after its first checkpoint."""
     run = airflow.trigger({"environment": "production"}, "killed-once")
     clone = checkout / ".airflow/runs/killed-once"
@@ -94,14 +94,14 @@ def killed_run(airflow: local.Airflow, checkout: Path) -> str:
     return run
 
 
-def test_the_dag_is_there_with_its_form(airflow: local.Airflow, killed_run: str):
+def test_the_dag_is_there_with_its_form(airflow: Airflow, killed_run: str):
     details = airflow.api("GET", "/dags/retrain/details")
     assert details["params"]["epochs"]["schema"]["type"] == "integer"
     assert set(details["params"]["environment"]["schema"]["enum"]) == {"none", "staging", "production"}
     assert not airflow.api("GET", "/importErrors")["import_errors"]
 
 
-def test_killed_training_is_tried_again_and_goes_on_from_its_checkpoint(airflow: local.Airflow, killed_run: str):
+def test_killed_training_is_tried_again_and_goes_on_from_its_checkpoint(airflow: Airflow, killed_run: str):
     tasks = {t["task_id"]: t for t in airflow.tasks(killed_run)}
     assert set(STAGES) <= set(tasks)
     assert {t["state"] for t in tasks.values()} == {"success"}
@@ -123,13 +123,13 @@ def test_the_run_is_an_experiment_that_can_be_applied(checkout: Path, killed_run
 
 
 def test_the_promoted_bento_is_served(checkout: Path, killed_run: str):
-    with local.served(checkout, "production", local.free_port()) as url:
-        answer = local.ask(f"{url}/recommend", {"user_id": "u000001"})
+    with server.served(checkout, "production", processes.free_port()) as (url, _, _):
+        answer = processes.ask(f"{url}/recommend", {"user_id": "u000001"})
     assert answer["model_version"] == Environment(checkout, "production").entries()["current"]["version"]
     assert answer["fallback"] is None
 
 
-def test_the_report_is_one_click_from_the_run_and_only_for_those_logged_in(airflow: local.Airflow, killed_run: str):
+def test_the_report_is_one_click_from_the_run_and_only_for_those_logged_in(airflow: Airflow, killed_run: str):
     page = f"{airflow.url}/pushcart/runs/{killed_run}"
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(page, timeout=30)
@@ -152,7 +152,7 @@ def test_the_report_is_one_click_from_the_run_and_only_for_those_logged_in(airfl
     assert any(view["destination"] == "dag_run" for p in views if p["name"] == "pushcart" for view in p["external_views"])
 
 
-def test_a_broken_feed_stops_at_the_check_and_says_why(airflow: local.Airflow, checkout: Path, tmp_path: Path):
+def test_a_broken_feed_stops_at_the_check_and_says_why(airflow: Airflow, checkout: Path, tmp_path: Path):
     rows = [f"u{i % 40},p{i % 25},{'view' if i % 5 > 1 else 'hover'},{1_700_000_000 + i}" for i in range(2000)]
     feed = tmp_path / "feed.csv"
     feed.write_text("user_id,item_id,event,timestamp\n" + "\n".join(rows))
@@ -172,7 +172,7 @@ def test_a_broken_feed_stops_at_the_check_and_says_why(airflow: local.Airflow, c
 def test_changing_the_epochs_reruns_training_and_what_follows_and_nothing_before(checkout: Path, killed_run: str):
     dvc(checkout, "exp", "apply", killed_run)
     output = dvc(checkout, "exp", "run", "-S", "train.epochs=1", "--name", "short")
-    for name in ("collect", "check", "prepare", "verify"):
+    for name in ("collect", "check", "prepare", "check_prepared"):
         assert f"Stage '{name}' didn't change, skipping" in output
     for name in ("train", "evaluate", "export", "compress", "bundle"):
         assert f"Running stage '{name}'" in output

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy import local
-from deploy.environments import Environment
+from deploy.platform import processes, server
+from deploy.promotion.environments import Environment
 from tests.conftest import ROOT
 from tests.deploy.test_environments import bento
 
@@ -37,7 +37,7 @@ def checkout(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(checkout: Path):
-    with local.served(checkout, "production", local.free_port()) as served:
+    with server.served(checkout, "production", processes.free_port()) as (served, _, _):
         yield served
 
 
@@ -194,7 +194,7 @@ def eventually(true, seconds: float = 30) -> bool:
 
 
 def test_a_service_manager_stops_all_of_it(finished: Path, tmp_path: Path):
-    checkout, port = with_production(tmp_path / "checkout", finished), local.free_port()
+    checkout, port = with_production(tmp_path / "checkout", finished), processes.free_port()
     command = [str(Path(sys.executable).parent / "pushcart"), "serve", "production", "--port", str(port)]
     # A shell without job control starts what it puts in the background with SIGINT ignored.
     ignoring = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command]

@@ -5,7 +5,10 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from models.baselines import Neighbours, ease, incidence, item_knn, popularity, transitions
+from models.retrieval.item_to_item import ease, incidence, item_knn, transitions
+from models.retrieval.popularity import popularity
+from models.retrieval.sparse_item_model import SparseItemModel
+from models.served.stored import StoredItemModel
 
 MET = incidence([np.array([1, 2]), np.array([1, 2, 3]), np.array([3])], 4)
 
@@ -39,10 +42,10 @@ def test_transitions_against_counting_by_hand():
 
 
 def test_fewer_neighbours_are_the_strongest():
-    whole = Neighbours(torch.tensor([[0, 0, 0], [4, 2, 3]]), torch.tensor([[0.0, 0, 0], [0.1, -0.9, 0.5]]), torch.zeros(5))
-    half = whole.stored("fp32", 0.5)
+    whole = SparseItemModel(torch.tensor([[0, 0, 0], [4, 2, 3]]), torch.tensor([[0.0, 0, 0], [0.1, -0.9, 0.5]]), torch.zeros(5))
+    half = StoredItemModel(whole, "fp32", 0.5)
     assert half.items.tolist() == [[0, 0], [2, 3]]
-    torch.testing.assert_close(half.weights.all()[1], torch.tensor([-0.9, 0.5]))
+    torch.testing.assert_close(half.table.all()[1], torch.tensor([-0.9, 0.5]))
 
 
 def test_ease_refuses_a_catalogue_too_large_for_it():

@@ -8,13 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import metrics
-from models.baselines import Memory, transitions
 from models.batches import Histories, HistoryData, Sequences, pad
 from models.families import FAMILIES, build, loss_of
-from models.learner import NextItem
-from models.sequence import NextItemNetwork
-from models.topk import TopK
-from models.two_stage import unseen
+from models.rankers.two_stage import unseen
+from models.retrieval.item_to_item import transitions
+from models.retrieval.network import NextItemNetwork
+from models.retrieval.transition_prior import TransitionPrior
+from models.served.topk import TopK
+from models.training.learner import NextItem
 
 SHAPE = {
     "width": 16,
@@ -23,7 +24,7 @@ SHAPE = {
     "dropout": 0.0,
     "max_len": 12,
     "gated": False,
-    "unnamed": 0.0,
+    "id_dropout": 0.0,
     "event_dropout": 0.0,
 }
 ITEMS = 30
@@ -104,7 +105,7 @@ class TestEveryFamily:
             network.table.weight[1] = 0  # item 1 is nothing but its attributes, as item 30 will be
             network.known[30] = network.known[1]
         history, times = torch.cat([HISTORY, HISTORY + 3]), torch.cat([TIMES, TIMES])
-        network.admit(popularity, history, times)
+        network.initialise_cold_items(popularity, history, times)
         odds = network.scores(history, times).exp().sum(0)
         rare = popularity[1:30].float().quantile(0.1).int()  # items are numbered by popularity here
         torch.testing.assert_close(odds[30], odds[1 : rare + 1].mean(), rtol=1e-4, atol=0)
@@ -121,7 +122,7 @@ def test_items_without_features_or_history_are_not_recommended(known: torch.Tens
     network = made("sasrec", known)
     popularity = torch.arange(ITEMS + 1)
     popularity[30] = 0
-    network.admit(popularity, HISTORY, TIMES)
+    network.initialise_cold_items(popularity, HISTORY, TIMES)
     assert network.head.bias[30] == network.head.bias[1:30].min()
 
 
@@ -180,7 +181,7 @@ class TestTopK:
 
     def test_a_short_list_scored_again_is_what_fp32_answers(self):
         network = made("sasrec")
-        network.memory = Memory(transitions([np.array([5, 8]), np.array([2, 9])], ITEMS + 1), 0.5)
+        network.prior = TransitionPrior(transitions([np.array([5, 8]), np.array([2, 9])], ITEMS + 1), 0.5)
         allowed = (torch.arange(ITEMS + 1) > 0)[None]
         asked = (HISTORY, TIMES, *UNTOLD, torch.zeros(1, 1, dtype=torch.long), allowed)
         items, scores = TopK(network, 7)(*asked)
@@ -192,13 +193,13 @@ class TestTopK:
 def test_memory_adds_what_was_seen_to_what_the_network_says():
     network = made("sasrec")
     before = network.scores(HISTORY, TIMES)
-    network.memory = Memory(transitions([np.array([5, 8]), np.array([2, 9])], ITEMS + 1), 0.5)
-    evidence = network.memory.neighbours.evidence(HISTORY)[0]
+    network.prior = TransitionPrior(transitions([np.array([5, 8]), np.array([2, 9])], ITEMS + 1), 0.5)
+    evidence = network.prior.counts.evidence(HISTORY)[0]
     assert evidence[8] > evidence[9] > 0  # item 5 is the newest of the history
-    expected = before[0] + 0.5 * torch.log(evidence + Memory.FLOOR)
+    expected = before[0] + 0.5 * torch.log(evidence + TransitionPrior.FLOOR)
     torch.testing.assert_close(network.scores(HISTORY, TIMES)[0], expected)
     exclude, allowed = torch.zeros(1, 1, dtype=torch.long), (torch.arange(ITEMS + 1) > 0)[None]
     items, scores = TopK(network, 5)(HISTORY, TIMES, *UNTOLD, exclude, allowed)
     torch.testing.assert_close(scores, expected[items])
-    rounded = TopK(network, 5, form="int8").first.memory(HISTORY) - network.memory(HISTORY)
+    rounded = TopK(network, 5, form="int8").first.prior(HISTORY) - network.prior(HISTORY)
     assert rounded.abs().max() < 0.05

@@ -7,16 +7,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models import rank_learner
-from models.batches import Asked, HistoryData, Impressions, Sequences, Shoppers, Shown, pad
-from models.din import Activation
+from models.training import rank_learner
+from models.batches import Candidates, HistoryData, ImpressionData, Impressions, Sequences, ShopperBatch, pad
 from models.families import RANKERS, build, build_ranker
-from models.fusion import PRIOR
 from models.metrics import ranks
-from models.rank_learner import RankShown, next_loss, task_loss
-from models.ranker import TASKS, Events, Ranker, log_probabilities
-from models.topk import TopK
-from models.two_stage import SecondStage, TwoStage, unseen
+from models.rankers.din import Activation
+from models.rankers.fusion import PRIOR
+from models.rankers.ranker import TASKS, Events, Ranker, log_probabilities
+from models.rankers.two_stage import SecondStage, TwoStage, unseen
+from models.served.topk import TopK
+from models.training.rank_learner import RankImpressions, next_loss, task_loss
 from tests.models.test_models import ITEMS, KNOWN, SHAPE, made
 
 MONEY = [0, 1]
@@ -42,17 +42,19 @@ def ranker(request: pytest.FixtureRequest) -> Ranker:
     return ranker_of(request.param)
 
 
-def shoppers(*histories: list[int]) -> Shoppers:
+def shoppers(*histories: list[int]) -> ShopperBatch:
     rows = [np.array(h) for h in histories]
     done = [(h * 7) % 4 + 1 for h in rows]
-    return Shoppers(pad(rows), pad([np.arange(len(h)) * 500 for h in rows]), pad(done), torch.ones(len(rows), dtype=torch.long))
+    return ShopperBatch(
+        pad(rows), pad([np.arange(len(h)) * 500 for h in rows]), pad(done), torch.ones(len(rows), dtype=torch.long)
+    )
 
 
-def asked(row: list[int], at: list[int], item: list[int]) -> Asked:
-    return Asked(*(torch.tensor(c) for c in (row, at, item, [1] * len(row))))
+def asked(row: list[int], at: list[int], item: list[int]) -> Candidates:
+    return Candidates(*(torch.tensor(c) for c in (row, at, item, [1] * len(row))))
 
 
-def logits(ranker: Ranker, people: Shoppers, wanted: Asked) -> torch.Tensor:
+def logits(ranker: Ranker, people: ShopperBatch, wanted: Candidates) -> torch.Tensor:
     return ranker(ranker.events(people), wanted)
 
 
@@ -95,13 +97,13 @@ class TestEveryRanker:
             np.repeat(np.arange(10), 4), np.tile([1, 2, 3, 4], 10), rng.integers(1, ITEMS + 1, 40), np.ones(40, int), labels
         )
         learner = learner_of(ranker.train())
-        module = HistoryData(Shown(Sequences(histories, times), shown, 12), held_out, 12, 10, 0)
+        module = HistoryData(ImpressionData(Sequences(histories, times), shown, 12), held_out, 12, 10, 0)
         pl.Trainer(max_epochs=150, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
                    limit_val_batches=0, accelerator="cpu").fit(learner, module.train_dataloader())  # fmt: skip
         people, target, seen = module.valid[range(10)]
         first = ranks(unseen(learner.network.eval(), people, seen), target) == 0
         assert first.mean(dtype=float) >= 0.9
-        wanted = Asked(*(torch.from_numpy(c) for c in (shown.user, shown.position, shown.item, shown.platform)))
+        wanted = Candidates(*(torch.from_numpy(c) for c in (shown.user, shown.position, shown.item, shown.platform)))
         everyone = module.train[range(10)][0]
         said = log_probabilities(logits(ranker, everyone, wanted)).exp()
         assert (said - torch.from_numpy(labels)).abs().mean() < 0.1
@@ -115,9 +117,9 @@ class TestEveryRanker:
         assert (logits(small, people, wanted) - expected).abs().max() < 0.1
 
 
-def learner_of(ranker: Ranker) -> RankShown:
+def learner_of(ranker: Ranker) -> RankImpressions:
     retriever = build("sasrec", ITEMS, SHAPE, KNOWN)
-    learner = RankShown(ranker, retriever, ITEMS, np.ones(ITEMS + 1) * (np.arange(ITEMS + 1) > 0), 1e-2, 0.0)
+    learner = RankImpressions(ranker, retriever, ITEMS, np.ones(ITEMS + 1) * (np.arange(ITEMS + 1) > 0), 1e-2, 0.0)
     learner.log = lambda *_, **__: None
     return learner
 
@@ -182,7 +184,7 @@ def test_what_is_read_goes_straight_to_the_logits(ranker: Ranker):
     candidate, money = ranker.vectors(wanted.item), NUMBERS[wanted.item][:, MONEY]
     readings = ranker.reader(ranker.events(people), wanted, candidate, money)
     alone = torch.stack([reading[0] @ against[0] for reading, against in readings])
-    torch.testing.assert_close(ranker.judged(ranker.events(people), wanted)[1][0], alone, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ranker.rerank_logits(ranker.events(people), wanted)[1][0], alone, rtol=1e-4, atol=1e-4)
     narrow = sum((m.read.weight @ r[0]) @ (m.ask.weight @ a[0]) for m, (r, a) in zip(ranker.matches, readings, strict=True))
     before = logits(ranker, people, wanted)[0]
     ranker.next.data += 1.0
@@ -219,10 +221,10 @@ def test_purchases_are_learnt_over_all_impressions():
 
 
 @settings(max_examples=25, deadline=None)
-@given(data=st.data(), rank_by=st.sampled_from(TASKS), trust=st.sampled_from([0.0, 0.4, 1.0]))
-def test_two_stages_against_sorting_by_hand(data: st.DataObject, rank_by: str, trust: float):
+@given(data=st.data(), rank_by=st.sampled_from(TASKS), blend=st.sampled_from([0.0, 0.4, 1.0]))
+def test_two_stages_against_sorting_by_hand(data: st.DataObject, rank_by: str, blend: float):
     retriever, ranker = made("sasrec"), ranker_of("fusion")
-    model = TwoStage(retriever, SecondStage(ranker, 12, rank_by, trust)).eval()
+    model = TwoStage(retriever, SecondStage(ranker, 12, rank_by, blend)).eval()
     history = data.draw(st.lists(st.integers(1, ITEMS), min_size=1, max_size=12))
     exclude = data.draw(st.lists(st.integers(1, ITEMS), max_size=10))
     allowed = np.array([True, *data.draw(st.lists(st.booleans(), min_size=ITEMS, max_size=ITEMS))])
@@ -237,7 +239,7 @@ def test_two_stages_against_sorting_by_hand(data: st.DataObject, rank_by: str, t
             final[i] = (
                 log_probabilities(said)[0, TASKS.index(rank_by) - 1]
                 if rank_by != "next"
-                else (1 - trust) * first[i] + trust * said[0, 0]
+                else (1 - blend) * first[i] + blend * said[0, 0]
             )
         inputs = (*people, torch.tensor([[0, *exclude]]), torch.tensor(allowed)[None])
         items, values = TopK(model, 10)(*inputs)
@@ -254,7 +256,7 @@ def test_impressions_older_than_the_window_are_left_out():
     shown = Impressions(
         np.array([0, 0, 1]), np.array([1, 5, 1]), np.array([7, 8, 9]), np.zeros(3, int), np.zeros((3, 3), np.float32)
     )
-    data = Shown(
+    data = ImpressionData(
         Sequences([np.arange(1, 7), np.arange(1, 3), np.array([4])], [np.arange(6), np.arange(2), np.arange(1)]), shown, max_len=3
     )
     people, platforms, wanted, labels = data[[0, 1]]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.table import Table
+from models.served.table import Table
 
 
 class TestTable:

@@ -7,9 +7,11 @@ import pytest
 import torch
 import yaml
 
-from models import pruning
+from models.served import pruning
 from models.families import build
-from pipelines import compress, histories, train
+from pipelines import compress
+from pipelines.artefact.candidates import name
+from pipelines.learning import prepared, saved
 from pipelines.stage import StageError, read_json
 from tests.conftest import run_stages
 
@@ -23,33 +25,34 @@ ONE_STEP = [{"table": "fp16"}, {"table": "int8"}, {"table": "int4"}, {"table": "
 def workshop(finished: Path, tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(finished)
-        made = compress.Workshop(tmp_path_factory.mktemp("candidates"), train.load("data/model"), histories.load(), 20)
-        made.whole = made.candidate({})
+        whole = Path("data/export/model.onnx").resolve()
+        made = compress.Workshop(tmp_path_factory.mktemp("candidates"), saved.load("data/model"), whole, prepared.load(), 20)
+        made.fp32 = made.candidate({})
         yield made
 
 
-@pytest.mark.parametrize("steps", ONE_STEP, ids=compress.name)
+@pytest.mark.parametrize("steps", ONE_STEP, ids=name)
 def test_every_candidate_answers_much_as_fp32(workshop: compress.Workshop, steps: dict):
     row = workshop.candidate(steps)
     pruned = "units" in steps or "sparsity" in steps
     assert row["overlap"] > (0.75 if pruned or "rank" in steps else 0.9)
     # Factors are for tables longer than this.
     if not steps.get("table", "").endswith("+fp32") and not {"rank", "sparsity"} & steps.keys():
-        assert row["bytes"] < workshop.whole["bytes"]
+        assert row["bytes"] < workshop.fp32["bytes"]
 
 
 def test_the_compressed_table_stands_once(workshop: compress.Workshop):
     workshop.candidate({"table": "int8", "layers": "dynamic8"})
     weights = onnx.load(workshop.path({"table": "int8", "layers": "dynamic8"})).graph.initializer
-    items = len(workshop.data.items) + 1
-    codes = [t for t in weights if t.dims and t.dims[0] == items and t.dims[-1] == 32 and "memory" not in t.name]
+    items = workshop.data.items + 1
+    codes = [t for t in weights if t.dims and t.dims[0] == items and t.dims[-1] == 32 and "prior" not in t.name]
     assert [t.data_type for t in codes] == [onnx.TensorProto.UINT8]
     assert not [t.name for t in weights if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) == 2 and t.dims[0] == 32]
 
 
 def sasrec():
     torch.manual_seed(0)
-    shape = {"width": 8, "layers": 2, "heads": 2, "dropout": 0.0, "max_len": 6, "gated": False, "unnamed": 0.0, "event_dropout": 0.0}  # fmt: skip
+    shape = {"width": 8, "layers": 2, "heads": 2, "dropout": 0.0, "max_len": 6, "gated": False, "id_dropout": 0.0, "event_dropout": 0.0}  # fmt: skip
     return build("sasrec", 20, shape, None).eval()
 
 
@@ -60,11 +63,13 @@ def test_units_that_say_nothing_are_the_ones_removed():
             block.down.weight[:, ::2] = 0  # half of the units
             block.out.weight[:, :4] = 0  # the first of two heads
     smaller = pruning.narrowed(network, 0.5).eval()
-    assert [(b.up.out_features, b.heads, b.qkv.out_features) for b in smaller.encoder.blocks] == [(16, 1, 12), (16, 1, 12)]
+    assert [(b.up.out_features, b.attention.heads, b.qkv.out_features) for b in smaller.encoder.blocks] == [(16, 1, 12), (16, 1, 12)]
     torch.testing.assert_close(smaller.scores(history, history), network.scores(history, history))
     with pytest.raises(ValueError, match="self-attention"):
         pruning.narrowed(
-            build("gru", 20, {"width": 8, "layers": 1, "dropout": 0.0, "max_len": 6, "unnamed": 0.0, "event_dropout": 0.0}, None),
+            build(
+                "gru", 20, {"width": 8, "layers": 1, "dropout": 0.0, "max_len": 6, "id_dropout": 0.0, "event_dropout": 0.0}, None
+            ),
             0.5,
         )
 
@@ -121,6 +126,6 @@ def test_constraints_choose_and_refuse_with_the_nearest_named(run: Path):
     tried = min(strict["candidates"], key=lambda c: c["bytes"])
     with pytest.raises(StageError, match=rf"raise compress.max_ndcg_loss or lower compress.min_overlap for {tried['candidate']}"):
         compressed(max_ndcg_loss=0.0, min_overlap=1.0, max_bytes=tried["bytes"])
-    for wrong, named in (({"target": "tpu"}, "target"), ({"steps": {"table": ["int2"]}}, "int2"), ({"steps": {"units": [3]}}, "share"), ({"steps": {"magic": [1]}}, "magic")):  # fmt: skip
+    for wrong, named in (({"target": "tpu"}, "target"), ({"steps": {"table": ["int2"]}}, "int2"), ({"steps": {"units": [3]}}, "units"), ({"steps": {"magic": [1]}}, "magic")):  # fmt: skip
         with pytest.raises(StageError, match=named):
             compress.check(params["compress"] | wrong)

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from models.baselines import Memory, transitions
 from models.batches import Sequences
 from models.metrics import ndcg
-from models.two_stage import SecondStage, TwoStage
-from pipelines.ranking import ndcg_by_memory, ndcg_by_trust, rank_all
+from models.rankers.two_stage import SecondStage, TwoStage
+from models.retrieval.item_to_item import transitions
+from models.retrieval.transition_prior import TransitionPrior
+from pipelines.learning.ranking import ndcg_by_blend, ndcg_by_prior_weight, rank_all
 from tests.models.test_models import ITEMS, made
 from tests.models.test_rankers import ranker_of
 
@@ -19,13 +20,13 @@ def held_out() -> Sequences:
     return Sequences(before, [np.arange(len(h)) for h in before], np.array([h[-1] for h in histories]))
 
 
-def test_trust_in_a_ranker_is_measured_as_rank_all_does():
+def test_blend_in_a_ranker_is_measured_as_rank_all_does():
     part, candidates = held_out(), 12
     model = TwoStage(made("sasrec"), SecondStage(ranker_of("fusion"), candidates, "next", 0.5)).eval()
-    found = ndcg_by_trust(model, part, (0.0, 0.4, 1.0))
-    assert model.second.trust == 0.5
-    for trust, told in found.items():
-        model.second.trust.fill_(trust)
+    found = ndcg_by_blend(model, part, (0.0, 0.4, 1.0))
+    assert model.second.blend == 0.5
+    for blend, told in found.items():
+        model.second.blend.fill_(blend)
         assert told == pytest.approx(ndcg(rank_all(model, part, 10)[0], 10).mean())
     assert len(set(found.values())) == 3
 
@@ -33,9 +34,9 @@ def test_trust_in_a_ranker_is_measured_as_rank_all_does():
 def test_weights_of_a_memory_are_measured_as_rank_all_does():
     part, network = held_out(), made("sasrec").eval()
     evidence = transitions(part.items, ITEMS + 1)
-    found = ndcg_by_memory(network, Memory(evidence), part, (0.0, 0.4, 2.0))
-    assert network.memory is None
+    found = ndcg_by_prior_weight(network, TransitionPrior(evidence), part, (0.0, 0.4, 2.0))
+    assert network.prior is None
     for weight, told in found.items():
-        network.memory = Memory(evidence, weight)
+        network.prior = TransitionPrior(evidence, weight)
         assert told == pytest.approx(ndcg(rank_all(network, part, 10)[0], 10).mean())
     assert len(set(found.values())) == 3

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 import yaml
 
-from pipelines.sources import source
+from pipelines.data.sources import source
 from pipelines.stage import StageError
 from tests.conftest import ROOT, run_stages, small_params
 
@@ -25,7 +25,7 @@ def test_unknown_source_is_named():
 class TestShop:
     def tables(self, **changes) -> dict[str, pl.DataFrame]:
         knobs = small_params()["source"]["shop"] | changes
-        return read("shop", ROOT / "pipelines/sources/shop.yaml", shop=knobs)
+        return read("shop", ROOT / "pipelines/data/sources/shop.yaml", shop=knobs)
 
     def test_same_seed_same_rows_and_other_seed_others(self):
         one, again, other = self.tables(), self.tables(), self.tables(seed=8)

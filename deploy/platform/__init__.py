@@ -1,0 +1,1 @@
+"""Airflow and the server on this machine: started together, stopped together."""

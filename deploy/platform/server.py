@@ -1,0 +1,94 @@
+"""The served model on this machine: `bentoml serve` on what an environment serves, following it."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from deploy.platform.airflow import airflow
+from deploy.platform.processes import HOST, check_port, process, until_one_ends, wait_for
+from deploy.promotion.environments import Environment
+
+
+@contextmanager
+def served(checkout: Path, name: str, port: int) -> Iterator[tuple[str, subprocess.Popen, Path]]:
+    """Serves what the environment serves, following promotions and rollbacks; yields URL, process and log.
+
+    Workers are started in the folder that the environment's link names at that moment, so one that is started later runs the code of the
+    bento that is current then.
+    """
+    target = Environment(checkout, name)
+    settings = {"PUSHCART_FOLLOW": str(target.link)}
+    with (
+        server_folder(target.store, port) as folder,
+        serving([str(target.link / "bento")], port, folder, settings) as (url, running),
+    ):
+        target.note_server(port)
+        yield url, running, folder / "serve.log"
+
+
+@contextmanager
+def server_folder(store: Path, port: int) -> Iterator[Path]:
+    """A folder for one server's log and counters, so that two servers of one environment do not meet; those of ended servers go."""
+    servers = store / "servers"
+    servers.mkdir(parents=True, exist_ok=True)
+    for left in servers.iterdir():
+        pid = left.name.partition("-")[0]
+        if not (pid.isdigit() and Path("/proc", pid).exists()):
+            shutil.rmtree(left, ignore_errors=True)
+    folder = servers / f"{os.getpid()}-{port}"
+    folder.mkdir(exist_ok=True)
+    yield folder
+
+
+@contextmanager
+def serving(target: list[str], port: int, folder: Path, settings: dict[str, str]) -> Iterator[tuple[str, subprocess.Popen]]:
+    """Runs `bentoml serve` on a bento or a service until it is ready; yields its URL and the process that keeps it.
+
+    target: arguments that name it. folder: where it keeps its log and its counters. settings: environment variables.
+    """
+    log, counters = folder / "serve.log", folder / "prometheus"
+    command = [
+        sys.executable,
+        "-m",
+        "bentoml",
+        "serve",
+        *target,
+        "--host",
+        HOST,
+        "--port",
+        str(port),
+        "--timeout-graceful-shutdown",
+        "10",
+    ]
+    own = {"BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": str(folder / "bentoml"), "PROMETHEUS_MULTIPROC_DIR": str(counters)}
+    counters.mkdir(exist_ok=True)
+    with process(command, os.environ | own | settings, log, folder) as running:
+        url = f"http://{HOST}:{port}"
+        wait_for(f"{url}/readyz", running, log, 60)
+        yield url, running
+
+
+def up(checkout: Path, name: str, airflow_port: int, serve_port: int, tell: Callable[[str], None]) -> None:
+    """Airflow and the served model until Ctrl-C or until one of them ends; the model as soon as the environment has one."""
+    check_port(airflow_port, "AIRFLOW_PORT")
+    check_port(serve_port, "SERVE_PORT")
+    target = Environment(checkout, name)
+    with ExitStack() as stack:
+        tell("starting Airflow ...")
+        running = stack.enter_context(airflow(checkout, airflow_port))
+        tell(f"Airflow     {running.url}   user {running.user}   password in .airflow/passwords.json")
+        if not target.link.exists():
+            tell(
+                f'Model       nothing is promoted to {name} yet: start a retrain with "Promote to: {name}", and it will be served'
+            )
+            while not target.link.exists():
+                time.sleep(1)
+        url, server, log = stack.enter_context(served(checkout, name, serve_port))
+        tell(f"Model       {url}   serves {name}")
+        tell("Ctrl-C stops both")
+        until_one_ends(running.running | {"the server": (server, log)})

@@ -1,0 +1,1 @@
+"""What each environment serves: promote, roll back, the gate between."""

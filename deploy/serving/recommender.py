@@ -1,0 +1,201 @@
+"""Answers from an artefact folder, with onnxruntime and numpy alone: who gets what, what is like what.
+
+Knows the artefact (artefact.py), nothing of training and nothing of HTTP. Whatever grows with the catalogue or the shoppers is mapped into
+memory and read where it is asked for, so all worker processes share one copy, and nothing of it is touched by Python an item at a time.
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from deploy.serving.artefact import ArtefactError, cores, large, verified
+from deploy.serving.catalogue import Column, Ids, mapped
+from deploy.serving.graphs import Index, session
+from deploy.serving.histories import Histories, StoredHistories
+
+SEEN = 1  # the action of an event of which only the item is given
+SHOWN = ("title", "category", "brand", "price", "in_stock")  # of an item, null where it is not known
+PROBE_SAME = 0.8  # share of the probe's first ten answers that this machine must give as well
+PROBE_ERROR = 0.05  # of the spread of the probe's scores, by which scores may differ
+
+
+class UnknownItem(Exception):
+    """An item that the catalogue does not have."""
+
+
+class BadFilter(Exception):
+    """A filter that this catalogue cannot apply; the message says why."""
+
+
+@dataclass
+class Recommendation:
+    """Items best first, with what is known of them; and how they were found."""
+
+    items: list[dict]
+    fallback: str | None  # None: the model; "popular": the most popular items
+    scope: str | None  # of the fallback: "all", or "platform:NAME" where the shopper's platform has a list of its own
+    unknown_items: list[str]  # of the given history
+
+
+class Recommender:
+    """A loaded artefact. Safe to call from several threads: nothing of a request is kept.
+
+    Args:
+        folder: the artefact. histories: where the events of shoppers are asked for; None: the artefact's own.
+
+    Raises:
+        ArtefactError: a file is missing or damaged, the schema is another, or this machine answers the stored probe otherwise than the one
+            that made the artefact.
+    """
+
+    def __init__(self, folder: Path, histories: Histories | None = None):
+        self.manifest = verified(folder)
+        self.version: str = self.manifest["version"]
+        self.max_k: int = self.manifest["max_k"]
+        self.max_len: int = self.manifest["max_len"]
+        self.items = Ids(folder, "item_ids")
+        self.columns = {name: Column(folder, name) for name in SHOWN if (folder / f"{name}.npy").is_file()}
+        popular = json.loads((folder / "popular.json").read_text(encoding="utf-8"))
+        self._popular = {name: np.array(numbers, dtype=np.int64) for name, numbers in popular.items()}
+        self._similar, self._similarity = mapped(folder / "similar_items.npy"), mapped(folder / "similar_scores.npy")
+        self.histories = StoredHistories(folder) if histories is None else histories
+        self._session = session(folder / "model.onnx", cores() if large(self.manifest) else 1)
+        self._index = Index(folder, self.manifest["index"]) if self.manifest.get("index") else None
+        self._read = [i.name for i in self._session.get_inputs()]  # most families read no times, actions and platform
+        self._platforms = {name: i for i, name in enumerate(self.manifest["platforms"], 1)}
+        self._all = np.concatenate([[False], mapped(folder / "listed.npy")])[None]  # what left the catalogue is never answered
+        self._check_probe(json.loads((folder / "probe.json").read_text(encoding="utf-8")))
+
+    def recommend(
+        self,
+        user_id: str | None = None,
+        history: list[str] | None = None,
+        k: int = 10,
+        exclude_seen: bool = True,
+        filters: dict | None = None,
+        context: dict | None = None,
+    ) -> Recommendation:
+        """The k best items that the filters let through; fewer only if fewer are left.
+
+        Args:
+            user_id: a shopper; their stored history is used where no history is given.
+            history: item ids, oldest first; unknown ones are passed over and named in the answer.
+            k: 1 to max_k. exclude_seen: leave out what the history holds.
+            filters: category (a path or its beginning, or a list), brand (or a list), price_min, price_max, in_stock,
+                exclude (item ids).
+            context: item_id (looked at just now: the newest of the history), platform (where the shopper is: rankers read it, and it
+                says whose popular items to fall back to).
+
+        Raises:
+            BadFilter: the catalogue lacks the filter's column.
+        """
+        filters, context = filters or {}, context or {}
+        given = list(history or []) + ([context["item_id"]] if context.get("item_id") else [])
+        places = self.items.places(given)
+        unknown = [i for i, place in zip(given, places, strict=True) if place < 0]
+        numbers = places[places >= 0] + 1
+        times, actions = np.zeros_like(numbers), np.full_like(numbers, SEEN)
+        if history is None and user_id is not None:
+            stored, when, done = self.histories.of(user_id, self.items)
+            times = np.concatenate([when, np.full_like(numbers, when[-1] if len(when) else 0)])
+            actions = np.concatenate([done, actions])
+            numbers = np.concatenate([stored, numbers])
+        allowed = self._allowed(filters)
+        exclude = self.items.places(filters.get("exclude") or []) + 1  # unknown ones become 0, which is padding
+        if not len(numbers):
+            items, scope = self._most_popular(k, allowed, exclude, context.get("platform"))
+            return Recommendation(items, "popular", scope, unknown)
+        if exclude_seen:
+            exclude = np.concatenate([exclude, numbers])
+        inputs = {
+            "history": numbers[None, -self.max_len :],
+            "times": times[None, -self.max_len :],
+            "actions": actions[None, -self.max_len :],
+            "platform": np.array([self._platforms.get(context.get("platform"), 0)]),
+            "exclude": exclude[None] if len(exclude) else np.zeros((1, 1), np.int64),
+            "allowed": allowed,
+        }
+        if self._index and (found := self._index.nearest(inputs, k)):
+            return Recommendation(self._shown(*found), None, None, unknown)
+        items, scores = self._session.run(None, {name: inputs[name] for name in self._read})
+        found = np.isfinite(scores[0])[:k]
+        return Recommendation(self._shown(items[0][:k][found], scores[0][:k][found]), None, None, unknown)
+
+    def similar(self, item_id: str, k: int = 10) -> list[dict]:
+        """The k items most like this one, by the cosine of their vectors.
+
+        Raises:
+            UnknownItem: the catalogue does not have it.
+        """
+        number = self.items.places([item_id])[0] + 1
+        if not number:
+            raise UnknownItem(item_id)
+        found = self._similar[number] > 0
+        return self._shown(self._similar[number][found][:k], self._similarity[number][found][:k])
+
+    def _most_popular(self, k: int, allowed: np.ndarray, exclude: np.ndarray, platform: str | None) -> tuple[list[dict], str]:
+        name = platform if platform in self._popular else "all"
+        order = self._popular[name]
+        order = order[allowed[0, order] & ~np.isin(order, exclude)][:k]
+        scores = 1.0 / np.arange(1, len(order) + 1)  # a rank's reciprocal: ordered, and plainly no model score
+        return self._shown(order, scores), "all" if name == "all" else f"platform:{name}"
+
+    def _allowed(self, filters: dict) -> np.ndarray:
+        """(1, items + 1) bool: which items the filters on columns let through; item 0 is no one's."""
+        fits = []
+        for name in ("category", "brand"):
+            if filters.get(name) is not None:
+                column = self._column(name)
+                wanted = [filters[name]] if isinstance(filters[name], str) else filters[name]
+                chosen = np.zeros(len(column.names) + 1, dtype=bool)  # the last is of unknown ones, -1
+                for value in wanted:
+                    chosen[column.codes.get(value, [])] = True
+                fits.append(chosen[column.values])
+        if filters.get("price_min") is not None:
+            fits.append(self._column("price").values >= filters["price_min"])
+        if filters.get("price_max") is not None:
+            fits.append(self._column("price").values <= filters["price_max"])
+        if filters.get("in_stock") is not None:
+            fits.append(self._column("in_stock").values == filters["in_stock"])
+        if not fits:
+            return self._all
+        return self._all & np.concatenate([[False], np.logical_and.reduce(fits)])[None]
+
+    def _column(self, name: str) -> "Column":
+        if name not in self.columns:
+            raise BadFilter(f"this catalogue has no {name}, so it cannot be filtered by")
+        return self.columns[name]
+
+    def _shown(self, numbers: np.ndarray, scores: np.ndarray) -> list[dict]:
+        ids = self.items[numbers - 1]
+        shown = [{"item_id": i, "score": round(score, 6)} for i, score in zip(ids, scores.tolist(), strict=True)]
+        for name in SHOWN:
+            values = self.columns[name][numbers - 1] if name in self.columns else [None] * len(shown)
+            for item, value in zip(shown, values, strict=True):
+                item[name] = value
+        return shown
+
+    def _check_probe(self, probe: dict) -> None:
+        """Raises ArtefactError where this machine answers otherwise than the one that made the artefact: integer products overflow on CPUs
+        that lack the instructions of another.
+        """
+        allowed = np.arange(len(self.items) + 1)[None] > 0
+        for case in probe["cases"]:
+            inputs = {k: np.array(v, dtype=np.int64) for k, v in case["inputs"].items()} | {"allowed": allowed}
+            items, scores = self._session.run(None, {name: inputs[name] for name in self._read})
+            expected, count = np.array(case["scores"]), len(case["items"])
+            same = np.isin(items[0][:count], case["items"]).mean()
+            spread = max(expected[0] - expected[-1], 1e-3)
+            error = np.abs(scores[0][:count] - expected).max() / spread
+            if not (same >= PROBE_SAME and error <= PROBE_ERROR):
+                raise ArtefactError(
+                    f"this machine answers the artefact's probe otherwise than the one that made it ({same:.0%} of the items, scores off by "
+                    f"{error:.0%} of their spread); compress it for this machine, or without {self.manifest['compression']['chosen']!r}"
+                )
+
+
+if __name__ == "__main__":
+    Recommender(Path(sys.argv[1]))  # can this code answer from this artefact?

@@ -1,0 +1,134 @@
+"""The bento: recommendations over HTTP. Serves the artefact it was built with; where PUSHCART_FOLLOW names an environment's
+`current` link, it follows that link and swaps to what was promoted or rolled back without refusing a request.
+
+POST /recommend, POST /similar, GET /version; from BentoML: /livez, /readyz, /metrics, /docs.json (OpenAPI), / (Swagger UI).
+"""
+
+import contextlib
+import ctypes
+import gc
+import json
+import os
+import signal
+from http import HTTPStatus
+from pathlib import Path
+
+import bentoml
+import numpy as np
+from bentoml.exceptions import InvalidArgument, NotFound
+from prometheus_client import Counter
+from starlette.responses import JSONResponse, Response
+
+from deploy.serving.artefact import large, read_manifest
+from deploy.serving.follow import Follower
+from deploy.serving.recommender import BadFilter, Recommender, UnknownItem
+from deploy.serving.schemas import RecommendRequest, RecommendResponse, SimilarRequest, SimilarResponse
+
+OWN_ARTEFACT = Path(__file__).resolve().parents[2] / "artefact"
+MAX_BODY = 1 << 20  # bytes
+
+
+class BodyLimit:
+    """Refuses bodies over MAX_BODY with 413 before they are read into memory."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        refused = JSONResponse({"error": f"the body may have at most {MAX_BODY} bytes"}, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        if not declared.isdigit() or int(declared) > MAX_BODY:
+            return await refused(scope, receive, send)
+        body, more = b"", True
+        while more:  # a chunked body declares no length
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > MAX_BODY:
+                return await refused(scope, receive, send)
+        whole = {"type": "http.request", "body": body, "more_body": False}
+
+        async def replay():
+            nonlocal whole
+            if whole is None:
+                return await receive()
+            message, whole = whole, None
+            return message
+
+        return await self.app(scope, replay, send)
+
+
+# Answering takes well under a millisecond, less than a change of thread: requests are answered on the event loop. A model too large
+# for a copy a worker is served by one worker, whose onnxruntime uses all cores.
+@bentoml.service(
+    name="pushcart",
+    workers=1 if large(read_manifest(OWN_ARTEFACT)) else "cpu_count",
+    traffic={"timeout": 2},  # seconds; BentoML keeps what belongs to a request in memory for so long, answered or not
+    logging={"access": {"enabled": False}},  # /metrics counts requests; a line each costs throughput and names no one
+)
+class Pushcart:
+    def __init__(self) -> None:
+        end_with_supervisor()
+        follow = os.environ.get("PUSHCART_FOLLOW")
+        self._follower = Follower(Path(follow)) if follow else None
+        self._own = None if follow else Recommender(OWN_ARTEFACT)
+        self._answers = Counter("pushcart_answers", "Recommendations answered", ["fallback", "scope", "model_version"])
+        self._recommender.recommend(history=self._recommender.items[np.zeros(1, int)])  # warm before ready
+        gc.collect()
+        gc.freeze()  # what is loaded stays: a collection that walked over all of it would stop answers for a tenth of a second
+
+    @property
+    def _recommender(self) -> Recommender:
+        return self._follower.recommender if self._follower else self._own
+
+    @bentoml.api(route="/recommend", input_spec=RecommendRequest, output_spec=RecommendResponse)
+    async def recommend(self, **asked) -> RecommendResponse:
+        """Items for a shopper or a history, best first. Unknown shoppers and empty histories get what is popular."""
+        recommender = self._recommender
+        self._check(asked["k"], recommender)
+        asked |= {name: asked[name].model_dump() for name in ("filters", "context")}
+        try:
+            answer = recommender.recommend(**asked)
+        except BadFilter as error:
+            raise InvalidArgument(str(error)) from error
+        self._answers.labels(answer.fallback or "none", answer.scope or "none", recommender.version).inc()
+        return _json(vars(answer) | {"model_version": recommender.version})
+
+    @bentoml.api(route="/similar", input_spec=SimilarRequest, output_spec=SimilarResponse)
+    async def similar(self, item_id: str, k: int) -> SimilarResponse:
+        """Items most like one item. 404 if the catalogue does not have it."""
+        recommender = self._recommender
+        self._check(k, recommender)
+        try:
+            items = recommender.similar(item_id, k)
+        except UnknownItem as error:
+            raise NotFound(f"the catalogue has no item {item_id!r}") from error
+        return _json({"items": items, "model_version": recommender.version})
+
+    @bentoml.api(route="/version")
+    def version(self) -> dict:
+        """Which model answers, and what it was made from (the artefact's manifest); `problem` says why a newer one does not."""
+        return self._recommender.manifest | {"problem": self._follower.problem if self._follower else None}
+
+    @staticmethod
+    def _check(k: int, recommender: Recommender) -> None:
+        if k > recommender.max_k:
+            raise InvalidArgument(f"k is {k}; this model answers at most {recommender.max_k} (serve.max_k)")
+
+
+def end_with_supervisor() -> None:
+    """A worker whose supervisor was killed would hold the port for ever: the kernel ends it too."""
+    with contextlib.suppress(AttributeError, OSError):  # not Linux
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def _json(answer: dict) -> Response:
+    """Made by this code, so it is not validated again as BentoML would; the schema is what the tests hold it against."""
+    return Response(json.dumps(answer, ensure_ascii=False, separators=(",", ":")), media_type="application/json")
+
+
+Pushcart.add_asgi_middleware(BodyLimit)

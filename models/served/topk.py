@@ -1,0 +1,160 @@
+"""The graph that is served: history in, the k best items out, everything between inside it. Tensors only.
+
+One item table serves both lookup and scoring, in whichever form it is stored (models/served/table.py).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from models.batches import ShopperBatch
+from models.rankers.two_stage import TwoStage, first_stage
+from models.retrieval.network import NextItemNetwork
+from models.retrieval.sparse_item_model import SparseItemModel
+from models.served.stored import StoredItemModel, StoredPrior, stored_second_stage
+from models.served.table import Table
+
+SHORTLIST = 4  # times k items are scored again by a table that keeps its rows beside the codes
+
+
+class NetworkScores(nn.Module):
+    """A trained network, with what is known of items folded into the table, as one step from history to scores.
+
+    Args:
+        network: of any family. form, rank: of its tables. neighbours: share kept of those that its prior has of an item.
+    """
+
+    def __init__(self, network: NextItemNetwork, form: str, rank: int | None, neighbours: float):
+        super().__init__()
+        self.network = network
+        embeddings = network.embeddings().detach()
+        vectors = network.head.vectors(embeddings).detach()
+        self.table = Table(embeddings, form, rank)
+        self.prior = network.prior and StoredPrior(network.prior, form, neighbours)
+        self.rescored = form.endswith("+fp32") and network.head.dot
+        self.bias = nn.Buffer(network.head.bias.detach() + (self.prior.floor() if self.prior else 0))
+        if network.head.tied:
+            self.vectors, scale = self.table, vectors.norm(dim=1) / embeddings.norm(dim=1).clamp(min=1e-12)
+        else:
+            self.vectors, scale = Table(vectors, form, rank), torch.ones(len(vectors))
+        self.scale = nn.Buffer(scale)
+
+    def scores(self, history: Tensor, times: Tensor) -> Tensor:
+        """(B, L) int64 both -> (B, V) float."""
+        return self.with_prior(self.network_scores(self.query(history, times)), history)
+
+    def query(self, history: Tensor, times: Tensor) -> Tensor:
+        """(B, L) int64 both -> (B, D') float."""
+        return self.network.newest(self.table.lookup(history), history, times)
+
+    def network_scores(self, query: Tensor) -> Tensor:
+        """Scores without the prior: (B, D') -> (B, V) float."""
+        if self.network.head.dot:
+            return self.vectors.product(query, self.scale, self.bias)
+        return self.network.head.scores(query, self.vectors.all(), self.bias)
+
+    def with_prior(self, scores: Tensor, history: Tensor) -> Tensor:
+        """The network's scores and what the prior adds: (B, V) float, (B, L) int64 -> (B, V) float."""
+        return scores if self.prior is None else self.prior.added(scores, history)
+
+    def shortlist(self, history: Tensor, times: Tensor, allowed: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The `count` best allowed (B, V) by codes, and their scores by the rows that the table keeps: (B, count) both."""
+        query = self.query(history, times)
+        alone = self.network_scores(query)
+        scores = torch.where(allowed, self.with_prior(alone, history), -torch.inf)
+        by_codes, items = scores.topk(min(count, scores.shape[1]))
+        return items, by_codes - alone.gather(1, items) + self.exact(query, items)
+
+    def exact(self, query: Tensor, items: Tensor) -> Tensor:
+        """The network's scores of items (B, C), by the rows as lookups give them: (B, D'), (B, C) -> (B, C) float."""
+        return self.vectors.exact(query, items) * self.scale[items] + self.bias[items]
+
+
+class IndexQuery(nn.Module):
+    """The first half of an answer by an index: history in; out the query of the index, and the evidence that the prior has for which items.
+
+    Args:
+        scores: of a network whose head is a product.
+    """
+
+    def __init__(self, scores: NetworkScores):
+        super().__init__()
+        self.scores = scores
+
+    def forward(self, history: Tensor, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, L) int64 both -> query (B, D + 1) float, of which the products with index_rows are the network's scores; items
+        (B, T) int64 and the evidence for each (B, T) float, an item perhaps several times.
+        """
+        query = self.scores.query(history, times)
+        none = (history, torch.zeros_like(history).float())
+        evidence = none if self.scores.prior is None else self.scores.prior.counts.neighbours_of(history)
+        return torch.cat([query, torch.ones_like(query[:, :1])], 1), *evidence
+
+
+class CandidateScores(nn.Module):
+    """The second half: scores of some items, as exact as the table has them."""
+
+    def __init__(self, scores: NetworkScores):
+        super().__init__()
+        self.scores = scores
+
+    def forward(self, query: Tensor, items: Tensor, evidence: Tensor) -> Tensor:
+        """query (B, D + 1), items (B, C) int64, evidence of the prior for each (B, C) -> scores (B, C) float."""
+        scores, prior = self.scores.exact(query[:, :-1], items), self.scores.prior
+        return scores if prior is None else scores + prior.above_floor(evidence)
+
+
+def index_rows(scores: NetworkScores) -> Tensor:
+    """Rows (V, D + 1) float32 that an index of inner products holds: the vectors, scaled, and the bias."""
+    return torch.cat([scores.vectors.all() * scores.scale[:, None], scores.bias[:, None]], 1)
+
+
+class TopK(nn.Module):
+    """Wraps a trained model for export.
+
+    Args:
+        model: a network, neighbours, or two stages. k: length of the answer (at most the number of items).
+        form, rank: of item tables and neighbours' weights (models.served.table.Table). neighbours: share of an item's neighbours kept.
+    """
+
+    def __init__(
+        self,
+        model: NextItemNetwork | SparseItemModel | TwoStage,
+        k: int,
+        form: str = "fp32",
+        rank: int | None = None,
+        neighbours: float = 1.0,
+    ):
+        super().__init__()
+        first, self.k = first_stage(model), k
+        self.second = stored_second_stage(model.second, k, form, rank) if isinstance(model, TwoStage) else None
+        network = isinstance(first, NextItemNetwork)
+        self.first = NetworkScores(first, form, rank, neighbours) if network else StoredItemModel(first, form, neighbours)
+        self.rescored = network and self.second is None and self.first.rescored
+
+    def forward(
+        self, history: Tensor, times: Tensor, actions: Tensor, platform: Tensor, exclude: Tensor, allowed: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The k best allowed items after each history.
+
+        Args:
+            history: (B, L) int64 item numbers, oldest first, padded with 0 on the right, 1 <= L <= max_len.
+            times: (B, L) int64 seconds of the events; all equal where unknown.
+            actions: (B, L) int64, what was done to each item, 1 = seen ... 4 = bought, padded with 0.
+            platform: (B,) int64 from 1, where the shopper is; 0 = not told.
+            exclude: (B, S) int64 item numbers never to answer (those already seen), padded with 0.
+            allowed: (B, items + 1) bool, true where the request's filters let the item through; false of item 0.
+
+        Returns:
+            items (B, k) int64 and scores (B, k) float32, best first; a score of -inf marks that no item was left.
+        """
+        allowed = allowed.scatter(1, exclude, False)
+        if self.rescored:
+            items, scores = self.first.shortlist(history, times, allowed, SHORTLIST * self.k)
+        else:
+            scores = torch.where(allowed, self.first.scores(history, times), -torch.inf)
+            if self.second is None:
+                values, items = scores.topk(self.k)
+                return items, values
+            items, scores = self.second.shortlist(scores, ShopperBatch(history, times, actions, platform))
+        values, places = scores.topk(self.k)
+        return items.gather(1, places), values

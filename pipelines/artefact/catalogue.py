@@ -1,0 +1,107 @@
+"""Columns of the artefact: ids, what pages show and filters read, what shoppers did, what is like what.
+
+They are written as deploy/serving/catalogue.py and histories.py map them.
+"""
+
+from hashlib import blake2b
+
+import numpy as np
+import polars as pl
+import torch
+
+from models.batches import Sequences
+from models.retrieval.network import NextItemNetwork
+from models.retrieval.sparse_item_model import SparseItemModel
+
+EXACT = 20_000  # items up to which the most similar are found by comparing all pairs
+PROBES, PER_LIST = 16, 64  # lists looked through of an inverted file, and items a list, for larger catalogues
+
+
+def catalogue(items: pl.DataFrame) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+    """What a page shows and a filter reads, in order of item number, as deploy/serving/recommender.py maps it; and the names of codes."""
+    arrays, names = ids("item_ids", items["item_id"]) | {"listed": items["listed"].to_numpy()}, {}
+    if "title" in items.columns:
+        text = items["title"].fill_null("")
+        arrays["title"] = np.cumsum([0, *text.str.len_bytes()])
+        arrays["title_text"] = np.frombuffer("".join(text).encode(), dtype=np.uint8)
+    for name in ("category", "brand"):
+        if name in items.columns:
+            names[name] = items[name].drop_nulls().unique().sort().to_list()
+            codes = items[name].replace_strict(names[name], range(len(names[name])), default=-1, return_dtype=pl.Int32)
+            arrays[name] = codes.fill_null(-1).to_numpy()
+    if "price" in items.columns:
+        arrays["price"] = items["price"].cast(pl.Float64).fill_null(np.nan).to_numpy()
+    if "in_stock" in items.columns:
+        arrays["in_stock"] = items["in_stock"].cast(pl.Int8).fill_null(-1).to_numpy()
+    return arrays, names
+
+
+def ids(name: str, values: pl.Series) -> dict[str, np.ndarray]:
+    """The columns of deploy/serving/catalogue.py's Ids."""
+    texts = [v.encode() for v in values]
+    hashes = np.array([int.from_bytes(blake2b(t, digest_size=8).digest(), "little") for t in texts], dtype=np.uint64)
+    order = np.argsort(hashes, kind="stable")
+    return {
+        f"{name}_text": np.frombuffer(b"".join(texts), dtype=np.uint8),
+        f"{name}_ends": np.cumsum([0, *map(len, texts)]),
+        f"{name}_hashes": hashes[order],
+        f"{name}_order": order.astype(np.int32 if len(order) < 1 << 31 else np.int64),
+    }
+
+
+def stored_histories(users: pl.Series, full: Sequences) -> dict[str, np.ndarray]:
+    """Ids of shoppers, and what each met; the history of the i-th is [offsets[i], offsets[i + 1])."""
+    return ids("user_ids", users) | {
+        "history_offsets": np.cumsum([0, *map(len, full.items)]),
+        "history_items": np.concatenate(full.items).astype(np.int32),
+        "history_times": np.concatenate(full.times),
+        "history_actions": np.concatenate(full.actions).astype(np.uint8),
+    }
+
+
+def similar(network: NextItemNetwork | SparseItemModel, k: int, listed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each item's k nearest among the listed ones: numbers (V, k) int32, padded with 0, and cosines (or neighbours' weights) (V, k) float16.
+
+    Over EXACT items they are found by an inverted file (FAISS), which looks at a share of the catalogue that shrinks as it grows.
+
+    listed: (V,) bool, false of padding and of items that may not be answered.
+    """
+    if isinstance(network, SparseItemModel):
+        shown = network.weights.masked_fill(~torch.from_numpy(listed)[network.items.long()], 0.0)
+        weights, order = (part[:, :k] for part in shown.sort(1, descending=True))
+        numbers = network.items.gather(1, order).masked_fill(weights <= 0, 0)
+        return numbers.numpy().astype(np.int32), weights.numpy().astype(np.float16)
+    listed = torch.from_numpy(listed)
+    vectors = torch.nn.functional.normalize(network.embeddings().detach(), dim=1)
+    if len(vectors) > EXACT:
+        return _similar_by_lists(vectors.numpy(), k, listed.numpy())
+    numbers, cosines = [], []
+    for start in range(0, len(vectors), 1024):
+        block = vectors[start : start + 1024] @ vectors.T
+        block[:, ~listed] = -torch.inf
+        rows = torch.arange(len(block))
+        block[rows, rows + start] = -torch.inf
+        top = block.topk(k)
+        found = top.values > -torch.inf
+        numbers.append(top.indices.where(found, 0).numpy().astype(np.int32))
+        cosines.append(top.values.where(found, 0.0).numpy().astype(np.float16))
+    return np.concatenate(numbers), np.concatenate(cosines)
+
+
+def _similar_by_lists(vectors: np.ndarray, k: int, listed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """See similar: vectors (V, D) float32 of length 1."""
+    import faiss
+
+    chosen = np.flatnonzero(listed)
+    lists = max(1, len(chosen) // PER_LIST)
+    index = faiss.index_factory(vectors.shape[1], f"IVF{min(lists, 65536)},Flat", faiss.METRIC_INNER_PRODUCT)
+    index.cp.max_points_per_centroid = PER_LIST
+    index.train(vectors[chosen])
+    index.add_with_ids(vectors[chosen], chosen)
+    index.nprobe = PROBES
+    cosines, numbers = index.search(vectors, k + 1)
+    cosines[(numbers == np.arange(len(vectors))[:, None]) | (numbers < 0)] = -np.inf
+    order = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
+    cosines, numbers = np.take_along_axis(cosines, order, 1), np.take_along_axis(numbers, order, 1)
+    found = np.isfinite(cosines)
+    return np.where(found, numbers, 0).astype(np.int32), np.where(found, cosines, 0).astype(np.float16)

@@ -1,0 +1,103 @@
+"""The manifest: what an artefact was made from, how good it is, and the sha256 of every file. Its schema is deploy/serving's."""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+
+from jsonschema import Draft202012Validator, ValidationError
+
+from pipelines.learning.prepared import PREPARED, Prepared
+from pipelines.learning.saved import Model
+from pipelines.stage import StageError, read_json, write_json
+
+SERVING = Path("deploy/serving")  # read as files: what serves is part of the version
+CODE = ("pipelines", "models", "deploy/serving", "expectations")
+PARAMS = ("prepare", "train", "compress", "serve")
+
+
+def seal(folder: Path, facts: dict) -> str:
+    """Writes the manifest: facts, the sha256 of every file, and the version that follows from all of it; returns the version.
+
+    Raises:
+        StageError: the manifest is not what the server's schema asks for.
+    """
+    files = {f.name: sha256(f) for f in sorted(folder.iterdir()) if not f.name.startswith(".")}
+    size = sum((folder / name).stat().st_size for name in ("model.onnx", "model.data"))
+    schema = read_json(SERVING / "artefact.schema.json")
+    manifest = {"schema": schema["properties"]["schema"]["const"], "model_bytes": size} | _finite(facts) | {"files": files}
+    said = json.dumps(manifest, sort_keys=True, ensure_ascii=False).encode()
+    manifest = {"version": hashlib.sha256(said).hexdigest()[:12]} | manifest
+    try:
+        Draft202012Validator(schema).validate(manifest)
+    except ValidationError as error:
+        raise StageError(f"manifest.json: {'.'.join(map(str, error.absolute_path))}: {error.message[:300]}") from error
+    write_json(folder / "manifest.json", manifest)
+    return manifest["version"]
+
+
+def facts(settings: dict, shop: str, network: Model, data: Prepared, platforms: list[str], shoppers: int) -> dict:
+    """What the artefact was made from and how good it is."""
+    quality, compression = read_json("reports/quality.json"), read_json("reports/compression.json")
+    metrics, refit = read_json("reports/metrics.json"), read_json("reports/refit.json")
+    figures = ("ndcg@10", "recall@10")
+    return {
+        "shop": shop,
+        "max_k": settings["serve"]["max_k"],
+        "max_len": network.max_len,
+        "items": data.items,
+        "shoppers": shoppers,
+        "platforms": platforms,
+        "data": {
+            "source": settings["source"]["name"],
+            "events": quality["tables"]["events"]["rows"] - quality["tables"]["events"]["broken"],
+            "histories_sha256": sha256(PREPARED / "histories.parquet"),
+        },
+        "code_sha256": _code_digest(),
+        "serving_sha256": serving_digest(),
+        "params": {s: settings[s] for s in PARAMS},
+        "metrics": {name: {m: metrics[name][m] for m in figures} for name in ("test", "popularity", "item_knn")},
+        "quality": {"passed": quality["passed"], "verified": read_json("reports/verified.json")["passed"]},
+        "parity": refit["parity"],
+        "refit": {k: v for k, v in refit.items() if k != "parity"},
+        "compression": {k: v for k, v in compression.items() if k != "candidates"},
+        "inputs": {
+            "history": "int64 (batch, length), item numbers from 1, padded with 0 on the right",
+            "times": "int64 (batch, length), seconds of the events; all 0 where unknown",
+            "actions": "int64 (batch, length), strongest thing done to the item: 1 seen, 2 favourite, 3 cart, 4 purchase; padded with 0",
+            "platform": "int64 (batch,), from 1 as in `platforms`, 0 = unknown",
+            "exclude": "int64 (batch, excluded), item numbers, padded with 0",
+            "allowed": "bool (batch, items + 1), false of item 0",
+        },
+        "outputs": {"items": "int64 (batch, max_k)", "scores": "float32 (batch, max_k), -inf where no item was left"},
+    }
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def serving_digest() -> str:
+    """One hash of the code that serves; deploy/serving/artefact.py computes the same."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in SERVING.iterdir() if p.suffix in (".py", ".json")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _code_digest() -> str:
+    """One hash of all the code that makes and serves the model."""
+    digest = hashlib.sha256()
+    for path in sorted(p for folder in CODE for p in Path(folder).rglob("*") if p.suffix in (".py", ".json", ".yaml")):
+        digest.update(path.as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _finite(value):
+    """The same with null for what is no number: JSON has none, and the gate refuses what is absent."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,48 @@
+"""From checked events to what shoppers did to items: no duplicates, no bots, in order of time, with sessions.
+
+In: events. Out: actions; what each step removed is counted. Lost: events of other kinds, repeats, all of a bot's events.
+"""
+
+import polars as pl
+
+from pipelines.data.tables import SOURCE_ROW
+from pipelines.stage import StageError
+
+
+def clean(events: pl.LazyFrame, settings: dict) -> tuple[pl.LazyFrame, dict[str, int]]:
+    """Actions (user_id, item_id, event, timestamp, source_row, session_id, and price, platform where given), ordered by user, time and
+    row of the source, which breaks ties; and how many events each step removed.
+
+    Args:
+        settings: `prepare`.
+
+    Raises:
+        StageError: nothing is left.
+    """
+    key = ["user_id", "item_id", "event", "timestamp"]
+    optional = [c for c in ("session_id", "platform", "price") if c in events.collect_schema()]
+    total = count(events)
+    acts = events.filter(pl.col("event").is_in(settings["history_events"]), pl.col("item_id").is_not_null())
+    acts = acts.select(*key, *optional, SOURCE_ROW)
+    kept = count(acts)
+    unique = acts.unique(subset=key, keep="first", maintain_order=True).collect(engine="streaming").lazy()
+    hourly = unique.group_by("user_id", pl.col("timestamp").dt.truncate("1h")).len()
+    bots = hourly.filter(pl.col("len") > settings["bot_events_per_hour"]).select("user_id").unique().collect()
+    actions = unique.join(bots.lazy(), on="user_id", how="anti").sort("user_id", "timestamp", SOURCE_ROW)
+    gap = pl.col("timestamp").diff().over("user_id") > pl.duration(minutes=settings["session_gap_minutes"])
+    numbered = pl.format("{}", gap.fill_null(True).cast(pl.UInt32).cum_sum().over("user_id"))
+    given = [pl.col("session_id"), numbered] if "session_id" in optional else [numbered]
+    actions = actions.with_columns(pl.coalesce(given).alias("session_id")).collect(engine="streaming")
+    unique_count = count(unique)
+    removed = {
+        "other events (searches, impressions)": total - kept,
+        "repeats": kept - unique_count,
+        f"events of {len(bots)} bots": unique_count - len(actions),
+    }
+    if actions.is_empty():
+        raise StageError(f"prepare: nothing is left to learn from; removed: {removed}")
+    return actions.lazy(), removed
+
+
+def count(frame: pl.LazyFrame) -> int:
+    return frame.select(pl.len()).collect(engine="streaming").item()

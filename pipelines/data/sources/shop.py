@@ -1,0 +1,345 @@
+"""The simulated shop: what ships with Pushcart, so that every part can be tried and tested without anyone's data.
+
+In: the catalogue of words and prices (shop.yaml) and source.shop of params.yaml (seed, shoppers, items, days, dirt).
+Out: events, items, users as a real shop would log them, dirt included; and, kept apart for evaluation only, the truth:
+truth_tastes (shoppers' latent tastes), truth_uplift (who was exposed to which campaign and what it did) and truth_dirt
+(which event rows are broken, and how).
+
+How a shopper behaves: interest in categories drifts from one taste to another over the days; a session starts from a
+category of interest and walks, item by item, to a similar item, a complement or afresh, each time taking the one of a few
+noticed items whose utility (taste, popularity, price against budget) is best; each item may be favourited, carted, bought. All that
+was noticed is logged as impressions, so that what was passed over is known too.
+The same seed and sizes give the same rows.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import yaml
+
+from pipelines.data.tables import TIMESTAMP
+
+ORDERED_ONLY = False
+START = np.datetime64("2026-01-01T00:00:00", "us")
+DAY = 86_400_000_000  # microseconds
+SECOND = 1_000_000
+NOTICED = 6  # items a shopper weighs against one another at each step
+STEPS = 12  # most items of one session
+BY_HOUR = np.array([1] * 7 + [3] * 4 + [5] * 3 + [3] * 5 + [8] * 4 + [4])  # traffic: quiet at night, busy after dinner
+
+
+def read(data: Path, settings: dict) -> dict[str, pl.LazyFrame]:
+    """The shop's tables; `settings` is source.shop of params.yaml."""
+    words = yaml.safe_load(data.read_text(encoding="utf-8"))
+    knobs = settings["shop"]
+    rng = np.random.default_rng(knobs["seed"])
+    items, world = _catalogue(words, knobs["items"], rng)
+    users, tastes = _shoppers(words, knobs["shoppers"], rng)
+    world["user_ids"] = users["user_id"]
+    visits = _sessions(words, tastes, knobs["days"], rng)
+    walked = _walk(visits, tastes, world, knobs["days"], rng)
+    funnel = _funnel(walked, visits, words, world, rng)
+    pushed, uplift = _campaigns(words, tastes, world, knobs["days"], rng)
+    events = pl.concat([funnel, pushed], how="diagonal").sort("timestamp", "user_id", "event", maintain_order=True)
+    events = events.with_columns(event_id=pl.format("e{}", pl.int_range(1, pl.len() + 1)))
+    events, dirt = _dirty(events, knobs["dirt"], rng)
+    tables = {
+        "events": events.drop("kind"),
+        "items": items,
+        "users": users,
+        "truth_tastes": tastes["table"],
+        "truth_uplift": uplift,
+        "truth_dirt": dirt,
+    }
+    return {name: table.lazy() for name, table in tables.items()}
+
+
+def _catalogue(words: dict, count: int, rng: np.random.Generator) -> tuple[pl.DataFrame, dict]:
+    """Items with titles in two languages, and the latent world they live in (arrays over the items)."""
+    categories = words["categories"]
+    number = {c["name"]: i for i, c in enumerate(categories)}
+    category = np.sort(np.arange(count) % len(categories))
+    style = rng.normal(size=(count, 6))
+    price = np.round(np.exp(np.log([categories[c]["price"] for c in category]) + rng.normal(0, 0.45, count)), 1)
+    brand = rng.integers(len(words["brands"]), size=count)
+    titles, descriptions = [], []
+    for i, c in enumerate(category):
+        noun, noun_zh = categories[c]["nouns"][rng.integers(len(categories[c]["nouns"]))]
+        adjective, adjective_zh = words["adjectives"][rng.integers(len(words["adjectives"]))]
+        colour, colour_zh = words["colours"][rng.integers(len(words["colours"]))]
+        latin, chinese = words["brands"][brand[i]].split()
+        titles.append(f"{latin} {adjective} {noun}, {colour} / {chinese}{adjective_zh}{noun_zh}（{colour_zh}）")
+        descriptions.append(
+            f"A {adjective.lower()} {noun} in {colour} by {latin}. {chinese}出品的{adjective_zh}{noun_zh}，{colour_zh}。"
+        )
+    complements = [[number[name] for name in c["complements"]] for c in categories]
+    items = pl.DataFrame(
+        {
+            "item_id": [f"sku{i + 1:05d}" for i in range(count)],
+            "title": titles,
+            "description": descriptions,
+            "category": [categories[c]["name"] for c in category],
+            "brand": [words["brands"][b] for b in brand],
+            "price": price,
+            "in_stock": rng.random(count) > 0.05,
+        }
+    )
+    world = {
+        "item_ids": items["item_id"],
+        "category": category,
+        "style": style,
+        "price": price,
+        "appeal": rng.normal(0, 0.8, count),
+        "first": np.searchsorted(category, np.arange(len(categories))),
+        "size": np.bincount(category, minlength=len(categories)),
+        "complements": complements,
+        "in_stock": items["in_stock"].to_numpy(),
+    }
+    return items, world
+
+
+def _shoppers(words: dict, count: int, rng: np.random.Generator) -> tuple[pl.DataFrame, dict]:
+    categories = len(words["categories"])
+    early, late = (rng.dirichlet(np.full(categories, 0.12), count) for _ in range(2))
+    style = rng.normal(size=(count, 6))
+    budget = rng.normal(0, 0.5, count)  # log price against a category's typical one
+    sensitivity = rng.gamma(2.0, 0.5, count)
+    activity = rng.gamma(2.0, 0.5, count)
+    ids = [f"u{i + 1:06d}" for i in range(count)]
+    platforms = list(words["platforms"])
+    users = pl.DataFrame(
+        {
+            "user_id": ids,
+            "age_band": rng.choice(["18-24", "25-34", "35-44", "45-54", "55+"], count, p=[0.2, 0.35, 0.25, 0.12, 0.08]),
+            "city_tier": rng.choice(["1", "2", "3", "4"], count, p=[0.25, 0.3, 0.3, 0.15]),
+            "home_platform": rng.choice(platforms, count, p=list(words["platforms"].values())),
+        }
+    )
+    table = pl.DataFrame(
+        {"user_id": ids, "early_taste": early, "late_taste": late, "style": style, "budget": budget,
+         "price_sensitivity": sensitivity, "activity": activity}
+    )  # fmt: skip
+    tastes = {"early": early, "late": late, "style": style, "budget": budget,
+              "sensitivity": sensitivity, "activity": activity, "platform": users["home_platform"].to_numpy(),
+              "table": table}  # fmt: skip
+    return users, tastes
+
+
+def _sessions(words: dict, tastes: dict, days: int, rng: np.random.Generator) -> dict:
+    """When who comes, on what, with how much patience."""
+    visits = 1 + rng.poisson(7 * tastes["activity"] * days / 60)
+    shopper = np.repeat(np.arange(len(visits)), visits)
+    when = np.sort(rng.random(len(shopper)) * days)
+    shopper = rng.permutation(shopper)
+    hour = rng.choice(24, len(shopper), p=BY_HOUR / BY_HOUR.sum())
+    seconds = np.floor(when) * 86400 + hour * 3600 + np.floor(rng.random(len(shopper)) * 3600)
+    platforms = np.array(list(words["platforms"]))
+    elsewhere = rng.random(len(shopper)) < 0.2
+    platform = np.where(elsewhere, rng.choice(platforms, len(shopper)), tastes["platform"][shopper])
+    return {
+        "shopper": shopper,
+        "day": when,
+        "start": (seconds * SECOND).astype(np.int64),
+        "platform": platform,
+        "length": np.minimum(rng.geometric(0.28, len(shopper)), STEPS),
+        "searched": rng.random(len(shopper)) < 0.45,
+    }
+
+
+def _walk(visits: dict, tastes: dict, world: dict, days: int, rng: np.random.Generator) -> dict:
+    """Which items each session looks at, step by step: arrays (rows,) of session, step and item; noticed (rows, NOTICED), -1 = none."""
+    shopper = visits["shopper"]
+    drift = np.clip(visits["day"] / days + rng.normal(0, 0.1, len(shopper)), 0, 1)[:, None]
+    interest = (1 - drift) * tastes["early"][shopper] + drift * tastes["late"][shopper]
+    widest = max(len(c) for c in world["complements"])
+    complements = np.array([c + c[:1] * (widest - len(c)) for c in world["complements"]])
+    sessions, steps, chosen, shelves = [], [], [], []
+    active = np.arange(len(shopper))
+    category = _draw(interest, rng)
+    item = np.full(len(shopper), -1)
+    for step in range(STEPS):
+        active = active[visits["length"][active] > step]
+        if step:
+            mood = rng.random(len(active))
+            beside = complements[category[active], rng.integers(widest, size=len(active))]
+            afresh = _draw(interest[active], rng)
+            category[active] = np.where(mood < 0.5, category[active], np.where(mood < 0.85, beside, afresh))
+        c = category[active]
+        # Noticing follows popularity (the better of two random places in the shelf, which is ordered by nothing else).
+        noticed = world["first"][c][:, None] + np.floor(
+            rng.random((len(active), NOTICED)) ** 1.5 * world["size"][c][:, None]
+        ).astype(int)
+        person = shopper[active]
+        last = np.where(item[active] < 0, noticed[:, 0], item[active])
+        likes = (world["style"][noticed] * tastes["style"][person][:, None]).sum(-1) * 0.5
+        follows = (world["style"][noticed] * world["style"][last][:, None]).sum(-1) * 0.5
+        dear = _dear(noticed, person[:, None], tastes, world)
+        utility = likes + follows + world["appeal"][noticed] - dear + rng.gumbel(0, 0.6, noticed.shape)
+        again = noticed == item[active][:, None]
+        utility[again] = -np.inf
+        shelves.append(np.where(again, -1, noticed))
+        item[active] = noticed[np.arange(len(active)), utility.argmax(1)]
+        sessions.append(active)
+        steps.append(np.full(len(active), step))
+        chosen.append(item[active].copy())
+    return {"session": np.concatenate(sessions), "step": np.concatenate(steps), "item": np.concatenate(chosen),
+            "noticed": np.concatenate(shelves),
+            "wanted": _wanted(np.concatenate(sessions), np.concatenate(chosen), visits, tastes, world)}  # fmt: skip
+
+
+def _dear(item: np.ndarray, person: np.ndarray, tastes: dict, world: dict) -> np.ndarray:
+    """How far a price, against its category's, is from the shopper's budget, to those who care."""
+    price = np.log(world["price"])
+    above = price[item] - price[world["first"][world["category"][item]]]
+    return tastes["sensitivity"][person] * np.abs(above - tastes["budget"][person])
+
+
+def _wanted(session: np.ndarray, item: np.ndarray, visits: dict, tastes: dict, world: dict) -> np.ndarray:
+    """What brings a look to a cart and a cart to a purchase; of money more than of the look."""
+    person = visits["shopper"][session]
+    liked = (world["style"][item] * tastes["style"][person]).sum(1) * 0.3 + world["appeal"][item] * 0.3
+    return liked - _dear(item, person, tastes, world)
+
+
+def _funnel(walked: dict, visits: dict, words: dict, world: dict, rng: np.random.Generator) -> pl.DataFrame:
+    """The events of the walks: a search first, then impressions, and for each chosen item a view and perhaps favourite, cart, purchase."""
+    session, item, wanted = walked["session"], walked["item"], walked["wanted"]
+    person = visits["shopper"][session]
+    at = visits["start"][session] + ((20 + walked["step"] * 75 + rng.random(len(session)) * 40) * SECOND).astype(np.int64)
+
+    def logistic(offset: float) -> np.ndarray:
+        return rng.random(len(session)) < 1 / (1 + np.exp(-(offset + wanted)))
+
+    carted = logistic(-1.1) & world["in_stock"][item]
+    bought = carted & logistic(0.2)
+    everything, shelf = np.arange(len(session)), np.sort(walked["noticed"], axis=1)
+    row, place = np.nonzero((shelf >= 0) & (np.diff(shelf, axis=1, prepend=-2) != 0))  # each once
+    parts = [
+        (row, shelf[row, place], "impression", -5),
+        (everything, None, "view", 0),
+        (np.flatnonzero(logistic(-1.7)), None, "favourite", 8),
+        (np.flatnonzero(carted), None, "cart", 15),
+        (np.flatnonzero(bought), None, "purchase", 30),
+    ]
+    frames = [
+        _events(person[rows], item[rows] if shown is None else shown, kind, at[rows] + delay * SECOND, world)
+        .with_columns(session=pl.Series(session[rows]), platform=pl.Series(visits["platform"][session[rows]]))
+        for rows, shown, kind, delay in parts
+    ]  # fmt: skip
+    first = np.flatnonzero((walked["step"] == 0) & visits["searched"][session])
+    queries = [words["categories"][c]["nouns"] for c in world["category"][item[first]]]
+    language = rng.integers(2, size=len(first))
+    texts = [nouns[rng.integers(len(nouns))][language[i]] for i, nouns in enumerate(queries)]
+    searches = _events(person[first], item[first], "search", at[first] - 15 * SECOND, world).with_columns(
+        item_id=pl.lit(None, pl.String), price=pl.lit(None, pl.Float64), query=pl.Series(texts, dtype=pl.String),
+        session=pl.Series(session[first]), platform=pl.Series(visits["platform"][session[first]]),
+    )  # fmt: skip
+    events = pl.concat([*frames, searches], how="diagonal")
+    return events.with_columns(session_id=pl.format("s{}", "session")).drop("session")
+
+
+def _events(person: np.ndarray, item: np.ndarray, kind: str, at: np.ndarray, world: dict) -> pl.DataFrame:
+    """Rows of one kind; `at` in microseconds since the start."""
+    when = pl.Series((START + at).astype("datetime64[us]")).dt.replace_time_zone("UTC")
+    return pl.DataFrame(
+        {
+            "user_id": world["user_ids"].gather(person),
+            "item_id": world["item_ids"].gather(item),
+            "event": [kind] * len(person),
+            "timestamp": when,
+            "price": world["price"][item],
+            "quantity": pl.Series([1.0 if kind == "purchase" else None] * len(person), dtype=pl.Float64),
+        }
+    )
+
+
+def _campaigns(words: dict, tastes: dict, world: dict, days: int, rng: np.random.Generator) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Pushes to a random half of the shoppers, so that their true effect is known."""
+    names = [c["name"] for c in words["categories"]]
+    events, truths = [], []
+    count = len(world["user_ids"])
+    for campaign in words["campaigns"]:
+        category = names.index(campaign["category"])
+        exposed = rng.random(count) < 0.5
+        interest = tastes["late"][:, category]
+        base = 0.02 + 0.1 * interest
+        # Persuadable in the middle: those who buy anyway and those who never will gain little; the price-sensitive most.
+        effect = np.clip(0.12 * interest * (1 - interest) * 4 * (0.5 + tastes["sensitivity"] / 2), 0, 0.5)
+        bought = rng.random(count) < base + effect * exposed
+        shown = world["first"][category] + rng.integers(world["size"][category], size=count)
+        start = int((campaign["starts_at"] * days + rng.random()) * DAY)
+        at = start + (rng.random(count) * campaign["days"] * DAY).astype(np.int64)
+        clicked = exposed & (rng.random(count) < 0.05 + 0.5 * interest)
+        for rows, kind, delay in ((exposed, "impression", 0), (clicked, "click", 30), (bought, "purchase", 300)):
+            pushed = _events(np.flatnonzero(rows), shown[rows], kind, at[rows] + delay * SECOND, world)
+            events.append(pushed.with_columns(platform=pl.Series(tastes["platform"][rows], dtype=pl.String)))
+        truths.append(
+            pl.DataFrame({"campaign": campaign["name"], "user_id": world["user_ids"], "exposed": exposed,
+                          "base_probability": base, "uplift": effect, "bought": bought})
+        )  # fmt: skip
+    return pl.concat(events, how="diagonal"), pl.concat(truths)
+
+
+def _dirty(events: pl.DataFrame, share: float, rng: np.random.Generator) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Breaks `share` of the rows as real logs are broken, adds bots, and lets some events arrive late."""
+    kinds = ["duplicate", "no user", "no item", "no time", "impossible price", "unknown item", "unknown event"]
+    broken = rng.random(len(events)) < share
+    kind = np.where(broken, rng.choice(kinds, len(events)), "")
+    events = events.with_columns(kind=pl.Series(kind))
+
+    not_search = pl.col("event") != "search"
+    copies = events.filter(pl.col("kind") == "duplicate")
+    events = events.with_columns(
+        pl.when((pl.col("kind") == "no item") & ~not_search).then(pl.lit("no user"))
+        .when(pl.col("kind") == "duplicate").then(pl.lit(""))
+        .otherwise(pl.col("kind")).alias("kind")
+    )  # fmt: skip
+    events = pl.concat([events, copies])
+    for name, column, value in (
+        ("no user", "user_id", None),
+        ("no item", "item_id", None),
+        ("no time", "timestamp", None),
+        ("impossible price", "price", -1.0),
+        ("unknown item", "item_id", "sku99999x"),
+        ("unknown event", "event", "hover"),
+    ):
+        is_broken = pl.col("kind") == name
+        events = events.with_columns(pl.when(is_broken).then(pl.lit(value)).otherwise(pl.col(column)).alias(column))
+    if share:
+        events = pl.concat([events, _bots(events, rng)], how="diagonal").with_columns(pl.col("kind").fill_null("bot"))
+    # Late and out of order: a few events reach the log minutes after they happened.
+    delay = np.where(rng.random(len(events)) < share, rng.exponential(1800.0, len(events)), 0.0) * SECOND
+    arrival = pl.col("timestamp").fill_null(strategy="forward").cast(pl.Int64) + pl.Series(delay.astype(np.int64))
+    events = events.sort(arrival, maintain_order=True).with_row_index("source_row", 1)
+    dirt = events.filter(pl.col("kind") != "").select("source_row", "event_id", "kind")
+    return events, dirt
+
+
+def _bots(events: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
+    """Two crawlers that view thousands of items within the hour."""
+    items = events.filter(pl.col("kind") == "").get_column("item_id").drop_nulls().unique().sort()
+    start = events["timestamp"].drop_nulls().sort().gather([len(events) // 3, len(events) // 2]).dt.epoch("us")
+    rows = []
+    for bot, at in enumerate(start):
+        count = 2400
+        times = at + (np.sort(rng.random(count)) * 3000 * SECOND).astype(np.int64)
+        rows.append(
+            pl.DataFrame(
+                {
+                    "event_id": [f"b{bot}-{i}" for i in range(count)],
+                    "user_id": [f"crawler{bot}"] * count,
+                    "item_id": items.gather(rng.integers(len(items), size=count)),
+                    "event": ["view"] * count,
+                    "timestamp": pl.Series(times).cast(TIMESTAMP),
+                    "platform": ["web"] * count,
+                }
+            )
+        )
+    return pl.concat(rows)
+
+
+def _draw(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One index a row, drawn by the row's weights. (n, c) -> (n,)"""
+    total = weights.cumsum(1)
+    return (total < rng.random((len(weights), 1)) * total[:, -1:]).sum(1).clip(max=weights.shape[1] - 1)

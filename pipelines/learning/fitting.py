@@ -1,0 +1,371 @@
+"""Training networks with Lightning: the loop, going on where a killed process was, what names a training.
+
+A training that is killed at any moment and run again ends in the same weights, bit for bit on a CPU: checkpoints are whole or absent, every
+step draws from a seed of its own, and curves are kept in the checkpoints. They stand in data/.checkpoints/<fingerprint> until the model
+is saved.
+"""
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+
+import pytorch_lightning as lightning
+import torch
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.strategies import ModelParallelStrategy
+from pytorch_lightning.utilities import rank_zero_only
+
+from models.batches import Histories, HistoryData, ImpressionData, Sequences
+from models.families import RANKERS, build, build_ranker, loss_of
+from models.rankers.ranker import Ranker
+from models.rankers.two_stage import SecondStage, TwoStage
+from models.retrieval.network import NextItemNetwork
+from models.training.learner import Distilled, NextItem
+from models.training.rank_learner import RankImpressions
+from pipelines.learning import choices, device, saved
+from pipelines.learning.prepared import PREPARED, Prepared
+from pipelines.learning.ranking import SAMPLE
+from pipelines.learning.saved import Model
+from pipelines.stage import StageError, log, read_json, write_json
+
+SHAPE = ("width", "layers", "heads", "dropout", "max_len", "gated", "id_dropout", "event_dropout")
+RATES = ("learning_rate", "weight_decay")
+CHECKPOINTS = Path("data/.checkpoints")
+CODE = ("models", "pipelines/learning")  # what a training's outcome depends on beside data and settings
+DATA = ("histories", "impressions", "items")
+FINISHED: list[Path] = []  # checkpoints of trainings that this process ended, until their models are saved
+WAIT = 60  # seconds for another process that trains the same to end
+
+logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+
+
+class CheckpointsInUse(Exception):
+    """Another process trains the same in this folder."""
+
+
+def learn(settings: dict, data: Prepared, *watching: Callback, recipe: dict | None = None) -> tuple[Model, dict, list[dict]]:
+    """Trains a network, or a ranker after its retriever.
+
+    Args:
+        settings: `train`. watching: called back as the next-item network's training goes on. recipe: of a model that was trained before
+            (shape["recipe"]): so many epochs, such weights of prior and ranker; None: what validation likes best.
+
+    Returns:
+        The model on the device that it was trained on, its shape (for saved.save), and the curves, a row an epoch, of what was trained last.
+    """
+    torch.set_float32_matmul_precision("high")
+    place = device.choose(settings["accelerator"])
+    folder = CHECKPOINTS / fingerprint(settings, recipe)
+    with exclusive(folder):
+        model, last = next_item(settings, data, folder / "next-item", place, *watching, recipe=recipe), folder / "next-item"
+        followed = {"epochs": {"next-item": best_epoch(last)}, "prior": float(model.prior.weight) if model.prior else 0.0}
+        if settings["model"] in RANKERS:
+            last = folder / "ranker"
+            model = two_stage(settings, data, model, last, place, recipe)
+            followed["epochs"]["ranker"] = best_epoch(last)
+            followed["blend"] = float(model.second.blend)
+        FINISHED.append(folder)
+        return model, shape(settings, data) | {"recipe": followed}, read_json(last / "curves.json")["epochs"] if leads() else []
+
+
+def forget() -> None:
+    """Removes the checkpoints of what this process trained: its models are saved."""
+    while FINISHED:
+        shutil.rmtree(FINISHED.pop(), ignore_errors=True)
+
+
+def best_epoch(folder: Path) -> int:
+    """How many epochs it took to the one that was kept."""
+    rows = read_json(folder / "curves.json")["epochs"]
+    values = [row.get("valid/ndcg@10", float(i)) for i, row in enumerate(rows)]
+    return values.index(max(values)) + 1
+
+
+def shape(settings: dict, data: Prepared) -> dict:
+    """What saved.rebuild needs beside the weights."""
+    own = {k: settings[k] for k in SHAPE}
+    if settings["model"] not in RANKERS:
+        return {"model": settings["model"], "items": data.items} | own
+    retriever = shape(settings | {"model": settings["retriever"]}, data)
+    ranker = own | {"branches": settings["branches"], "money": data.money, "platforms": len(data.platforms)}
+    return {"model": settings["model"], "retriever": retriever, "ranker": ranker} | {
+        k: settings[k] for k in ("candidates", "rank_by")
+    }
+
+
+def next_item(
+    settings: dict, data: Prepared, folder: Path, place: torch.device, *watching: Callback, recipe: dict | None = None
+) -> NextItemNetwork:
+    """The trained next-item network (a ranker's retriever); where it was trained already, it is read."""
+    done = folder / "done"
+    name = settings["retriever"] if settings["model"] in RANKERS else settings["model"]
+    settings = settings | {"model": name}
+    known = attributes(settings, data)
+
+    def new() -> NextItemNetwork:
+        return build(name, data.items, settings, known)
+
+    if not done.exists():
+        lightning.seed_everything(settings["seed"], workers=True, verbose=False)
+        loss, rates = loss_of(name, settings["loss"]), [settings[r] for r in RATES]
+        learner = NextItem(new(), loss, data.popularity, settings["negatives"], *rates)
+        epochs = recipe and recipe["epochs"]["next-item"]
+        best = fit(
+            learner, Histories(data.train, settings["max_len"]), data.valid, folder, settings, *watching, stop_after=epochs
+        )
+        if leads():
+            network = restored(new(), best, "network.").to(place)
+            choices.finish(network, data, settings["transition_prior"], recipe and recipe["prior"])
+            saved.save(done, shape(settings, data), network)
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()  # the other processes wait until the first has written it
+    return saved.load(done, place)
+
+
+def two_stage(
+    settings: dict, data: Prepared, retriever: NextItemNetwork, folder: Path, place: torch.device, recipe: dict | None = None
+) -> TwoStage:
+    """The retriever with a trained ranker."""
+    settings = settings | settings["ranker"] | {"epochs": min(settings["epochs"], settings["ranker"]["epochs"])}
+    numbers, own = torch.from_numpy(data.numbers), shape(settings, data)["ranker"]
+    known = attributes(settings, data)
+
+    def new() -> Ranker:
+        return build_ranker(settings["model"], data.items, own, known, numbers)
+
+    lightning.seed_everything(settings["seed"], workers=True, verbose=False)
+    ranker = new()
+    ranker.start_from(retriever.cpu())
+    learner = RankImpressions(ranker, retriever, settings["candidates"], data.popularity, *(settings[r] for r in RATES))
+    shown = ImpressionData(data.train, data.impressions("train"), settings["max_len"])
+    best = fit(learner, shown, data.valid.sample(SAMPLE), folder, settings, stop_after=recipe and recipe["epochs"]["ranker"])
+    ranker = restored(new(), best, "network.second.ranker.")
+    model = TwoStage(retriever, SecondStage(ranker, settings["candidates"], settings["rank_by"])).to(place)
+    if recipe:
+        model.second.blend.fill_(recipe["blend"])
+    elif leads() and settings["rank_by"] == "next":
+        choices.fit_blend(model, data)
+    return model
+
+
+def restored(network: torch.nn.Module, checkpoint: Path, prefix: str) -> torch.nn.Module:
+    """The network with the weights of a checkpoint, ready to predict."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+    return network.eval()
+
+
+def leads() -> bool:
+    """Is this the first of the processes that train together, or the only one?"""
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+
+
+def attributes(settings: dict, data: Prepared) -> torch.Tensor | None:
+    use = settings["side_information"] and data.attributes is not None
+    return torch.from_numpy(data.attributes) if use else None
+
+
+def fit(
+    learner: NextItem,
+    train: Histories | ImpressionData,
+    valid: Sequences,
+    folder: Path,
+    settings: dict,
+    *watching: Callback,
+    stop_after: int | None = None,
+) -> Path:
+    """Trains until validation no longer gets better, from the last finished epoch on; returns the checkpoint of the best epoch.
+
+    stop_after: epochs after which to stop, without looking at the validation part; the last one is then the best.
+    Writes curves.json into the folder when done.
+
+    Raises:
+        StageError: the loss is not finite in any epoch that could be kept.
+    """
+    if (folder / "curves.json").exists():
+        return folder / ("last.ckpt" if stop_after else "best.ckpt")
+    best = ModelCheckpoint(folder, filename="best", monitor="valid/ndcg@10", mode="max", enable_version_counter=False)
+    latest = ModelCheckpoint(folder, filename="last", enable_version_counter=False)
+    resume = folder / "last.ckpt"
+    if resume.exists():
+        log.info("train: going on from %s", resume)
+    strategy = settings["strategy"]
+    if strategy == "fsdp":  # the newer one, which runs on CPUs too
+        strategy = ModelParallelStrategy(settings["devices"], 1, save_distributed_checkpoint=False)
+    progress = [TQDMProgressBar()] if sys.stderr.isatty() else [PlainProgress(settings["epochs"])]
+    curves = Curves()
+    until = (
+        [StopAfter(stop_after)] if stop_after else [Patience("valid/ndcg@10", patience=settings["patience"], mode="max"), best]
+    )
+    trainer = lightning.Trainer(
+        max_epochs=settings["epochs"],
+        accelerator=settings["accelerator"],
+        devices=settings["devices"],
+        strategy=strategy,
+        precision=settings["precision"],
+        accumulate_grad_batches=settings["accumulate"],
+        gradient_clip_val=1.0,
+        callbacks=[StepSeed(settings["seed"]), curves, *until, latest, *progress, *watching],
+        limit_val_batches=0 if stop_after else None,
+        logger=False,
+        enable_progress_bar=sys.stderr.isatty(),
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    module = HistoryData(train, valid, settings["max_len"], settings["batch_users"], settings["seed"])
+    try:
+        trainer.fit(learner, module, ckpt_path=str(resume) if resume.exists() else None, weights_only=True)
+    except SystemExit as error:  # Lightning's answer to Ctrl-C
+        raise KeyboardInterrupt from error
+    if not curves.finite():
+        raise StageError(
+            f"train: the loss is not finite from epoch {len(curves.rows)} on and no earlier epoch can be kept; lower train.learning_rate "
+            f"({settings['learning_rate']:g}) or set train.precision to 32-true"
+        )
+    if leads():
+        write_json(folder / "curves.json", {"epochs": curves.rows})
+    if stop_after:
+        return folder / "last.ckpt"
+    log.info("train: best valid NDCG@10 %.4f after %s epochs", float(best.best_model_score), trainer.current_epoch)
+    return folder / "best.ckpt"
+
+
+def distil(network: NextItemNetwork, teacher: NextItemNetwork, data: Prepared, settings: dict, epochs: int) -> NextItemNetwork:
+    """Trains a smaller network for so many epochs to answer as the teacher does, at a quarter of the learning rate; on the CPU afterwards.
+
+    settings: `train`.
+    """
+    lightning.seed_everything(settings["seed"], workers=True, verbose=False)
+    learner = Distilled(network, deepcopy(teacher), settings["learning_rate"] / 4, settings["weight_decay"])
+    histories = Histories(data.train, network.max_len)
+    module = HistoryData(histories, data.valid, network.max_len, settings["batch_users"], settings["seed"])
+    trainer = lightning.Trainer(
+        max_epochs=epochs, accelerator=settings["accelerator"], devices=1, precision=settings["precision"], gradient_clip_val=1.0,
+        limit_val_batches=0, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[StepSeed(settings["seed"])],
+    )  # fmt: skip
+    trainer.fit(learner.train(), module.train_dataloader())
+    return network.cpu().eval()
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Holds the folder's lock while the block runs, so that no two processes write its checkpoints.
+
+    Raises:
+        CheckpointsInUse: another process holds it for longer than WAIT; trying again later may help.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if int(os.environ.get("LOCAL_RANK", 0)):  # started by the first of several processes, which holds it
+        yield
+        return
+    with (folder / "lock").open("w") as lock:
+        deadline = time.monotonic() + WAIT
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise CheckpointsInUse(f"another process trains in {folder}; wait for its end, or end it") from None
+                time.sleep(0.5)
+        yield
+
+
+def fingerprint(settings: dict, recipe: dict | None = None) -> str:
+    """Names a training by all that goes in: settings and recipe, the bytes of the prepared data and of the code."""
+    digest = hashlib.sha256(json.dumps([settings, recipe], sort_keys=True).encode())
+    files = [PREPARED / f"{name}.parquet" for name in DATA]
+    files += sorted(p for folder in CODE for p in Path(folder).rglob("*.py"))
+    for path in files:
+        if path.exists():
+            digest.update(path.as_posix().encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+class StepSeed(Callback):
+    """Seeds the draws of each step (dropout, negatives) by epoch and step, so that going on from a checkpoint draws the same: between two
+    epochs loaders draw, too, and not as often in a process that was started again.
+    """
+
+    def __init__(self, seed: int):
+        self.seed = seed
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: tuple, index: int
+    ) -> None:
+        torch.manual_seed(hash((self.seed, trainer.current_epoch, index, trainer.global_rank)) % (1 << 63))
+
+
+class Patience(EarlyStopping):
+    """Early stopping that, going on from a checkpoint after which it had stopped, stops there again."""
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
+
+
+class StopAfter(Callback):
+    """Stops after so many epochs of a schedule that is made for more."""
+
+    def __init__(self, epochs: int):
+        self.epochs = epochs
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        trainer.should_stop = trainer.current_epoch >= self.epochs
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        trainer.should_stop = trainer.should_stop or trainer.current_epoch + 1 >= self.epochs
+
+
+class Curves(Callback):
+    """A row an epoch of what was logged, kept in the checkpoints."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict] = []
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        values = {k: float(v) for k, v in sorted(trainer.callback_metrics.items())}
+        self.rows = [*self.rows[: trainer.current_epoch], values]
+        if not _finite(values["train/loss"]):
+            log.info("train: the loss is not finite; training stops here")
+            trainer.should_stop = True
+
+    def finite(self) -> bool:
+        """Is there an epoch to keep?"""
+        return any(_finite(row["train/loss"]) for row in self.rows)
+
+    def state_dict(self) -> dict:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.rows = state["rows"]
+
+
+class PlainProgress(Callback):
+    """A line an epoch, for logs."""
+
+    def __init__(self, epochs: int):
+        self.epochs, self.started = epochs, time.monotonic()
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        values = {k: float(v) for k, v in trainer.callback_metrics.items()}
+        log.info(
+            "train: epoch %s of %s, loss %.3f, valid NDCG@10 %.4f, %.0f s",
+            trainer.current_epoch + 1, self.epochs, values.get("train/loss", float("nan")),
+            values.get("valid/ndcg@10", float("nan")), time.monotonic() - self.started,
+        )  # fmt: skip
+
+
+def _finite(value: float) -> bool:
+    return abs(value) < float("inf")

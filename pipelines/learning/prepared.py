@@ -1,0 +1,144 @@
+"""Reads data/prepared for the stages that train and measure: histories as arrays, the parts of the split, features of items."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from models.batches import Impressions, Sequences
+from pipelines.stage import read_json
+
+PREPARED = Path("data/prepared")
+NUMBERS = ("log_price", "relative_price", "log_popularity", "click_rate", "purchase_rate")  # of items, standardised
+RECENT = 30  # days in which an event comes to count half
+MONEY = ("log_price", "relative_price")  # those of them that tell a price
+
+
+@dataclass
+class Prepared:
+    """Arrays of items have V = items + 1 rows; row 0 is padding."""
+
+    full: Sequences  # everything each shopper met
+    train: Sequences
+    valid: Sequences
+    test: Sequences
+    platforms: list[str]  # by number, from 1
+    popularity: (
+        np.ndarray
+    )  # (V,) int64: in how many training histories each item stands; 0 of those too rare for a vector of their own
+    recency: np.ndarray  # (V,) float64: the same, with recent events counting more
+    attributes: np.ndarray | None  # (V, M) int64: what is known of each item, as numbers padded with 0; None: nothing is
+    numbers: np.ndarray  # (V, F) float32: standardised features of items, 0 where unknown
+    money: list[int]  # columns of `numbers` that tell a price
+    impressions: Callable[[str], Impressions]  # what was shown in a part (train, valid, test), and what came of it
+    baskets: list[np.ndarray]  # of each test target the items of its basket, the target first
+
+    min_item_events: int = 1
+    ordered_only: bool = False
+
+    @property
+    def items(self) -> int:
+        """How many there are, numbered from 1."""
+        return len(self.popularity) - 1
+
+    def everything(self) -> "Prepared":
+        """The same with everything up to now as its training part: what a model that is served may learn from."""
+        items, times = np.concatenate(self.full.items), np.concatenate(self.full.times)
+        counts = np.bincount(items, minlength=len(self.popularity))
+        trained = counts >= self.min_item_events
+        age = np.zeros(len(times)) if self.ordered_only else (times.max() - times) / 86400
+        recency = np.bincount(items, 0.5 ** (age / RECENT), len(self.popularity))
+        parts = ("train", "valid", "test")
+        return replace(
+            self,
+            train=_without(self.full, ~trained),
+            popularity=np.where(trained, counts, 0),
+            recency=recency,
+            impressions=lambda _: _together([self.impressions(part) for part in parts]),
+        )
+
+
+def load() -> Prepared:
+    """The prepared data."""
+    import polars as pl
+
+    frame = pl.read_parquet(PREPARED / "histories.parquet")
+    frame = frame.with_columns(pl.col("timestamps").list.eval(pl.element().dt.epoch("s")))
+    cuts = frame["items"].list.len().to_numpy().cumsum()[:-1]
+    items, times, actions, platforms = (
+        np.split(frame[c].explode(empty_as_null=False).to_numpy().astype(np.int64), cuts)
+        for c in ("items", "timestamps", "actions", "platforms")
+    )
+    full = Sequences(items, times, None, actions, platforms)
+    features, facts = pl.read_parquet(PREPARED / "items.parquet"), read_json(PREPARED / "prepared.json")
+    parts = [_without(_until(full, frame["train_end"].to_list()), ~np.concatenate([[True], features["trained"].to_numpy()]))]
+    for column in ("valid_at", "test_at"):
+        asked = frame[column].is_not_null().arg_true().to_list()
+        parts.append(_until(full.rows(asked), frame[column].drop_nulls().to_list(), held_out=True))
+    tested = frame.filter(pl.col("test_at").is_not_null())
+    baskets = tested.select(pl.col("items").list.slice("test_at", "test_basket")).to_series().to_list()
+    names = [n for n in NUMBERS if n in features.columns]
+    rows = features.select(pl.col(names).cast(pl.Float32).fill_nan(None).fill_null(0.0)).to_numpy()
+    return Prepared(
+        full, *parts, facts["platforms"],
+        popularity=np.concatenate([[0], (features["popularity"] * features["trained"]).to_numpy().astype(np.int64)]),
+        recency=np.concatenate([[0.0], features["recency"].to_numpy()]),
+        attributes=_padded(features["attributes"].to_list()),
+        numbers=np.vstack([np.zeros((1, len(names)), np.float32), rows]),
+        money=[i for i, n in enumerate(names) if n in MONEY],
+        impressions=_impressions,
+        baskets=[np.asarray(b) for b in baskets],
+        min_item_events=facts["min_item_events"],
+        ordered_only=facts["ordered_only"],
+    )  # fmt: skip
+
+
+def _without(histories: Sequences, rare: np.ndarray) -> Sequences:
+    """Histories without items (V,) bool that are too rare to be learnt."""
+    if not rare[1:].any():
+        return histories
+    kept = [~rare[h] for h in histories.items]
+    columns = ([c[k] for c, k in zip(column, kept, strict=True)] for column in (histories.items, histories.times))
+    rest = ([c[k] for c, k in zip(column, kept, strict=True)] for column in (histories.actions, histories.platforms))
+    return Sequences(*columns, None, *rest)
+
+
+def vocabulary_size() -> int:
+    """How many items there are."""
+    return read_json(PREPARED / "prepared.json")["sizes"]["items"]
+
+
+def _impressions(part: str) -> Impressions:
+    import polars as pl
+
+    shown = pl.read_parquet(PREPARED / "impressions.parquet").filter(part=part)
+    columns = (shown[c].to_numpy().astype(np.int64) for c in ("user", "position", "item", "platform"))
+    return Impressions(*columns, shown.select("clicked", "carted", "purchased").to_numpy().astype(np.float32))
+
+
+def _together(parts: list[Impressions]) -> Impressions:
+    """Impressions of all parts, ordered by shopper."""
+    columns = ("user", "position", "item", "platform", "labels")
+    together = Impressions(*(np.concatenate([getattr(p, c) for p in parts]) for c in columns))
+    return together.rows(np.lexsort((together.position, together.user)))
+
+
+def _padded(lists: list[list[int]]) -> np.ndarray | None:
+    longest = max(map(len, lists))
+    if not longest:
+        return None
+    padded = np.zeros((len(lists) + 1, longest), dtype=np.int64)
+    for row, numbers in zip(padded[1:], lists, strict=True):
+        row[: len(numbers)] = numbers
+    return padded
+
+
+def _until(histories: Sequences, ends: list[int], held_out: bool = False) -> Sequences:
+    """Each history's first events; with held_out the one after them as the target."""
+    items, times, actions, platforms = (
+        [values[: end + more] for values, end in zip(column, ends, strict=True)]
+        for column, more in ((histories.items, 0), (histories.times, 0), (histories.actions, 0), (histories.platforms, held_out))
+    )
+    targets = np.array([h[end] for h, end in zip(histories.items, ends, strict=True)], np.int64) if held_out else None
+    return Sequences(items, times, targets, actions, platforms)

@@ -1,0 +1,95 @@
+"""Where held-out items stand among all that a shopper has not met. Everything happens on the model's own device."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models import metrics
+from models.batches import ByLength, Candidates, Histories, Impressions, Sequences, ShopperBatch, pad
+from models.rankers.ranker import log_probabilities
+from models.rankers.two_stage import TwoStage, unseen
+from models.retrieval.network import NextItemNetwork
+from models.retrieval.transition_prior import TransitionPrior
+from pipelines.learning.device import device_of, moved
+from pipelines.learning.saved import Model
+
+BATCH = 256
+SAMPLE = 5000  # shoppers of the validation part that a choice between variants looks at, at most
+
+
+def rank_all(model: Model, part: Sequences, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ranks (N,) of the targets among the items not met before, and what would be recommended, (N, k) item numbers."""
+    order, ranks, tops = [], [], []
+    for rows, shoppers, target, seen in batches(model, part):
+        with torch.inference_mode():
+            scores = unseen(model, shoppers, seen)
+            ranks.append(metrics.ranks(scores, target).cpu().numpy())
+            tops.append(scores.topk(min(k, scores.shape[1])).indices.cpu().numpy())
+        order += rows
+    back = np.argsort(order)
+    return np.concatenate(ranks)[back], np.concatenate(tops)[back]
+
+
+def task_probabilities(model: TwoStage, histories: Sequences, shown: Impressions) -> np.ndarray:
+    """What a ranker expects of impressions: (N, 3) float32, probabilities of click, cart and purchase.
+
+    histories: whole ones, of all shoppers; of each only what came before the impression is read.
+    """
+    device, ranker, found = device_of(model), model.second.ranker, []
+    for start in range(0, len(shown), BATCH * 8):
+        part = shown.rows(np.arange(start, min(start + BATCH * 8, len(shown))))
+        moments, row = np.unique(np.stack([part.user, part.position]), axis=1, return_inverse=True)
+        columns = (
+            pad([column[user][:position][-model.max_len :] for user, position in moments.T])
+            for column in (histories.items, histories.times, histories.actions)
+        )
+        [shoppers] = moved((ShopperBatch(*columns, torch.zeros(0, dtype=torch.long)),), device)
+        at = np.minimum(part.position, model.max_len)
+        candidates = Candidates(*(torch.from_numpy(c).to(device) for c in (row, at, part.item, part.platform)))
+        with torch.inference_mode():
+            found.append(log_probabilities(ranker(ranker.events(shoppers), candidates)).exp().cpu().numpy())
+    return np.concatenate(found) if found else np.zeros((0, 3), np.float32)
+
+
+def valid_ndcg(model: Model, valid: Sequences) -> float:
+    """NDCG@10 on (a sample of) the validation part, to choose between variants by."""
+    return float(metrics.ndcg(rank_all(model, valid.sample(SAMPLE), 10)[0], 10).mean())
+
+
+def ndcg_by_prior_weight(
+    network: NextItemNetwork, prior: TransitionPrior, part: Sequences, weights: tuple[float, ...]
+) -> dict[float, float]:
+    """NDCG@10 of a network without a prior for each weight of one beside it; both are computed once a batch."""
+    gains = dict.fromkeys(weights, 0.0)
+    for _, shoppers, target, seen in batches(network, part):
+        with torch.inference_mode():
+            scores, added = unseen(network, shoppers, seen), prior(shoppers.history)
+            for weight in weights:
+                gains[weight] += metrics.ndcg(metrics.ranks(scores + weight * added, target).cpu().numpy(), 10).sum()
+    return {weight: float(gain / len(part)) for weight, gain in gains.items()}
+
+
+def ndcg_by_blend(model: TwoStage, part: Sequences, blends: tuple[float, ...]) -> dict[float, float]:
+    """NDCG@10 of two stages for each weight of the ranker, which is computed once a batch; a target that is not proposed counts 0."""
+    gains = dict.fromkeys(blends, 0.0)
+    second, before = model.second, model.second.blend.item()
+    for _, shoppers, target, seen in batches(model, part):
+        with torch.inference_mode():
+            proposed, items = second.proposals(unseen(model.retriever, shoppers, seen))
+            reranked, wanted = second.rerank_logits(shoppers, items), items == target[:, None]
+            hit, place = wanted.any(1), wanted.int().argmax(1)
+            for blend in blends:
+                second.blend.fill_(blend)
+                rank = metrics.ranks(second.blended(proposed, reranked)[hit], place[hit])
+                gains[blend] += metrics.ndcg(rank.cpu().numpy(), 10).sum()
+    second.blend.fill_(before)
+    return {blend: float(gain / len(part)) for blend, gain in gains.items()}
+
+
+def batches(model: Model, part: Sequences) -> Iterator[tuple[list[int], ShopperBatch, Tensor, Tensor]]:
+    """Rows of the part, their shoppers, targets (B,) and items seen (B, S) int64, a batch of like lengths at a time, on the model's device."""
+    device, held_out = device_of(model), Histories(part, model.max_len)
+    for rows in ByLength(held_out.lengths, BATCH):
+        yield rows, *moved(held_out[rows], device)

@@ -1,0 +1,39 @@
+"""What this process may use of the machine: cores by affinity and by the quota of its container."""
+
+import os
+from pathlib import Path
+
+
+def cores() -> int:
+    """Cores that this process may use, at least 1: the fewest of its affinity and the CPU quota of its control group (v2 or v1)."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(there, *(int(q + 0.5) for q in _quotas() if q > 0)) if _quotas() else there)
+
+
+def _quotas(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[float]:
+    """Cores that each control group above this process allows."""
+    found = []
+    try:
+        names = [line.split(":", 2)[2] for line in own.read_text().splitlines()]
+    except OSError:
+        return found
+    for name in names:
+        for folder in (root / name.strip("/"), *(root / name.strip("/")).parents):
+            if root not in (folder, *folder.parents):
+                break
+            found += _quota(folder)
+        found += _quota(root / "cpu")
+    return found
+
+
+def _quota(folder: Path) -> list[float]:
+    try:
+        quota, period = (folder / "cpu.max").read_text().split()
+        return [] if quota == "max" else [int(quota) / int(period)]
+    except (OSError, ValueError):
+        pass
+    try:
+        quota, period = (int((folder / f"cpu.cfs_{n}_us").read_text()) for n in ("quota", "period"))
+        return [quota / period] if quota > 0 else []
+    except (OSError, ValueError):
+        return []

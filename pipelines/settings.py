@@ -1,0 +1,290 @@
+"""params.yaml as one typed model: what stages, the trigger form and the documentation read. Knows no stage and no library but pydantic.
+
+`load` reads and validates the whole file, so that a misspelt key, a wrong type or an impossible value stops the first stage that runs,
+naming the key, what was found and what may stand there.
+"""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Share = Annotated[float, Field(ge=0, le=1)]
+NetworkName = Literal["mlp", "ncf", "two_tower", "cnn", "gru", "sasrec", "hstu"]
+RetrieverName = Literal[
+    "popularity", "item_knn", "transitions", "ease", "mlp", "ncf", "two_tower", "cnn", "gru", "sasrec", "hstu"
+]
+ModelName = Literal[
+    "auto", "popularity", "item_knn", "transitions", "ease", "mlp", "ncf", "two_tower", "cnn", "gru", "sasrec", "hstu", "din", "dien",
+    "fusion",
+]  # fmt: skip
+Event = Literal["view", "search", "favourite", "cart", "purchase", "impression", "click"]
+Layers = Literal["dynamic8", "static8", "weight8", "weight4", "fp16"]
+Kept = Annotated[float, Field(gt=0, lt=1)]
+
+RENAMED = {
+    "baseline.source": "baseline.shop, the name of the shop",
+    "baseline.vocabulary": "nothing: numbers of items follow their first appearance",
+    "train.unnamed": "train.id_dropout",
+    "train.memory": "train.transition_prior",
+}
+
+
+class SettingsError(Exception):
+    """params.yaml cannot be used: the message names each key at fault, what was found and what may stand there."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Shop(Section):
+    seed: int
+    shoppers: int = Field(ge=1)
+    items: int = Field(ge=2)
+    days: int = Field(ge=1)
+    dirt: Share
+
+
+class Source(Section):
+    name: Literal["shop", "files", "sequences", "recbole", "reviews"]
+    data: str = Field(min_length=1)
+    mapping: dict[str, Any] | str | None
+    shop: Shop
+
+
+class Check(Section):
+    max_broken_share: Share
+    max_age_days: float | None = Field(gt=0)
+    volume_range: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=2, max_length=2)]
+
+
+class Baseline(Section):
+    shop: str | None
+    rows: int | None = Field(ge=0)
+    ndcg: float | None = Field(ge=0, le=1)
+
+
+class Prepare(Section):
+    session_gap_minutes: int = Field(ge=1)
+    bot_events_per_hour: int = Field(ge=1)
+    min_item_events: int = Field(ge=1)
+    history_events: Annotated[list[Event], Field(min_length=1)]
+    attributes: list[Literal["category", "brand", "price", "attributes", "words"]]
+    split: Literal["leave_one_out", "time"]
+    valid_share: Kept
+    test_share: Kept
+
+    @model_validator(mode="after")
+    def _shares_leave_training(self) -> "Prepare":
+        if self.valid_share + self.test_share >= 1:
+            raise ValueError("valid_share and test_share together leave nothing to train on")
+        return self
+
+
+class RankerTraining(Section):
+    batch_users: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    epochs: int = Field(ge=1)
+
+
+class Train(Section):
+    model: ModelName
+    candidates_of_auto: Annotated[list[RetrieverName], Field(min_length=1)]
+    budget_of_auto: float = Field(gt=0)
+    refit: bool
+    retriever: NetworkName
+    candidates: int = Field(ge=1)
+    rank_by: Literal["next", "click", "cart", "purchase"]
+    branches: Annotated[list[Literal["interest", "preference", "purchasing_power"]], Field(min_length=1)]
+    ranker: RankerTraining
+    side_information: bool
+    transition_prior: bool
+    id_dropout: Annotated[float, Field(ge=0, lt=1)]
+    seed: int = Field(ge=0)
+    max_len: int = Field(ge=1)
+    width: int = Field(ge=2)
+    layers: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    event_dropout: Annotated[float, Field(ge=0, lt=1)]
+    gated: bool
+    loss: Literal["auto", "full_softmax", "sampled_softmax", "in_batch_softmax", "bce", "gbce", "bpr", "mse"]
+    negatives: int = Field(ge=1)
+    batch_users: int = Field(ge=1)
+    accumulate: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+    epochs: int = Field(ge=1)
+    patience: int = Field(ge=1)
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true"]
+    accelerator: Literal["auto", "cpu", "gpu", "cuda"]
+    devices: Annotated[int, Field(ge=1)] | Literal["auto"]
+    strategy: Literal["auto", "ddp", "fsdp"]
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "Train":
+        if self.width % self.heads:
+            raise ValueError(f"width ({self.width}) must be a multiple of heads ({self.heads})")
+        if self.loss == "full_softmax" and "ncf" in (self.model, self.retriever):
+            raise ValueError(
+                "loss full_softmax needs a product of shopper and item; ncf has none, use bce or another that draws items"
+            )
+        if self.strategy == "fsdp" and not (isinstance(self.devices, int) and self.devices > 1):
+            raise ValueError(f"devices is {self.devices}; with strategy fsdp it must be a number above 1")
+        return self
+
+
+class Evaluate(Section):
+    ks: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
+    bootstrap: int = Field(ge=1)
+    knn_neighbours: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _ten_is_there(self) -> "Evaluate":
+        if 10 not in self.ks:
+            raise ValueError(f"ks is {self.ks}; it must hold 10, which the gate and the reports go by")
+        return self
+
+
+class Steps(Section):
+    table: list[Literal["fp16", "int8", "int4", "int8+fp32", "int4+fp32"]] = []
+    rank: list[Kept] = []
+    layers: list[Layers] = []
+    neighbours: list[Kept] = []
+    units: list[Kept] = []
+    sparsity: list[Kept | Literal["2:4"]] = []
+
+
+class Compress(Section):
+    target: Literal["cpu", "gpu"]
+    max_ndcg_loss: Share
+    min_overlap: Share
+    max_bytes: int | None = Field(ge=1)
+    steps: Steps
+    finetune_epochs: int = Field(ge=1)
+
+
+class Serve(Section):
+    max_k: int = Field(ge=1)
+    index_recall: Annotated[float, Field(gt=0, le=1)] | None
+
+
+class Gate(Section):
+    min_gain_over_popularity: float = Field(ge=-1)
+    max_drop_from_production: Share
+    max_parity_error: float = Field(gt=0)
+
+
+EnvironmentName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,40}$")]
+
+
+class Settings(Section):
+    """params.yaml."""
+
+    shop_name: str | None
+    source: Source
+    check: Check
+    baseline: Baseline
+    prepare: Prepare
+    train: Train
+    evaluate: Evaluate
+    compress: Compress
+    serve: Serve
+    gate: Gate
+    environments: Annotated[list[EnvironmentName], Field(min_length=1)]
+
+    def shop(self) -> str:
+        """The name under which runs of this shop are compared: shop_name, else the source and its data without a date in the name."""
+        if self.shop_name:
+            return self.shop_name
+        name = Path(self.source.data).name.split(".")[0]
+        plain = re.sub(r"[-_ ]*\d[\d\-_ T:]*", "", name).strip("-_ ")
+        return f"{self.source.name}:{plain or name}"
+
+
+class Yaml(yaml.SafeLoader):
+    """YAML whose numbers are those of YAML 1.2, as DVC reads them: 1e-3 is a number, 2:4 is a text."""
+
+
+Yaml.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":int", ":float"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+Yaml.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789"))
+Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"),
+    list("-+.0123456789"),
+)
+Yaml.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
+
+
+def load(path: str | Path = "params.yaml") -> Settings:
+    """The settings of a params.yaml.
+
+    Raises:
+        SettingsError: there is no such file, or it cannot be used.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read ({error.strerror}): run from the root of the checkout") from error
+    try:
+        document = yaml.load(text, Yaml)  # a SafeLoader with other numbers
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path} is no YAML: {error}") from error
+    return validated(document, path.name)
+
+
+def validated(document: object, name: str = "params.yaml") -> Settings:
+    """Settings of a parsed document.
+
+    Raises:
+        SettingsError: see load.
+    """
+    try:
+        return Settings.model_validate(document)
+    except ValidationError as error:
+        by_key: dict[str, list[str]] = {}
+        for found in error.errors(include_url=False):
+            key, sentence = _sentence(found, document)
+            by_key.setdefault(key, []).append(sentence)
+        lines = [" or ".join([first, *(re.sub(r"^.*?it must be ", "", s) for s in rest)]) for first, *rest in by_key.values()]
+        raise SettingsError("\n".join(f"{name}: {line}" for line in lines)) from error
+
+
+def _sentence(error: dict, document: object) -> tuple[str, str]:
+    """The key at fault, and what is said of it."""
+    keys, value = [], document
+    for part in error["loc"]:  # pydantic adds the names of a union's members, which are no keys
+        if isinstance(value, dict) and (part in value or error["type"] == "missing"):
+            value = value.get(part)
+        elif isinstance(value, list) and isinstance(part, int):
+            value = value[part]
+        else:
+            continue
+        keys.append(part)
+    key = ".".join(map(str, keys)) or "the file"
+    if error["type"] == "extra_forbidden":
+        if key in RENAMED:
+            return key, f"{key} is now {RENAMED[key]}"
+        known = _known(keys[:-1])
+        near = difflib.get_close_matches(str(keys[-1]), known, 1)
+        return key, f"{key} is not a setting; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}")
+    if error["type"] == "missing":
+        return key, f"{key} is missing"
+    message = error["msg"].removeprefix("Value error, ").replace("Input should", "it must")
+    return key, f"{key}: {message}" if error["type"] == "value_error" else f"{key} is {error['input']!r}; {message}"
+
+
+def _known(keys: list) -> list[str]:
+    """The keys of a section."""
+    section: type[BaseModel] = Settings
+    for key in keys:
+        section = section.model_fields[key].annotation
+    return list(section.model_fields)
