@@ -101,7 +101,11 @@ def uncommitted() -> list[str]:
     names = git("diff", "--name-only", "HEAD").splitlines()
     brought = git("rev-parse", "--verify", "--quiet", "refs/exps/exec/EXEC_APPLY").strip()
     since = git("diff", "--name-only", brought).splitlines() if brought else names
-    return [n for n in names if not (n.startswith("deploy/environments/") or n == "dvc.lock" or (n == "params.yaml" and n not in since))]
+    return [
+        n
+        for n in names
+        if not (n.startswith("deploy/environments/") or n == "dvc.lock" or (n == "params.yaml" and n not in since))
+    ]
 
 
 def git(*words: str) -> str:
@@ -143,7 +147,9 @@ def stage(task: dict) -> dict:
 
 def bring_back(run: str) -> None:
     """The run's files into the checkout, as anyone would."""
-    done = subprocess.run([sys.executable, "-m", "dvc", "exp", "apply", run_name(run)], cwd=CHECKOUT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "exp", "apply", run_name(run)], cwd=CHECKOUT, capture_output=True, text=True
+    )
     if done.returncode:
         raise processes.PlatformError(f"dvc exp apply {run}: {done.stderr.strip()}")
 

@@ -131,9 +131,9 @@ def measured(folder: Path, params: dict) -> tuple[dict, np.ndarray]:
     from models.rankers.two_stage import TwoStage, first_stage
     from models.retrieval.sparse_item_model import SparseItemModel
     from pipelines import evaluate
-    from pipelines.learning.ranking import rank_all, task_probabilities
     from pipelines.learning import device, saved
     from pipelines.learning import prepared as histories
+    from pipelines.learning.ranking import rank_all, task_probabilities
 
     with chdir(folder):
         settings, data = params["train"], histories.load()

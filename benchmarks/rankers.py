@@ -51,7 +51,7 @@ def main() -> None:
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("pushcart").setLevel(logging.INFO)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    shop = ROOT / "pipelines" / "sources" / "shop.yaml"
+    shop = ROOT / "pipelines" / "data" / "sources" / "shop.yaml"
     kept = OUT / "data" / f"rankers-{chosen.shoppers}-{chosen.learn}"
     folder = prepared(kept, "shop", shop, "leave_one_out", {"shoppers": chosen.shoppers})
     with chdir(folder):
@@ -62,11 +62,11 @@ def main() -> None:
 
 def compare(names: list[str], learn: int, seeds: int, epochs: int | None) -> dict:
     from models.metrics import auc, calibration_error, interval, log_loss, ndcg
-    from pipelines.learning import prepared
+    from pipelines.learning import prepared as histories
     from pipelines.learning.ranking import rank_all
     from pipelines.stage import params
 
-    data = prepared.load()
+    data = histories.load()
     data.train = data.train.rows(range(min(learn, len(data.train))))
     shown = data.impressions("test")
     bought = shown.labels[:, 2]
@@ -90,7 +90,7 @@ def compare(names: list[str], learn: int, seeds: int, epochs: int | None) -> dic
                 flush=True,
             )
     report = {
-        "shoppers": len(data.user_ids),
+        "shoppers": len(data.full),
         "learnt_from": len(data.train),
         "impressions": len(shown),
         "purchases": int(bought.sum()),
@@ -110,10 +110,10 @@ def compare(names: list[str], learn: int, seeds: int, epochs: int | None) -> dic
 
 def retriever_of(settings: dict, data):
     """The retriever trained with these settings; a second run reads it."""
-    from pipelines import train
+    from pipelines.learning import device, fitting
 
-    kept = Path("retrievers") / train.fingerprint(settings)
-    return train.next_item(settings, data, kept)
+    kept = Path("retrievers") / fitting.fingerprint(settings)
+    return fitting.next_item(settings, data, kept, device.choose(settings["accelerator"]))
 
 
 def answered(name: str, settings: dict, data, retriever, shown) -> tuple[np.ndarray, np.ndarray, float]:
@@ -136,11 +136,11 @@ def answered(name: str, settings: dict, data, retriever, shown) -> tuple[np.ndar
 
 
 def network(settings: dict, data, retriever, shown, work: Path) -> tuple[np.ndarray, np.ndarray]:
-    from pipelines import train
+    from pipelines.learning import device, fitting
     from pipelines.learning.ranking import rank_all, task_probabilities
 
-    model = train.two_stage(settings, data, retriever, work / "checkpoints")
-    model.second.trust.fill_(1.0)
+    model = fitting.two_stage(settings, data, retriever, work / "checkpoints", device.choose(settings["accelerator"]))
+    model.second.blend.fill_(1.0)
     return rank_all(model, data.test, 10)[0], task_probabilities(model, data.full, shown)[:, 2]
 
 
@@ -199,18 +199,20 @@ def next_lists(data, retriever, settings: dict) -> tuple[tuple, np.ndarray, np.n
     from models.training.rank_learner import DRAWN, PROPOSED, RankImpressions
 
     torch.manual_seed(settings["seed"])
-    learner = RankImpressions(torch.nn.Module(), retriever, settings["candidates"], data.popularity(), 0.0, 0.0)
+    learner = RankImpressions(torch.nn.Module(), retriever, settings["candidates"], data.popularity, 0.0, 0.0)
     training = ImpressionData(data.train, data.impressions("train"), settings["max_len"])
     columns, labels = [], []
     for start in range(0, len(training), 256):
         rows = np.arange(start, min(start + 256, len(training)))
         shoppers, platforms, _, _ = training[rows]
-        asked, again = learner.next_items(shoppers, platforms)
+        following, again = learner.next_items(shoppers, platforms)
         users = training.kept[rows]
         cut = np.maximum([len(data.train.items[u]) - settings["max_len"] for u in users], 0)
-        row = asked.row.numpy()
+        row = following.row.numpy()
         keep = ~again.flatten().numpy()
-        columns.append(np.stack([users[row], asked.at.numpy() + cut[row], asked.item.numpy(), asked.platform.numpy()]))
+        columns.append(
+            np.stack([users[row], following.at.numpy() + cut[row], following.item.numpy(), following.platform.numpy()])
+        )
         labels.append(np.where(keep, np.arange(len(row)) % (1 + PROPOSED + DRAWN) == 0, 0))
     columns = np.concatenate(columns, 1)
     return (
@@ -226,12 +228,16 @@ class Tabular:
     """
 
     def __init__(self, data, longest: int = 50, folds: int = 5):
+        import polars as pl
+
         from models.retrieval.item_to_item import transitions
+        from pipelines.learning.prepared import PREPARED
 
         self.data, self.longest = data, longest
-        self.numbers, _ = data.numbers()
+        self.numbers = data.numbers
+        items = pl.read_parquet(PREPARED / "items.parquet").sort("item")
         codes = [
-            data.items[c].fill_null("").rank("dense").to_numpy() if c in data.items.columns else np.zeros(data.items)
+            items[c].fill_null("").rank("dense").to_numpy() if c in items.columns else np.zeros(len(items))
             for c in ("category", "brand")
         ]
         self.category, self.brand = (np.concatenate([[0], c]).astype(int) for c in codes)

@@ -51,13 +51,14 @@ def main() -> None:
 
 def measured(width: int, share: float, epochs: int, peak: float) -> dict:
     """Trains one network in the prepared folder and takes its loss on the validation part."""
-    from pipelines.learning import fitting, prepared
+    from pipelines.learning import fitting
+    from pipelines.learning import prepared as histories
     from pipelines.learning.device import device_of
     from pipelines.stage import params
 
     settings = params("train") | {"model": "hstu", "width": width, "heads": max(1, width // 48), "transition_prior": False}
     settings |= {"epochs": epochs, "patience": epochs, "share": share}  # the share, so that no other's checkpoint is gone on from
-    data = prepared.load()
+    data = histories.load()
     some = np.random.default_rng(0).random(len(data.train)) < share
     data.train = data.train.rows(np.flatnonzero(some))
     started = time.perf_counter()

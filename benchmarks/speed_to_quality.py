@@ -74,8 +74,8 @@ def main() -> None:
 
 def ours(data: Path, budget: float) -> dict:
     """The shipped settings, measured on the test part after every epoch."""
-    from pytorch_lightning.callbacks import Callback
     import torch
+    from pytorch_lightning.callbacks import Callback
 
     from models.metrics import ndcg, recall
     from pipelines.learning import choices, fitting

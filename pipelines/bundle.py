@@ -24,7 +24,7 @@ from pipelines.artefact.popular import popular
 from pipelines.learning import prepared, saved
 from pipelines.learning.prepared import PREPARED, Prepared
 from pipelines.learning.saved import Model
-from pipelines.stage import log, output, params, read_json, run, shop_name
+from pipelines.stage import log, output, params, run, shop_name
 
 ALIGNED = 64  # bytes, of where a tensor begins in model.data
 MAPPED = 1024  # bytes of a tensor from which it stands in model.data, which onnxruntime maps into memory
@@ -35,14 +35,15 @@ PROBES = 8  # histories whose answers the artefact remembers
 def main() -> None:
     settings = dict(zip((*PARAMS, "source"), params(*PARAMS, "source"), strict=True))
     data, network = prepared.load(), saved.load("data/refit/model")
-    listed = pl.read_parquet(PREPARED / "items.parquet").sort("item")
+    items = pl.read_parquet(PREPARED / "items.parquet").sort("item")
     histories = pl.read_parquet(PREPARED / "histories.parquet")
+    most_popular = popular(histories, _listed(items), data.platforms, data.ordered_only)
     with output("artefact") as folder:
         graphs, found = [Path("data/refit/model.onnx")], None
         if settings["serve"]["index_recall"] is not None:
             found = index.build(network, data, settings["serve"], folder)
             graphs += [index.GRAPHS / name for name in ("query.onnx", "among.onnx")]
-        write(folder, data, network, graphs, listed, histories)
+        write(folder, data, network, graphs, items, histories["user_id"], most_popular)
         said = facts(settings, shop_name(), network, data, data.platforms, len(histories))
         version = seal(folder, said | {"index": found})
     build_bento(version, *(["faiss-cpu"] if found else []))
@@ -50,22 +51,33 @@ def main() -> None:
     log.info("bundle: bento pushcart:%s, artefact %s bytes", version, f"{size:,}")
 
 
-def write(folder: Path, data: Prepared, network: Model, graphs: list[Path], items: pl.DataFrame, histories: pl.DataFrame) -> None:
+def write(
+    folder: Path,
+    data: Prepared,
+    network: Model,
+    graphs: list[Path],
+    items: pl.DataFrame,
+    users: pl.Series,
+    most_popular: dict[str, list[int]],
+) -> None:
     """All of the artefact but its manifest and an index, as deploy/serving reads it.
 
-    items, histories: of data/prepared.
+    items: of data/prepared. users: ids of the shoppers of data.full.
     """
     write_graphs(folder, graphs)
     write_compact(folder / "probe.json", {"cases": probe(graphs[0], data.test, network.max_len, data.items)})
     arrays, names = catalogue(items)
-    listed = np.concatenate([[False], arrays["listed"]])
-    neighbours, similarity = similar(first_stage(network), min(SIMILAR, data.items - 1), listed)
-    arrays |= stored_histories(histories["user_id"], data.full) | {"similar_items": neighbours, "similar_scores": similarity}
+    neighbours, similarity = similar(first_stage(network), min(SIMILAR, data.items - 1), _listed(items))
+    arrays |= stored_histories(users, data.full) | {"similar_items": neighbours, "similar_scores": similarity}
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
-    ordered_only = read_json(PREPARED / "prepared.json")["ordered_only"]
-    for name, document in (names | {"popular": popular(histories, listed, data.platforms, ordered_only)}).items():
+    for name, document in (names | {"popular": most_popular}).items():
         write_compact(folder / f"{name}.json", document)
+
+
+def _listed(items: pl.DataFrame) -> np.ndarray:
+    """(V,) bool: which item numbers may be answered."""
+    return np.concatenate([[False], items["listed"].to_numpy()])
 
 
 def probe(path: Path, part: Sequences, max_len: int, items: int) -> list[dict]:

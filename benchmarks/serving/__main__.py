@@ -33,7 +33,7 @@ from pipelines.stage import chart, write_json
 
 BEAUTY = ROOT.parent / "shared" / "data" / "amazon-beauty"
 WORK = ROOT / "data" / "bench"
-STAGES = ("train", "evaluate", "export", "compress", "bundle")
+STAGES = ("train", "evaluate", "export", "compress", "refit", "bundle")
 REAL = {"compress": {"steps": {"table": ["int8", "int4"], "layers": ["dynamic8", "weight8", "weight4"]}}}
 FLAT = 1.1  # last third over first third of the minutes
 
@@ -48,7 +48,7 @@ def main() -> None:
         logging.getLogger(noisy).setLevel(logging.ERROR)
     logging.getLogger("pushcart").setLevel(logging.INFO)
     report = Report()
-    spaces = {"shop": made("shop", ROOT / "pipelines" / "sources" / "shop.yaml", {})}
+    spaces = {"shop": made("shop", ROOT / "pipelines" / "data" / "sources" / "shop.yaml", {})}
     if chosen.data.exists():
         spaces[chosen.data.resolve().stem] = made(chosen.data.resolve().stem, chosen.data.resolve(), REAL)
     else:
@@ -119,11 +119,9 @@ def machine() -> dict:
 
 def made(name: str, data: Path, changes: dict) -> Path:
     """A workspace in which every stage has run on the data."""
-    from pipelines.bundle import code_digest
+    from pipelines.artefact.manifest import code_digest
 
     folder = quality.prepared(WORK / name, quality.guess(data), data, "leave_one_out")
-    if not (folder / "deploy").exists():
-        (folder / "deploy").symlink_to(ROOT / "deploy")
     params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
     for section, values in changes.items():
         params[section] |= values

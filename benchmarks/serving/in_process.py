@@ -16,9 +16,9 @@ from models.batches import ShopperBatch
 from models.rankers.two_stage import unseen
 from models.served.table import Table
 from models.served.topk import SHORTLIST, TopK
-from pipelines.learning import onnx, prepared
+from pipelines.artefact import graph as graphs
+from pipelines.learning import prepared, saved
 from pipelines.stage import read_json
-from pipelines.train import load
 
 K = 100
 CATALOGUE, WIDTH = 1_000_000, 64
@@ -49,9 +49,9 @@ def one_recommendation(workspace: Path, repeats: int = 100) -> tuple[float, floa
     evaluated; and torch with what the export folds folded too.
     """
     with chdir(workspace):
-        data, network, items = prepared.load(), load("data/model"), histories.vocabulary_size()
-        graph = onnx.session(Path("data/compressed/model.onnx"), threads=1)
-        inputs = [onnx.feed(data.test.rows([i % len(data.test)]), network.max_len, items) for i in range(repeats)]
+        data, network, items = prepared.load(), saved.load("data/model"), prepared.vocabulary_size()
+        graph = graphs.session(Path("data/compressed/model.onnx"), threads=1)
+        inputs = [graphs.feed(data.test.rows([i % len(data.test)]), network.max_len, items) for i in range(repeats)]
     folded = TopK(network, min(K, items)).eval()
     tensors = [{name: torch.from_numpy(v) for name, v in one.items()} for one in inputs]
 
@@ -63,7 +63,7 @@ def one_recommendation(workspace: Path, repeats: int = 100) -> tuple[float, floa
     with torch.inference_mode():
         return tuple(
             median_ms(
-                lambda i: onnx.call(graph, inputs[i]),
+                lambda i: graphs.call(graph, inputs[i]),
                 lambda i: eager(tensors[i]),
                 lambda i: folded(**tensors[i]),
                 repeats=repeats,
@@ -74,11 +74,11 @@ def one_recommendation(workspace: Path, repeats: int = 100) -> tuple[float, floa
 def rectools(workspace: Path, interpreter: Path) -> float:
     """Milliseconds of the peer's `recommend` for one shopper of the workspace, with a network of the same shape."""
     with chdir(workspace), tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
-        data, network = prepared.load(), load("data/model")
+        data, network = prepared.load(), saved.load("data/model")
         file.writelines(f"u{i} {' '.join(map(str, items))}\n" for i, items in enumerate(data.full.items))
         file.flush()
         blocks = network.encoder.blocks
-        shape = [network.table.embedding_dim, len(blocks), blocks[0].heads, network.max_len]
+        shape = [network.table.embedding_dim, len(blocks), blocks[0].attention.heads, network.max_len]
         script = Path(__file__).with_name("rectools_latency.py")
         command = [str(interpreter), str(script), file.name, *map(str, shape)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)

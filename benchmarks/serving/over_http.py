@@ -15,11 +15,15 @@ import polars as pl
 import psutil
 import torch
 
-from benchmarks.quality import ROOT
-from deploy.platform import processes
+from benchmarks.quality import ROOT, link_code
+from deploy.platform import processes, server
+from deploy.serving.catalogue import Ids
 from models.batches import Sequences
 from models.families import build
-from pipelines import bundle, onnx
+from pipelines import bundle
+from pipelines.artefact import graph
+from pipelines.artefact.bento import build_bento
+from pipelines.artefact.manifest import code_digest, seal, serving_digest
 from pipelines.learning.prepared import Prepared
 from pipelines.stage import write_json
 
@@ -87,9 +91,9 @@ def serving(target: list[str], settings: dict[str, str] | None = None) -> Iterat
     """A service while it runs: its URL, its workers, and the seconds from starting to ready."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        with local.serving(target, processes.free_port(), Path(folder), settings or {}) as (url, pid):
+        with server.serving(target, processes.free_port(), Path(folder), settings or {}) as (url, running):
             ready = time.perf_counter() - started
-            children = psutil.Process(pid).children(recursive=True)
+            children = psutil.Process(running.pid).children(recursive=True)
             yield url, [p for p in children if "_bentoml_impl.worker.service" in p.cmdline()], ready
 
 
@@ -99,7 +103,7 @@ def own(service: str) -> list[str]:
 
 
 def users_of(bento: Path) -> list[str]:
-    return [u.decode() for u in np.load(bento / "src" / "artefact" / "user_ids.npy")[:1000]]
+    return Ids(bento / "src" / "artefact", "user_ids")[np.arange(1000)]
 
 
 def peak(url: str, users: list[str], seconds: float = 5) -> float:
@@ -141,31 +145,44 @@ def large_catalogue(folder: Path, items: int, shoppers: int = 2000, length: int 
     rng = np.random.default_rng(0)
     torch.manual_seed(0)
     numbers = [rng.integers(1, items + 1, length) for _ in range(shoppers)]
-    zeros = [np.zeros(length, np.int64) for _ in numbers]
+    times = [np.arange(length) for _ in numbers]
+    users = pl.Series([f"u{i:06d}" for i in range(shoppers)])
     catalogue = pl.DataFrame(
         {"item_id": [f"sku{i:07d}" for i in range(items)], "title": [f"Item number {i} of the large catalogue" for i in range(items)],
          "category": [f"shelf {i % 50} > row {i % 500}" for i in range(items)], "brand": [f"brand {i % 300}" for i in range(items)],
-         "price": rng.uniform(1, 500, items).round(2), "in_stock": rng.random(items) < 0.95}
+         "price": rng.uniform(1, 500, items).round(2), "in_stock": rng.random(items) < 0.95, "listed": True}
     )  # fmt: skip
+    full, test = Sequences(numbers, times), Sequences(numbers, times, np.ones(shoppers, np.int64))
+    counts = np.bincount(np.concatenate(numbers), minlength=items + 1)
     data = Prepared(
-        catalogue, [f"u{i:06d}" for i in range(shoppers)], Sequences(numbers, zeros, None, zeros, zeros), None, None, None, []
+        full, full, test, test, [], counts, counts.astype(float), None, np.zeros((items + 1, 0), np.float32), [], None, []
     )
     network = build("sasrec", items, SHAPE, None).eval()
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "deploy").unlink(missing_ok=True)
-    (folder / "deploy").symlink_to(ROOT / "deploy")
+    link_code(folder)
     with chdir(folder):
-        onnx.export(network, items, 100, Path("model.onnx"), form="int8")
+        graph.export(network, items, 100, Path("model.onnx"), form="int8")
         shutil.rmtree("artefact", ignore_errors=True)
         Path("artefact").mkdir()
-        bundle.write(Path("artefact"), data, network, [Path("model.onnx")], {"all": list(range(1, 101))})
-        bundle.seal(Path("artefact"), {"max_k": 100, "max_len": SHAPE["max_len"], "platforms": []})
-        bundle.build_bento("large")
+        bundle.write(Path("artefact"), data, network, [Path("model.onnx")], catalogue, users, {"all": list(range(1, 101))})
+        build_bento(seal(Path("artefact"), unmeasured(items, shoppers)))
         torch.save(network.state_dict(), "model.pt")
         write_json("shape.json", SHAPE)
         write_json("catalogue.json", catalogue.to_dicts())
-        write_json("histories.json", {u: h.tolist() for u, h in zip(data.user_ids, numbers, strict=True)})
+        write_json("histories.json", {u: h.tolist() for u, h in zip(users, numbers, strict=True)})
     return folder
+
+
+def unmeasured(items: int, shoppers: int) -> dict:
+    """What a manifest says of a model that was never trained."""
+    none = {"ndcg@10": None, "recall@10": None}
+    return {
+        "shop": "large", "max_k": 100, "max_len": SHAPE["max_len"], "items": items, "shoppers": shoppers, "platforms": [],
+        "data": {"source": "made", "events": 1, "histories_sha256": "0" * 64}, "code_sha256": code_digest(), "serving_sha256": serving_digest(),
+        "params": {}, "metrics": {"test": none, "popularity": none, "item_knn": none}, "quality": {"passed": False, "verified": False},
+        "parity": {"max_score_error": None, "top_10_same": None, "shoppers": 0}, "refit": {"refit": False},
+        "compression": {"chosen": "int8", "ndcg_kept": None, "bytes": 0, "fp32_bytes": 0}, "inputs": {}, "outputs": {}, "index": None,
+    }  # fmt: skip
 
 
 def footprint(

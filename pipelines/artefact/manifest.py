@@ -53,7 +53,7 @@ def facts(settings: dict, shop: str, network: Model, data: Prepared, platforms: 
             "events": quality["tables"]["events"]["rows"] - quality["tables"]["events"]["broken"],
             "histories_sha256": sha256(PREPARED / "histories.parquet"),
         },
-        "code_sha256": _code_digest(),
+        "code_sha256": code_digest(),
         "serving_sha256": serving_digest(),
         "params": {s: settings[s] for s in PARAMS},
         "metrics": {name: {m: metrics[name][m] for m in figures} for name in ("test", "popularity", "item_knn")},
@@ -86,7 +86,7 @@ def serving_digest() -> str:
     return digest.hexdigest()
 
 
-def _code_digest() -> str:
+def code_digest() -> str:
     """One hash of all the code that makes and serves the model."""
     digest = hashlib.sha256()
     for path in sorted(p for folder in CODE for p in Path(folder).rglob("*") if p.suffix in (".py", ".json", ".yaml")):

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -38,7 +39,7 @@ def test_features_by_counting(finished: Path, monkeypatch: pytest.MonkeyPatch):
     user, position, item = 5, 4, 9
     [row] = table.rows(np.array([user]), np.array([position]), np.array([item]), np.array([1]))
     history = data.full.items[user][:position]
-    category = data.items["category"].to_list()
+    category = pl.read_parquet("data/prepared/items.parquet").sort("item")["category"].to_list()
     same = sum(category[i - 1] == category[item - 1] for i in history)
     features = 4 + table.numbers.shape[1]
     assert row[0] == item

@@ -88,7 +88,9 @@ def test_promoting_the_current_one_changes_nothing(checkout: Path, finished: Pat
     assert production.promote(made, who="you", why="y") == first
 
 
-def test_old_bentos_go_and_those_that_are_named_stay(checkout: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_old_bentos_go_and_those_that_are_named_stay(
+    checkout: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(environments, "KEPT", 2)
     production = Environment(checkout, "production")
     made = [bento(finished, tmp_path / str(i), str(i)) for i in range(5)]
@@ -176,7 +178,18 @@ def test_a_version_is_never_a_path(checkout: Path, finished: Path, tmp_path: Pat
             production.bento(name)
 
 
-CHANGES = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.symlink", "os.chmod", "shutil.copyfile", "shutil.rmtree", "os.truncate"}
+CHANGES = {
+    "open",
+    "os.rename",
+    "os.mkdir",
+    "os.remove",
+    "os.rmdir",
+    "os.symlink",
+    "os.chmod",
+    "shutil.copyfile",
+    "shutil.rmtree",
+    "os.truncate",
+}
 
 
 def killed_at(act, number: int) -> bool:
@@ -214,7 +227,9 @@ def test_killed_at_any_point_one_whole_version_is_served_and_all_commands_work(
     while True:
         number += step
         killed = killed_at(
-            (lambda: production.promote(two, who="me", why="x")) if act == "promote" else lambda: production.rollback(who="me", why="x"),
+            (lambda: production.promote(two, who="me", why="x"))
+            if act == "promote"
+            else lambda: production.rollback(who="me", why="x"),
             number,
         )
         found.add(served(production))
@@ -234,7 +249,10 @@ def test_killed_at_any_point_one_whole_version_is_served_and_all_commands_work(
 def test_two_promotions_at_once_leave_one_whole_version(checkout: Path, finished: Path, tmp_path: Path):
     production = Environment(checkout, "production")
     made = [bento(finished, tmp_path / str(i), str(i)) for i in range(4)]
-    threads = [threading.Thread(target=Environment(checkout, "production").promote, args=(one,), kwargs={"who": "t", "why": "x"}) for one in made]
+    threads = [
+        threading.Thread(target=Environment(checkout, "production").promote, args=(one,), kwargs={"who": "t", "why": "x"})
+        for one in made
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -290,7 +308,10 @@ def test_command_line(checkout: Path, finished: Path, tmp_path: Path):
         return result.exit_code, result.output
 
     made = bento(finished, tmp_path / "v1", "v1")
-    assert call("promote", "production", "--bento", str(made), "--why", "first") == (0, f"production serves pushcart:{version(made)}\n")
+    assert call("promote", "production", "--bento", str(made), "--why", "first") == (
+        0,
+        f"production serves pushcart:{version(made)}\n",
+    )
     code, output = call("promote", "production", "--bento", str(bento(finished, tmp_path / "v2", "v2", ndcg=0.0)))
     assert code == 1
     assert "under popularity's" in output

@@ -9,22 +9,22 @@ import yaml
 from deploy.platform import processes, server
 from deploy.promotion.environments import Environment
 from models.families import FAMILIES, RANKERS
+from pipelines.learning.saved import ITEM_MODELS
 from pipelines.stage import read_json
-from pipelines.train import BASELINES
 from tests.conftest import run_stages
 
 pytestmark = pytest.mark.e2e
 
 
 @pytest.mark.parametrize(
-    "model", [*BASELINES, *(f for f in FAMILIES if f != "sasrec"), *RANKERS]
+    "model", [*ITEM_MODELS, *(f for f in FAMILIES if f != "sasrec"), *RANKERS]
 )  # the rest of the tests serve sasrec
 def test_a_family_ends_in_a_served_bento(model: str, run: Path, tmp_path: Path):
     params = yaml.safe_load(Path("params.yaml").read_text())
     params["train"]["model"] = model
     params["gate"]["min_gain_over_popularity"] = -1.0  # so little training promises nothing
     Path("params.yaml").write_text(yaml.safe_dump(params))
-    run_stages("train", "evaluate", "export", "compress", "bundle")
+    run_stages("train", "evaluate", "export", "compress", "refit", "bundle")
     assert read_json("reports/parity.json")["top_10_same"] > 0.99
     assert read_json("reports/metrics.json")["test"]["ndcg@10"] > 0
     assert Path("reports/train/metrics.json").exists()

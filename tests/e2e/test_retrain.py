@@ -16,6 +16,8 @@ import pytest
 import yaml
 
 from deploy.platform import processes, server
+from deploy.platform.airflow import Airflow
+from deploy.platform.airflow import airflow as airflow_platform
 from deploy.promotion.environments import Environment
 from tests.conftest import ROOT, STAGES, small_params
 
@@ -34,9 +36,7 @@ def dvc(cwd: Path, *words: str) -> str:
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """This tree as a checkout of its own, sized for tests."""
     folder = tmp_path_factory.mktemp("platform") / "checkout"
-    files = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True
-    ).stdout.split()
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
     for name in files:
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -7,15 +7,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.training import rank_learner
 from models.batches import Candidates, HistoryData, ImpressionData, Impressions, Sequences, ShopperBatch, pad
 from models.families import RANKERS, build, build_ranker
 from models.metrics import ranks
 from models.rankers.din import Activation
-from models.rankers.fusion import PRIOR
+from models.rankers.fusion import EMPTY_EVENTS
 from models.rankers.ranker import TASKS, Events, Ranker, log_probabilities
 from models.rankers.two_stage import SecondStage, TwoStage, unseen
+from models.served.stored import stored_second_stage
 from models.served.topk import TopK
+from models.training import rank_learner
 from models.training.rank_learner import RankImpressions, next_loss, task_loss
 from tests.models.test_models import ITEMS, KNOWN, SHAPE, made
 
@@ -111,9 +112,9 @@ class TestEveryRanker:
     def test_what_is_stored_says_the_same(self, ranker: Ranker):
         people, wanted = shoppers([3, 7, 9], [5]), asked([0, 0, 1], [3, 3, 1], [8, 10, 8])
         expected = logits(ranker, people, wanted)
-        torch.testing.assert_close(logits(ranker.stored("fp32"), people, wanted), expected)
-        small = ranker.stored("int8")
-        assert small.folded.floats is None
+        whole, small = (stored_second_stage(SecondStage(ranker, 10, "next"), 5, form).ranker for form in ("fp32", "int8"))
+        torch.testing.assert_close(logits(whole, people, wanted), expected)
+        assert small.items.table.floats is None
         assert (logits(small, people, wanted) - expected).abs().max() < 0.1
 
 
@@ -126,7 +127,7 @@ def learner_of(ranker: Ranker) -> RankImpressions:
 
 def speaks(activation: Activation, event: torch.Tensor, candidate: torch.Tensor, ago: int) -> torch.Tensor:
     """Of one event and candidate (D,), by one layer over all that is joined."""
-    parts = (activation.event.weight, activation.asked.weight, activation.both.weight, activation.ago.weight.T)
+    parts = (activation.event.weight, activation.of_candidate.weight, activation.both.weight, activation.ago.weight.T)
     joined = torch.cat([event, candidate, event * candidate, torch.eye(activation.ago.num_embeddings)[ago]])
     return activation.speaks(torch.cat(parts, 1) @ joined + activation.event.bias).squeeze()
 
@@ -136,29 +137,29 @@ def test_din_by_the_formula():
     people, wanted = shoppers([3, 7, 9, 2]), asked([0], [3], [8])
     events = ranker.events(people)
     candidate = ranker.vectors(wanted.item)
-    ((interest, against),) = ranker.reader(events, wanted, candidate, None)
+    ((interest, against),) = ranker.encoder(events, wanted, candidate, None)
     slow = torch.zeros(16)
     for ago, event in zip((2, 1, 0), (events.items + events.done)[0], strict=False):
-        slow += speaks(ranker.reader.activation, event, candidate[0], ago) * event
+        slow += speaks(ranker.encoder.activation, event, candidate[0], ago) * event
     torch.testing.assert_close(interest[0], slow)
     torch.testing.assert_close(against, candidate)
 
 
 def test_dien_by_the_formula():
-    reader = ranker_of("dien").reader
+    encoder = ranker_of("dien").encoder
     x = torch.randn(1, 4, 16)
     events = Events(x, torch.zeros_like(x), torch.zeros(1, 4, 2), torch.zeros(1, 4))
     candidate = torch.randn(1, 16)
-    interests = reader.interests(x)[0][0, :3]
-    told = (speaks(reader.activation, interest, candidate[0], 2 - i) for i, interest in enumerate(interests))
+    interests = encoder.interests(x)[0][0, :3]
+    told = (speaks(encoder.activation, interest, candidate[0], 2 - i) for i, interest in enumerate(interests))
     weight = torch.stack(list(told)).softmax(0)
     state = torch.zeros(16)
     for interest, a in zip(interests, weight, strict=True):
-        u, r, h = reader.enter(interest).chunk(3)
-        cu, cr, ch = reader.carry(state).chunk(3)
+        u, r, h = encoder.evolution.enter(interest).chunk(3)
+        cu, cr, ch = encoder.evolution.carry(state).chunk(3)
         gate = a * torch.sigmoid(u + cu)
         state = (1 - gate) * state + gate * torch.tanh(h + torch.sigmoid(r + cr) * ch)
-    ((evolved, against),) = reader(events, asked([0], [3], [8]), candidate, None)
+    ((evolved, against),) = encoder(events, asked([0], [3], [8]), candidate, None)
     torch.testing.assert_close(evolved[0], state)
     torch.testing.assert_close(against, candidate)
 
@@ -167,25 +168,28 @@ def test_fusion_by_the_formula():
     ranker = ranker_of("fusion")
     people, wanted = shoppers([3, 7, 9, 2]), asked([0], [3], [8])
     events, candidate, money = ranker.events(people), ranker.vectors(wanted.item), NUMBERS[wanted.item][:, MONEY]
-    readings = dict(zip(ranker.reader.branches, ranker.reader(events, wanted, candidate, money), strict=True))
-    for name, branch in ranker.reader.branches.items():
+    pairs = dict(zip(ranker.encoder.branches, ranker.encoder(events, wanted, candidate, money), strict=True))
+    for name, branch in ranker.encoder.branches.items():
         of_price = name == "purchasing_power"
-        read = (events.done + (ranker.reader.price(events.money) if of_price else events.items))[:, :3]
+        read = (events.done + (ranker.encoder.price(events.money) if of_price else events.items))[:, :3]
         said = (read + branch.share * branch.encoder(read, events.times[:, :3]))[0]
-        state = branch.out(said[-1] if name == "preference" else said.sum(0) / (PRIOR + 3))
-        torch.testing.assert_close(readings[name][0][0], state)
+        state = branch.out(said[-1] if name == "preference" else said.sum(0) / (EMPTY_EVENTS + 3))
+        torch.testing.assert_close(pairs[name][0][0], state)
         torch.testing.assert_close(
-            readings[name][1], ranker.reader.ask[name](ranker.reader.asked_price(money) if of_price else candidate)
+            pairs[name][1], ranker.encoder.of_candidate[name](ranker.encoder.candidate_price(money) if of_price else candidate)
         )
 
 
-def test_what_is_read_goes_straight_to_the_logits(ranker: Ranker):
+def test_products_of_pairs_go_straight_to_the_logits(ranker: Ranker):
     people, wanted = shoppers([3, 7, 9, 2]), asked([0], [3], [8])
     candidate, money = ranker.vectors(wanted.item), NUMBERS[wanted.item][:, MONEY]
-    readings = ranker.reader(ranker.events(people), wanted, candidate, money)
-    alone = torch.stack([reading[0] @ against[0] for reading, against in readings])
-    torch.testing.assert_close(ranker.rerank_logits(ranker.events(people), wanted)[1][0], alone, rtol=1e-4, atol=1e-4)
-    narrow = sum((m.read.weight @ r[0]) @ (m.ask.weight @ a[0]) for m, (r, a) in zip(ranker.matches, readings, strict=True))
+    pairs = ranker.encoder(ranker.events(people), wanted, candidate, money)
+    alone = torch.stack([reading[0] @ against[0] for reading, against in pairs])
+    torch.testing.assert_close(ranker.logits_and_parts(ranker.events(people), wanted)[1][0], alone, rtol=1e-4, atol=1e-4)
+    narrow = sum(
+        (m.of_history.weight @ r[0]) @ (m.of_candidate.weight @ a[0])
+        for m, (r, a) in zip(ranker.interactions, pairs, strict=True)
+    )
     before = logits(ranker, people, wanted)[0]
     ranker.next.data += 1.0
     ranker.shown.data += 1.0
@@ -195,11 +199,11 @@ def test_what_is_read_goes_straight_to_the_logits(ranker: Ranker):
 
 def test_fusion_without_prices_has_no_purchasing_power():
     ranker = build_ranker("fusion", ITEMS, FULL_SHAPE | {"money": [], "platforms": 0}, None, NUMBERS)
-    assert list(ranker.reader.branches) == ["interest", "preference"]
+    assert list(ranker.encoder.branches) == ["interest", "preference"]
     assert logits(ranker, shoppers([3, 7]), asked([0], [2], [9])._replace(platform=torch.tensor([0]))).shape == (1, len(TASKS))
 
 
-def test_next_items_are_told_by_all_readings_and_by_each():
+def test_next_items_are_learnt_by_all_pairs_and_by_each():
     together, alone = torch.randn(2 * 4), torch.randn(2 * 4, 3)
     others = torch.tensor([[False, False, True, False], [False, False, False, False]])
     slow = 0.0

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pipelines.data.cleaning import clean
 from pipelines.data.features import MOST, attributes
 from pipelines.data.histories import meetings, platforms, vocabulary
-from pipelines.data.split import divide
 from pipelines.data.impressions import impressions
+from pipelines.data.split import divide
 from pipelines.data.tables import TIMESTAMP
 from pipelines.stage import StageError
 from tests.conftest import run_stages, small_params
@@ -31,8 +31,13 @@ EVENT = st.tuples(
 def frame(rows: list[tuple]) -> pl.LazyFrame:
     times = [START + timedelta(minutes=m) for *_, m in rows]
     return pl.LazyFrame(
-        {"user_id": [r[0] for r in rows], "item_id": [r[1] for r in rows], "event": [r[2] for r in rows], "timestamp": times,
-         "source_row": range(1, len(rows) + 1)},
+        {
+            "user_id": [r[0] for r in rows],
+            "item_id": [r[1] for r in rows],
+            "event": [r[2] for r in rows],
+            "timestamp": times,
+            "source_row": range(1, len(rows) + 1),
+        },
         schema={"user_id": pl.String, "item_id": pl.String, "event": pl.String, "timestamp": TIMESTAMP, "source_row": pl.UInt32},
     )
 
