@@ -7,7 +7,21 @@ from pathlib import Path
 def cores() -> int:
     """Cores that this process may use, at least 1: the fewest of its affinity and the CPU quota of its control group (v2 or v1)."""
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(there, *(int(q + 0.5) for q in _quotas() if q > 0)) if _quotas() else there)
+    return max(1, min([there, *(round(quota) for quota in _quotas())]))
+
+
+def threads() -> dict[str, str]:
+    """Environment variables by which a stage takes the cores that it may use, and no more: a thread that waits sleeps, since one that spins
+    takes the core of another process.
+    """
+    count = str(cores())
+    return {
+        "OMP_NUM_THREADS": count,
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "MKL_NUM_THREADS": count,
+        "OPENBLAS_NUM_THREADS": count,
+        "POLARS_MAX_THREADS": count,
+    }
 
 
 def _quotas(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[float]:

@@ -142,7 +142,10 @@ def test_item_models_are_ranked_where_they_are(elsewhere: Elsewhere, name: str):
 def test_no_other_module_looks_for_a_gpu():
     root = Path(__file__).resolve().parents[2]
     files = [
-        p for part in ("models", "pipelines") for p in (root / part).rglob("*.py") if p.name not in ("device.py", "graph.py", "settings.py")
+        p
+        for part in ("models", "pipelines")
+        for p in (root / part).rglob("*.py")
+        if p.name not in ("device.py", "graph.py", "settings.py")
     ]
     assert [p.name for p in files if "cuda" in p.read_text()] == []
     assert device.choose("cpu").type == "cpu"
