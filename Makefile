@@ -2,6 +2,7 @@
 # make test   set up, run all tests      make test-fast   unit tests only
 # make up     Airflow's UI and the served model until Ctrl-C   (AIRFLOW_PORT= SERVE_PORT=)
 # make bench  measure the artefact and its serving, half an hour   (DATA=)
+# make bench-scale   the whole chain on 10^5 to 10^7 events, an hour      make kills   every stage killed at random moments, an hour
 # make lint   ruff                       make clean       remove what runs left behind (keeps .venv)
 # make lock   requirements.lock again from pyproject.toml  (UPGRADE=--upgrade for newer versions)
 
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo up test test-fast bench lint lock clean setup
+.PHONY: demo up test test-fast bench bench-scale kills lint lock clean setup
 .DEFAULT_GOAL := demo
 
 setup: $(READY)
@@ -42,6 +43,12 @@ test-fast: $(READY)
 
 bench: $(READY)
 	@$(BIN)/python -m benchmarks.serving $(if $(DATA),--data "$(DATA)")
+
+bench-scale: $(READY)
+	@$(BIN)/python -m benchmarks.scale
+
+kills: $(READY)
+	@$(BIN)/python -m benchmarks.kills
 
 lint: $(READY)
 	$(BIN)/ruff check .

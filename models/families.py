@@ -19,6 +19,8 @@ from models.retrieval.ncf import NeuMF
 from models.retrieval.network import Cosine, NextItemNetwork
 from models.retrieval.two_tower import Tower
 
+LARGE = 20_000  # items from which a softmax over all of them costs more than it brings
+
 
 @dataclass(frozen=True)
 class Family:
@@ -50,8 +52,8 @@ RANKERS: dict[str, Callable[[dict], HistoryEncoder]] = {  # settings -> reader
 }
 
 
-def loss_of(model: str, loss: str) -> str:
-    """The loss to train with; `auto` is the family's own.
+def loss_of(model: str, loss: str, items: int = 0) -> str:
+    """The loss to train with; `auto` is the family's own, or, where a catalogue has over LARGE items, one that draws items.
 
     Raises:
         ValueError: no such family or loss, or one that makes no sense for the other; the message says which.
@@ -59,7 +61,8 @@ def loss_of(model: str, loss: str) -> str:
     if model not in FAMILIES:
         raise ValueError(f"model is {model!r}; it must be one of {', '.join(FAMILIES)}")
     family = FAMILIES[model]
-    loss = family.loss if loss == "auto" else loss
+    if loss == "auto":
+        loss = "sampled_softmax" if family.loss == "full_softmax" and items > LARGE else family.loss
     if loss not in LOSSES:
         raise ValueError(f"loss is {loss!r}; it must be auto or one of {', '.join(LOSSES)}")
     if loss == "full_softmax" and model == "ncf":

@@ -4,6 +4,7 @@
 POST /recommend, POST /similar, GET /version; from BentoML: /livez, /readyz, /metrics, /docs.json (OpenAPI), / (Swagger UI).
 """
 
+import asyncio
 import contextlib
 import ctypes
 import gc
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import bentoml
 import numpy as np
+import uvicorn
 from bentoml.exceptions import InvalidArgument, NotFound
 from prometheus_client import Counter
 from starlette.responses import JSONResponse, Response
@@ -26,6 +28,7 @@ from deploy.serving.schemas import RecommendRequest, RecommendResponse, SimilarR
 
 OWN_ARTEFACT = Path(__file__).resolve().parents[2] / "artefact"
 MAX_BODY = 1 << 20  # bytes
+DRAIN = 1.0  # seconds from the last connection that is accepted to the end
 
 
 class BodyLimit:
@@ -120,6 +123,19 @@ class Pushcart:
             raise InvalidArgument(f"k is {k}; this model answers at most {recommender.max_k} (serve.max_k)")
 
 
+def drain_before_the_end() -> None:
+    """Makes uvicorn, asked to stop, first answer what it accepted: it would close connections whose request is still on its way."""
+    stop = uvicorn.Server.shutdown
+
+    async def drain_and_stop(self: uvicorn.Server, sockets: list | None = None) -> None:
+        for server in self.servers:
+            server.close()  # nothing more is accepted here
+        await asyncio.sleep(DRAIN)
+        await stop(self, sockets)
+
+    uvicorn.Server.shutdown = drain_and_stop
+
+
 def end_with_supervisor() -> None:
     """A worker whose supervisor was killed would hold the port for ever: the kernel ends it too."""
     with contextlib.suppress(AttributeError, OSError):  # not Linux
@@ -132,3 +148,4 @@ def _json(answer: dict) -> Response:
 
 
 Pushcart.add_asgi_middleware(BodyLimit)
+drain_before_the_end()

@@ -43,6 +43,10 @@ CHECKPOINTS = Path("data/.checkpoints")
 CODE = ("models", "pipelines/learning")  # what a training's outcome depends on beside data and settings
 DATA = ("histories", "impressions", "items")
 FINISHED: list[Path] = []  # checkpoints of trainings that this process ended, until their models are saved
+SCORES_VALIDATED, FEWEST_VALIDATED = (
+    300_000_000,
+    2000,
+)  # scores an epoch's validation computes, about, and shoppers it has at least
 WAIT = 60  # seconds for another process that trains the same to end
 
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
@@ -116,12 +120,11 @@ def next_item(
 
     if not done.exists():
         lightning.seed_everything(settings["seed"], workers=True, verbose=False)
-        loss, rates = loss_of(name, settings["loss"]), [settings[r] for r in RATES]
+        loss, rates = loss_of(name, settings["loss"], data.items), [settings[r] for r in RATES]
         learner = NextItem(new(), loss, data.popularity, settings["negatives"], *rates)
         epochs = recipe and recipe["epochs"]["next-item"]
-        best = fit(
-            learner, Histories(data.train, settings["max_len"]), data.valid, folder, settings, *watching, stop_after=epochs
-        )
+        train, valid = Histories(data.train, settings["max_len"]), validated(data)
+        best = fit(learner, train, valid, folder, settings, *watching, stop_after=epochs)
         if leads():
             network = restored(new(), best, "network.").to(place)
             choices.finish(network, data, settings["transition_prior"], recipe and recipe["prior"])
@@ -155,6 +158,14 @@ def two_stage(
     elif leads() and settings["rank_by"] == "next":
         choices.fit_blend(model, data)
     return model
+
+
+def validated(data: Prepared) -> Sequences:
+    """The shoppers of the validation part that every epoch looks at: so many that scoring all items for them stays cheap."""
+    part = data.valid.sample(max(FEWEST_VALIDATED, SCORES_VALIDATED // data.items))
+    if len(part) < len(data.valid):
+        log.info("train: validation looks at %s of %s shoppers", f"{len(part):,}", f"{len(data.valid):,}")
+    return part
 
 
 def restored(network: torch.nn.Module, checkpoint: Path, prefix: str) -> torch.nn.Module:

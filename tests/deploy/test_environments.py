@@ -22,17 +22,6 @@ from deploy.serving.artefact import ArtefactError, code_digest, version_of
 from tests.conftest import ROOT
 
 
-@pytest.fixture
-def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "checkout"
-    (folder / "deploy/environments").mkdir(parents=True)
-    shutil.copy(ROOT / "params.yaml", folder)
-    shutil.copy(ROOT / "dvc.yaml", folder)
-    subprocess.run(["git", "init", "-q", str(folder)], check=True)
-    monkeypatch.chdir(folder)
-    return folder
-
-
 def bento(finished: Path, folder: Path, label: str, **changes: object) -> Path:
     """A bento like the finished one, of another version and with changed figures."""
     shutil.copytree(finished / "bento", folder)

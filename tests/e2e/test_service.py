@@ -3,18 +3,24 @@
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import urllib.error
 import urllib.request
+from contextlib import chdir
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from deploy.cli import app
 from deploy.platform import processes, server
 from deploy.promotion.environments import Environment
+from deploy.serving.artefact import code_digest, version_of
+from deploy.serving.catalogue import Ids
 from tests.conftest import ROOT
 from tests.deploy.test_environments import bento
 
@@ -37,13 +43,13 @@ def checkout(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(checkout: Path):
-    with server.served(checkout, "production", processes.free_port()) as (served, _, _):
+    with chdir(checkout), server.served(checkout, "production", processes.free_port()) as (served, _, _):
         yield served
 
 
 @pytest.fixture(scope="module")
 def ids(finished: Path) -> list[str]:
-    return [i.decode() for i in np.load(finished / "artefact/item_ids.npy").tolist()]
+    return Ids(finished / "artefact", "item_ids")[np.arange(50)]
 
 
 def post(url: str, body: object, raw: bytes | None = None) -> tuple[int, dict]:
@@ -61,30 +67,30 @@ def get(url: str) -> str:
         return answer.read().decode()
 
 
-def test_a_known_shopper(url: str):
+def test_a_known_shopper(url: str, checkout: Path):
     status, answer = post(f"{url}/recommend", {"user_id": "u000001", "k": 5})
     assert status == 200
     assert len(answer["items"]) == 5
     assert answer["fallback"] is None
-    assert answer["model_version"] == "v1"
+    assert answer["model_version"] == Environment(checkout, "production").entries()["current"]["version"]
     assert all(item["title"] and item["score"] for item in answer["items"])
 
 
 @pytest.mark.parametrize(
-    ("body", "fallback"),
+    ("body", "scope"),
     [
-        ({"user_id": "nobody"}, "popular"),
-        ({"history": []}, "popular"),
-        ({"history": ["nope"]}, "popular"),
-        ({}, "popular"),
-        ({"user_id": "nobody", "context": {"platform": "web"}}, "popular on web"),
+        ({"user_id": "nobody"}, "all"),
+        ({"history": []}, "all"),
+        ({"history": ["nope"]}, "all"),
+        ({}, "all"),
+        ({"user_id": "nobody", "context": {"platform": "web"}}, "platform:web"),
     ],
 )
-def test_the_unknown_get_what_is_popular(url: str, body: dict, fallback: str):
+def test_the_unknown_get_what_is_popular(url: str, body: dict, scope: str):
     status, answer = post(f"{url}/recommend", body | {"k": 3})
     assert status == 200
     assert len(answer["items"]) == 3
-    assert answer["fallback"] == fallback
+    assert (answer["fallback"], answer["scope"]) == ("popular", scope)
 
 
 @pytest.mark.parametrize(
@@ -105,11 +111,16 @@ def test_what_is_no_json_is_refused(url: str, raw: bytes):
 
 
 def test_a_huge_body_is_refused(url: str):
-    try:
-        status, _ = post(f"{url}/recommend", None, b'{"user_id": "' + b"x" * 3_000_000 + b'"}')
-    except urllib.error.URLError:  # the server may close the connection before all is sent
-        return
-    assert status == 413
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        head = f"POST /recommend HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: 3000000\r\n\r\n"
+        connection.sendall(head.encode())  # refused by what it declares, before a byte of the body is sent
+        assert connection.recv(4096).startswith(b"HTTP/1.1 413")
+    chunks = b"".join(b"%x\r\n%s\r\n" % (1 << 16, b"x" * (1 << 16)) for _ in range(17)) + b"0\r\n\r\n"
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        head = f"POST /recommend HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+        connection.sendall(head.encode() + chunks)
+        assert connection.recv(4096).startswith(b"HTTP/1.1 413")
 
 
 def test_filters_that_leave_nothing_answer_an_empty_list(url: str, ids: list[str]):
@@ -161,25 +172,73 @@ def test_promotion_and_rollback_swap_without_a_failed_request(url: str, checkout
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
         thread.start()
-    production.promote(bento(finished, checkout / "v2", "v2"), who="t", why="second")
-    assert eventually(lambda: seen[-20:] == ["v2"] * 20)
+    first = production.entries()["current"]["version"]
+    second = production.promote(bento(finished, checkout / "v2", "v2"), who="t", why="second")["version"]
+    assert eventually(lambda: seen[-20:] == [second] * 20)
     production.rollback(who="t", why="third")
-    assert eventually(lambda: seen[-20:] == ["v1"] * 20)
+    assert eventually(lambda: seen[-20:] == [first] * 20)
     stop.set()
     for thread in threads:
         thread.join()
     assert not failed
 
 
-def test_a_damaged_promotion_is_not_swapped_in(url: str, checkout: Path, finished: Path):
+def test_a_damaged_promotion_is_not_swapped_in_and_is_once_it_is_mended(url: str, checkout: Path, finished: Path):
     production = Environment(checkout, "production")
-    broken = bento(finished, production.store / "bentos" / "v3", "v3")
-    (broken / "src/artefact/model.onnx").write_bytes(b"not a model")
-    partial = production.store / ".test"
-    partial.symlink_to("bentos/v3")
-    partial.replace(production.link)
-    assert eventually(lambda: "staying with v1" in (production.store / "serve.log").read_text())
-    assert post(f"{url}/recommend", {"user_id": "u000001"})[1]["model_version"] == "v1"
+    before = production.entries()["current"]["version"]
+    made = bento(finished, checkout / "v3", "v3")
+    version = production.promote(made, who="t", why="damaged afterwards")["version"]
+    model = production.bento(version) / "src/artefact/model.onnx"
+    production.rollback(who="t", why="to damage it")
+    assert eventually(lambda: post(f"{url}/version", {})[1]["version"] == before)
+    production.promote(production.bento(version), who="t", why="again", force=True)
+    whole = model.read_bytes()
+    model.write_bytes(b"not a model")
+    swapped = post(f"{url}/version", {})[1]["version"] == version  # it was faster than the damage
+    if not swapped:
+        assert eventually(lambda: "sha256 differs" in (post(f"{url}/version", {})[1]["problem"] or ""))
+        assert post(f"{url}/recommend", {"user_id": "u000001"})[1]["model_version"] == before
+        status = CliRunner().invoke(app, ["status", "production"]).output
+        assert f"answers with {before}, not with what is promoted" in status
+        model.write_bytes(whole)
+    assert eventually(lambda: post(f"{url}/version", {})[1]["version"] == version)
+    status = CliRunner().invoke(app, ["status", "production"]).output
+    assert f"answers with {version}" in status
+    production.rollback(who="t", why="as it was")
+
+
+def test_version_tells_no_paths(url: str, checkout: Path):
+    assert str(checkout) not in json.dumps(post(f"{url}/version", {})[1])
+    assert "/" not in post(f"{url}/version", {})[1]["data"]["source"]
+
+
+def test_a_fix_of_the_serving_code_is_served_by_new_code(url: str, checkout: Path, finished: Path):
+    production = Environment(checkout, "production")
+    fixed = bento(finished, checkout / "v4", "v4")
+    code = fixed / "src/deploy/serving/recommender.py"
+    code.write_text(code.read_text().replace('{"item_id": i, "score": round(score, 6)}', '{"item_id": i, "score": 42.0}'))
+    path = fixed / "src/artefact/manifest.json"
+    manifest = json.loads(path.read_text()) | {"serving_sha256": code_digest(code.parent)}
+    path.write_text(json.dumps(manifest | {"version": version_of(manifest)}))
+    version = production.promote(fixed, who="t", why="the fix")["version"]
+    failed, stop = [], threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            status, _ = post(f"{url}/recommend", {"user_id": "u000001"})
+            failed.extend([status] if status != 200 else [])
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+
+    def fixed_everywhere() -> bool:
+        answers = [post(f"{url}/recommend", {"user_id": "u000001"})[1] for _ in range(20)]
+        return all(a["model_version"] == version and a["items"][0]["score"] == 42.0 for a in answers)
+
+    assert eventually(fixed_everywhere, 60)
+    stop.set()
+    thread.join()
+    assert not failed
 
 
 def eventually(true, seconds: float = 30) -> bool:

@@ -16,9 +16,13 @@ from tests.conftest import ROOT
 
 
 def test_an_output_appears_only_when_the_block_ends_well(tmp_path: Path):
-    with pytest.raises(OSError, match="No space"), output(tmp_path / "out") as folder:
-        (folder / "part").write_text("half")
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def fill_the_disk() -> None:
+        with output(tmp_path / "out") as folder:
+            (folder / "part").write_text("half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        fill_the_disk()
     assert list(tmp_path.iterdir()) == []
     with output(tmp_path / "out") as folder:
         (folder / "part").write_text("whole")
