@@ -179,7 +179,10 @@ def _clone(checkout: Path, clone: Path) -> None:
     for key in ("user.name", "user.email"):
         _git(clone, "config", key, _setting(checkout, key))
     cache = subprocess.run([*_DVC, "cache", "dir"], cwd=checkout, check=True, capture_output=True, text=True).stdout.strip()
-    _dvc(clone, "cache", "dir", "--local", str(checkout / cache))
+    shared = checkout / cache
+    if shared.is_relative_to(checkout):  # DVC's configuration is ASCII, a checkout's path need not be
+        shared = Path(os.path.relpath(shared, clone))
+    _dvc(clone, "cache", "dir", "--local", str(shared))
 
 
 _DVC = (sys.executable, "-m", "dvc")

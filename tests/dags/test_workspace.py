@@ -36,7 +36,7 @@ def dvc(cwd: Path, *words: str) -> str:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    folder = tmp_path / "checkout"
+    folder = tmp_path / "a checkout with blanks, 茶"
     folder.mkdir()
     call(folder, "git", "init", "-q", "-b", "main")
     for key, value in (("user.name", "t"), ("user.email", "t@localhost")):
