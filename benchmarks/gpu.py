@@ -194,7 +194,7 @@ def tiny() -> Prepared:
     numbers = np.vstack([np.zeros((1, 3)), rng.normal(size=(ITEMS, 3))]).astype(np.float32)
     known = np.vstack([np.zeros((1, 2), np.int64), rng.integers(1, 9, (ITEMS, 2))])
     return Prepared(full, train, valid, test, ["app", "web"], counts, counts.astype(float), known, numbers, [0, 1],
-                    lambda name: shown.rows(np.flatnonzero(cut[name])), [np.array([t]) for t in test.targets])  # fmt: skip
+                    lambda name: shown.rows(np.flatnonzero(cut[name])), [np.array([t]) for t in test.targets], part(lengths - 1, False))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from benchmarks.quality import ROOT, link_code
 from pipelines.artefact.manifest import code_digest
 from pipelines.stage import chart, write_json
 
+ROOT_OF_SIZES = ROOT / "data" / "scale"
 EVENTS_A_SHOPPER = 209
 STEPS = 300
 STAGES = (
@@ -51,7 +52,7 @@ def main() -> None:
     cli.add_argument("--out", type=Path, default=ROOT / "reports" / "scale.json")
     chosen = cli.parse_args()
     sizes = [(int(e), SIZES["events"][1]) for e in chosen.events] + [(SIZES["items"][1], int(i)) for i in chosen.items]
-    rows = [row for size in dict.fromkeys(sizes) for row in measured(*size, ROOT / "data" / "scale")]
+    rows = [row for size in dict.fromkeys(sizes) for row in measured(*size, ROOT_OF_SIZES)]
     by_events = [r for r in rows if r["items"] == SIZES["events"][1] and r["events"] in map(int, chosen.events)]
     by_items = [r for r in rows if r["events"] == SIZES["items"][1] and r["items"] in map(int, chosen.items)]
     report = {

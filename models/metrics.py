@@ -39,17 +39,17 @@ METRICS = {"ndcg": ndcg, "recall": recall, "mrr": mrr}
 
 
 def coverage(recommended: np.ndarray, items: int) -> float:
-    """recommended (N, k) item numbers -> share of the catalogue that was recommended to anyone."""
-    return len(np.unique(recommended)) / items
+    """recommended (N, k) item numbers, 0 where no item was left -> share of the catalogue that was recommended to anyone."""
+    return len(np.unique(recommended[recommended > 0])) / items
 
 
 def novelty(recommended: np.ndarray, popularity: np.ndarray) -> float:
     """Mean self-information of what was recommended, in bits (Vargas & Castells 2011).
 
-    recommended (N, k) item numbers; popularity (V,) counts, indexed by item number. Unseen items count as seen once.
+    recommended (N, k) item numbers, 0 where no item was left; popularity (V,) counts, indexed by item number. Unseen items count as seen once.
     """
     share = np.maximum(popularity, 1) / max(popularity.sum(), 1)
-    return float(-np.log2(share[recommended]).mean())
+    return float(-np.log2(share[recommended[recommended > 0]]).mean())
 
 
 def interval(values: np.ndarray, samples: int, seed: int) -> list[float]:

@@ -83,7 +83,18 @@ def test_no_import_points_the_wrong_way(part: str):
 
 
 def test_the_bento_needs_onnxruntime_and_numpy_alone():
-    allowed = {"bentoml", "numpy", "onnxruntime", "prometheus_client", "pydantic", "starlette", "deploy", "faiss", "jsonschema", "uvicorn"}
+    allowed = {
+        "bentoml",
+        "numpy",
+        "onnxruntime",
+        "prometheus_client",
+        "pydantic",
+        "starlette",
+        "deploy",
+        "faiss",
+        "jsonschema",
+        "uvicorn",
+    }
     for path in (ROOT / "deploy" / "serving").glob("*.py"):
         foreign = {name.split(".")[0] for name in imports(path)} - allowed - set(sys.stdlib_module_names)
         assert not foreign, path.name

@@ -155,7 +155,7 @@ def large_catalogue(folder: Path, items: int, shoppers: int = 2000, length: int 
     full, test = Sequences(numbers, times), Sequences(numbers, times, np.ones(shoppers, np.int64))
     counts = np.bincount(np.concatenate(numbers), minlength=items + 1)
     data = Prepared(
-        full, full, test, test, [], counts, counts.astype(float), None, np.zeros((items + 1, 0), np.float32), [], None, []
+        full, full, test, test, [], counts, counts.astype(float), None, np.zeros((items + 1, 0), np.float32), [], None, [], full
     )
     network = build("sasrec", items, SHAPE, None).eval()
     folder.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ def session(path: Path, threads: int):
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    gpu = Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidia0").exists()
+    gpu = gpu_is_there()
     wanted = ["CUDAExecutionProvider"] if gpu and "CUDAExecutionProvider" in ort.get_available_providers() else []
     made = ort.InferenceSession(str(path), options, providers=[*wanted, "CPUExecutionProvider"])
     answering = made.get_providers()[0]
@@ -23,6 +23,11 @@ def session(path: Path, threads: int):
     if gpu and answering != "CUDAExecutionProvider":
         log.warning("there is a GPU, but onnxruntime answers on the CPU: its CUDA libraries are missing or do not fit")
     return made
+
+
+def gpu_is_there() -> bool:
+    """Is there a GPU of NVIDIA's, whether or not it can be used?"""
+    return Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidia0").exists()
 
 
 class Index:

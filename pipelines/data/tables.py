@@ -55,7 +55,6 @@ def conform(frame: pl.LazyFrame, schema: dict, *, name: str) -> pl.LazyFrame:
 
 
 def with_event_ids(events: pl.LazyFrame) -> pl.LazyFrame:
-    """Adds an `event_id` to events that came without: a hash of what happened, numbered where it happened twice."""
-    key = pl.struct("user_id", "item_id", "event", "timestamp").hash(seed=0)
-    nth = pl.int_range(pl.len()).over("user_id", "item_id", "event", "timestamp")
-    return events.with_columns(pl.format("{}-{}", key, nth).alias("event_id"))
+    """Adds an `event_id` to events that came without: the row in the source, which no two share and no library makes another of."""
+    row = pl.col(SOURCE_ROW) if SOURCE_ROW in events.collect_schema() else pl.int_range(1, pl.len() + 1)
+    return events.with_columns(event_id=pl.format("row-{}", row))

@@ -34,6 +34,7 @@ class Prepared:
     impressions: Callable[[str], Impressions]  # what was shown in a part (train, valid, test), and what came of it
     baskets: list[np.ndarray]  # of each test target the items of its basket, the target first
 
+    before_test: Sequences  # what each shopper met before the test item, or all of it where there is none
     min_item_events: int = 1
     ordered_only: bool = False
 
@@ -44,19 +45,21 @@ class Prepared:
 
     def everything(self) -> "Prepared":
         """The same with everything up to now as its training part: what a model that is served may learn from."""
-        items, times = np.concatenate(self.full.items), np.concatenate(self.full.times)
+        parts = ("train", "valid", "test")
+        return self._learning_from(self.full, lambda _: _together([self.impressions(part) for part in parts]))
+
+    def up_to_the_test(self) -> "Prepared":
+        """The same with all that came before the test items as its training part, to show by a backtest what the newest events bring."""
+        return self._learning_from(self.before_test, lambda _: _together([self.impressions(part) for part in ("train", "valid")]))
+
+    def _learning_from(self, histories: Sequences, impressions: Callable[[str], Impressions]) -> "Prepared":
+        items, times = np.concatenate(histories.items), np.concatenate(histories.times)
         counts = np.bincount(items, minlength=len(self.popularity))
         trained = counts >= self.min_item_events
         age = np.zeros(len(times)) if self.ordered_only else (times.max() - times) / 86400
         recency = np.bincount(items, 0.5 ** (age / RECENT), len(self.popularity))
-        parts = ("train", "valid", "test")
-        return replace(
-            self,
-            train=_without(self.full, ~trained),
-            popularity=np.where(trained, counts, 0),
-            recency=recency,
-            impressions=lambda _: _together([self.impressions(part) for part in parts]),
-        )
+        train = _without(histories, ~trained)
+        return replace(self, train=train, popularity=np.where(trained, counts, 0), recency=recency, impressions=impressions)
 
 
 def load() -> Prepared:
@@ -89,6 +92,7 @@ def load() -> Prepared:
         money=[i for i, n in enumerate(names) if n in MONEY],
         impressions=_impressions,
         baskets=[np.asarray(b) for b in baskets],
+        before_test=_until(full, frame.select(pl.coalesce("test_at", pl.col("items").list.len())).to_series().to_list()),
         min_item_events=facts["min_item_events"],
         ordered_only=facts["ordered_only"],
     )  # fmt: skip

@@ -20,13 +20,16 @@ SAMPLE = 5000  # shoppers of the validation part that a choice between variants 
 
 
 def rank_all(model: Model, part: Sequences, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ranks (N,) of the targets among the items not met before, and what would be recommended, (N, k) item numbers."""
+    """Ranks (N,) of the targets among the items not met before, and what would be recommended, (N, k) item numbers, 0 where
+    no item was left.
+    """
     order, ranks, tops = [], [], []
     for rows, shoppers, target, seen in batches(model, part):
         with torch.inference_mode():
             scores = unseen(model, shoppers, seen)
             ranks.append(metrics.ranks(scores, target).cpu().numpy())
-            tops.append(scores.topk(min(k, scores.shape[1])).indices.cpu().numpy())
+            best = scores.topk(min(k, scores.shape[1]))
+            tops.append(best.indices.masked_fill(best.values == -torch.inf, 0).cpu().numpy())
         order += rows
     back = np.argsort(order)
     return np.concatenate(ranks)[back], np.concatenate(tops)[back]

@@ -1,7 +1,11 @@
-"""The Report tab, of a run without and with a ranker."""
+"""The Report tab: of a run without and with a ranker, of one that was refused; and that nothing in it can run."""
 
 import json
+import shutil
 from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
 
 from dags import reports
 
@@ -17,3 +21,47 @@ def test_a_ranker_shows_its_retriever_and_its_tasks(finished: Path, tmp_path: Pa
     page = reports._metrics(tmp_path)
     assert "its retriever alone" in page
     assert "<td>purchase</td><td>40 of 2,000</td><td>0.7251</td>" in page
+
+
+@pytest.fixture
+def client(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TestClient:
+    """The application over one run, "r", whose feed wrote a script into its reports."""
+    folder = tmp_path / ".airflow/runs/r"
+    shutil.copytree(finished / "reports", folder / "reports")
+    (folder / "reports/data_docs/evil.html").write_text("<script>parent.location='/'</script>")
+    refusal = {"stage": "check", "reason": "events: 40.0% of 10 rows are broken <script>alert(1)</script>"}
+    (folder / "reports/refusal.json").write_text(json.dumps(refusal))
+    row = {
+        "name": "NDCG@10 beside popularity",
+        "figure": 0.1,
+        "limit": 0.2,
+        "passed": False,
+        "setting": "x",
+        "note": "0.1 is under 0.2",
+    }
+    (folder / "reports/gate.json").write_text(json.dumps([row]))
+    monkeypatch.setattr(reports, "CHECKOUT", tmp_path)
+    for dependency in reports.app.router.dependencies:
+        reports.app.dependency_overrides[dependency.dependency] = lambda: None
+    return TestClient(reports.app)
+
+
+def test_nothing_that_others_wrote_can_run(client: TestClient):
+    for path in ("data_docs/evil.html", "data_docs/raw/index.html", "compression.png"):
+        answer = client.get(f"/runs/r/files/{path}")
+        assert answer.status_code == 200
+        policy = answer.headers["content-security-policy"]
+        assert policy.startswith("sandbox;")
+        assert "script-src 'none'" in policy
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    page = client.get("/runs/r")
+    assert "script-src 'none'" in page.headers["content-security-policy"]
+    assert "<script" not in page.text
+    assert client.get("/runs/r/files/..%2F..%2Fpasswords.json").status_code == 404
+
+
+def test_a_refusal_and_the_gate_are_read_as_sentences(client: TestClient):
+    page = client.get("/runs/r").text
+    assert "check: events: 40.0% of 10 rows are broken &lt;script&gt;" in page
+    assert "<td>NDCG@10 beside popularity</td><td>0.1</td><td>0.2</td><td>not passed</td>" in page
+    assert "of neighbours tie in time" in page

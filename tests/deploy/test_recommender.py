@@ -14,6 +14,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from deploy.serving import graphs
 from deploy.serving.artefact import ArtefactError, large, version_of
 from deploy.serving.catalogue import Column, Ids
 from deploy.serving.histories import History
@@ -283,3 +284,28 @@ def test_an_artefact_of_another_schema_is_refused_in_one_sentence(finished: Path
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ArtefactError, match=r"schema 3, this server reads 4; bundle the model again"):
         Recommender(folder)
+
+
+def test_a_gpu_that_is_there_and_unused_is_told(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    with caplog.at_level("INFO", logger="bentoml.pushcart"):
+        Recommender(finished / "artefact")
+    assert "model.onnx is answered by CPUExecutionProvider" in caplog.text
+    assert "there is a GPU" not in caplog.text
+    monkeypatch.setattr(graphs, "gpu_is_there", lambda: True)
+    Recommender(finished / "artefact")
+    assert "there is a GPU, but onnxruntime answers on the CPU" in caplog.text
+
+
+def test_popular_on_a_platform_is_what_was_met_there(finished: Path):
+    popular = json.loads((finished / "artefact/popular.json").read_text())
+    prepared = json.loads((finished / "data/prepared/prepared.json").read_text())
+    histories = pl.read_parquet(finished / "data/prepared/histories.parquet")  # no impressions, no bots, no removed rows
+    rows = histories.select("items", "timestamps", "platforms").explode("items", "timestamps", "platforms")
+    listed = pl.read_parquet(finished / "data/prepared/items.parquet").filter("listed")["item"]
+    age = (pl.col("timestamps").max() - pl.col("timestamps")).dt.total_seconds() / 86400
+    rows = rows.with_columns(weight=0.5 ** (age / 30)).filter(pl.col("items").is_in(listed.implode()))
+    for number, name in enumerate(prepared["platforms"], 1):
+        counts = rows.filter(platforms=number).group_by("items").agg(pl.col("weight").sum()).sort("weight", descending=True)
+        assert popular[name][:5] == counts["items"].head(5).to_list()

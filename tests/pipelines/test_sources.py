@@ -2,6 +2,9 @@
 
 import gzip
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -9,6 +12,7 @@ import pytest
 import yaml
 
 from pipelines.data.sources import source
+from pipelines.data.tables import with_event_ids
 from pipelines.stage import StageError
 from tests.conftest import ROOT, run_stages, small_params
 
@@ -214,3 +218,39 @@ def test_real_files_are_read_whole(real_data, name: str, folder: str, events: in
     tables = read(name, real_data(folder))
     assert len(tables["events"]) == events
     assert sum(tables["events"].null_count().row(0)) == 0
+
+
+def test_an_id_that_reads_like_nothing_is_an_id_and_many_of_them_are_nothing(tmp_path: Path):
+    rows = [f"u{i},{'NA' if i == 3 else f'p{i}'},view,{1_700_000_000 + i}" for i in range(100)]
+    (tmp_path / "log.csv").write_text("user_id,item_id,event,timestamp\n" + "\n".join(rows))
+    events = source("files").read(tmp_path / "log.csv", {"mapping": None})["events"].collect()
+    assert events["item_id"][3] == "NA"
+    assert events["item_id"].null_count() == 0
+    rows = [f"{'NA' if i % 2 else f'u{i}'},p{i},view,{1_700_000_000 + i}" for i in range(100)]
+    (tmp_path / "log.csv").write_text("user_id,item_id,event,timestamp\n" + "\n".join(rows))
+    assert source("files").read(tmp_path / "log.csv", {"mapping": None})["events"].collect()["user_id"].null_count() == 50
+
+
+def test_made_up_event_ids_depend_on_no_library_and_never_meet(tmp_path: Path):
+    rows = pl.LazyFrame({"user_id": ["u", "u"], "item_id": ["a", "a"], "source_row": [7, 9]})
+    assert with_event_ids(rows).collect()["event_id"].to_list() == ["row-7", "row-9"]
+
+
+def test_decoded_copies_of_a_feed_go_whatever_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    scratch = tmp_path / "tmp"
+    scratch.mkdir()
+    (tmp_path / "log.csv").write_bytes("用户,商品,行为,时间\n小明,茶,浏览,1700000000\n".encode("gb18030") * 1)
+    code = f"""
+import os, signal
+from pathlib import Path
+from pipelines.data.sources import source
+from pipelines.data.tables import with_event_ids
+events = source("files").read(Path({str(tmp_path / "log.csv")!r}), {{"mapping": None}})["events"]
+assert events.collect()["item_id"].to_list() == ["茶"], events.collect()
+assert os.listdir({str(scratch)!r}) == []
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    environment = os.environ | {"TMPDIR": str(scratch), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == -9, done.stderr
+    assert list(scratch.iterdir()) == []

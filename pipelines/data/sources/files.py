@@ -35,9 +35,12 @@ from pipelines.stage import StageError
 ORDERED_ONLY = False
 log = logging.getLogger("pushcart")
 
+DECODED: list[io.IOBase] = []  # open until the process ends; polars reads them late
 TABLES = ("events", "items", "users")
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".jsonl", ".ndjson", ".json")
 NULLS = ["", "NA", "N/A", "NaN", "nan", "NULL", "null", "None", "none", "-", "\\N", "无", "空"]
+IDS = ("user_id", "item_id", "event_id", "session_id")
+MISSING = 0.05  # share of rows from which a word such as NA stands for a missing id
 YES, NO = ("1", "true", "yes", "y", "是", "有货", "有"), ("0", "false", "no", "n", "否", "缺货", "无货")
 
 # What columns are called, in order of preference; compared without case, blanks and punctuation.
@@ -146,7 +149,7 @@ def _scan(path: Path) -> pl.LazyFrame:
         with text.open(encoding="utf-8-sig", newline="") as opened:
             header = opened.readline()
         frame = pl.scan_csv(
-            text, separator=_separator(header), infer_schema=False, null_values=NULLS,
+            text, separator=_separator(header), infer_schema=False, null_values="",
             truncate_ragged_lines=True, ignore_errors=True, encoding="utf8-lossy",
         )  # fmt: skip
     else:
@@ -162,11 +165,14 @@ def _as_utf8(path: Path) -> Path:
     encoding = _encoding(path)
     if encoding == "utf-8" and path.suffix != ".gz":
         return path
-    copy = Path(tempfile.mkdtemp(prefix="pushcart-")) / "decoded.csv"
-    with _open(path) as raw, io.TextIOWrapper(raw, encoding, errors="replace") as text, copy.open("w", encoding="utf-8") as out:
+    # It has no name, so it goes with the process, however that ends.
+    copy = tempfile.TemporaryFile("w", encoding="utf-8")  # noqa: SIM115
+    DECODED.append(copy)
+    with _open(path) as raw, io.TextIOWrapper(raw, encoding, errors="replace") as text:
         while block := text.read(1 << 20):
-            out.write(block)
-    return copy
+            copy.write(block)
+    copy.flush()
+    return Path(f"/proc/self/fd/{copy.fileno()}")
 
 
 def _open(path: Path) -> io.BufferedIOBase:
@@ -284,7 +290,9 @@ def _translate(table: str, frame: pl.LazyFrame, rules: dict, shared: bool) -> pl
             value = _yes(value, schema[column])
         elif schema[column] != pl.String:
             value = value.cast(pl.String, strict=False)
-        if canonical in (*EVENTS, *ITEMS) and canonical not in ("price", "quantity", "in_stock"):
+        if canonical in IDS:
+            value = value.str.strip_chars().replace(["", *_placeholders(frame, str(column))], None)
+        elif canonical in (*EVENTS, *ITEMS) and canonical not in ("price", "quantity", "in_stock"):
             value = value.str.strip_chars().replace(NULLS, None)
         chosen.append(value.alias(canonical))
     if "timestamp" in columns:
@@ -310,6 +318,18 @@ def _translate(table: str, frame: pl.LazyFrame, rules: dict, shared: bool) -> pl
         if "price" in columns:  # a price no shop asks for is the event's fault, not the item's
             frame = frame.with_columns(pl.when(pl.col("price") >= 0).then("price"))
     return frame
+
+
+def _placeholders(frame: pl.LazyFrame, column: str) -> list[str]:
+    """Words such as NA that stand for a missing id in this column, because a good share of its rows has them; a single item called NA
+    keeps its name.
+    """
+    text = pl.col(column).cast(pl.String, strict=False).str.strip_chars()
+    counts = frame.select(text.alias("word"), pl.len().alias("rows")).filter(pl.col("word").is_in(NULLS[1:]))
+    found = counts.group_by("word").agg(share=pl.len() / pl.col("rows").first()).filter(pl.col("share") > MISSING).collect()
+    if len(found):
+        log.info("%s in column %s: taken for missing", ", ".join(sorted(found["word"])), column)
+    return found["word"].to_list()
 
 
 def _number(value: pl.Expr, kind: pl.DataType) -> pl.Expr:

@@ -1,0 +1,56 @@
+"""Short forms of the long benches: the chain at its smallest sizes, kills of quick stages, the walk over devices, the backtest."""
+
+import json
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import gpu, kills, refit, scale
+
+
+@pytest.mark.e2e
+def test_the_chain_is_measured_stage_by_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(scale, "ROOT_OF_SIZES", tmp_path / "sizes")
+    monkeypatch.setattr(scale, "STAGES", ("collect", "freshness", "check", "prepare"))
+    monkeypatch.setattr(scale, "SIZES", {"events": ([], 200), "items": ([], 30_000)})
+    out = tmp_path / "scale.json"
+    monkeypatch.setattr(sys, "argv", ["scale", "--events", "2e4", "6e4", "--items", "200", "--out", str(out)])
+    scale.main()
+    report = json.loads(out.read_text())
+    assert {(r["events"], r["items"]) for r in report["rows"]} == {(20_000, 200), (60_000, 200), (30_000, 200)}
+    assert set(report["exponents"]) == {"collect", "freshness", "check", "prepare"}
+    assert all(r["seconds"] > 0 and r["peak_mb"] > 50 for r in report["rows"])
+    assert out.with_suffix(".png").exists()
+
+
+def test_exponents_are_slopes():
+    rows = [{"stage": "check", "events": 10**n, "seconds": 2.0 * 10 ** (1.1 * n)} for n in (5, 6, 7)]
+    assert scale.exponents(rows, "events") == {"check": 1.1}
+
+
+@pytest.mark.e2e
+def test_stages_killed_at_random_moments_give_the_same_bits(tmp_path: Path):
+    rows = kills.walk(tmp_path / "kills", ["collect", "prepare", "train", "refit"], 1, random.Random(1))
+    assert [r["stage"] for r in rows] == ["collect", "prepare", "train", "refit"]
+    assert not [r for r in rows if r["different"] or r["left"]]
+
+
+def test_the_walk_over_families_losses_precisions_and_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    rows = gpu.walk("cpu")
+    assert [r["step"] for r in rows if not r["passed"]] == []
+    assert {r["value"] for r in rows if "resumed" in r["step"]} == {0.0}  # bit for bit
+
+
+@pytest.mark.e2e
+def test_the_backtest_of_refitting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(refit, "ROOT_OF_DATA", tmp_path)
+    out = tmp_path / "r.json"
+    monkeypatch.setattr(sys, "argv", ["refit", "--seeds", "1", "--shoppers", "300", "--epochs", "1", "--out", str(out)])
+    refit.main()
+    report = json.loads(out.read_text())
+    low, high = report["gain_interval"]
+    assert low <= report["gain"] <= high
+    assert report["rows"][0]["refit"] > 0
