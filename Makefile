@@ -35,8 +35,8 @@ demo: $(READY)
 up: $(READY)
 	@$(BIN)/pushcart up
 
-test: $(READY)
-	$(BIN)/pytest
+test: test-fast
+	$(BIN)/pytest -m e2e
 
 test-fast: $(READY)
 	$(BIN)/pytest -m "not e2e" -n 2

@@ -24,7 +24,7 @@ STYLE = """<style>
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem;max-width:60rem;color:#1a202c;background:#fff}
 h1{font-size:1.3rem} h2{font-size:1.05rem;margin:1.8rem 0 .4rem}
 table{border-collapse:collapse} th,td{padding:.25rem .9rem .25rem 0;text-align:right;border-bottom:1px solid #e2e8f0}
-th:first-child,td:first-child{text-align:left} .chosen{font-weight:600} .muted{color:#64748b}
+th:first-child,td:first-child{text-align:left} .gate td:last-child{text-align:left} .chosen{font-weight:600} .muted{color:#64748b}
 </style>"""
 
 
@@ -93,7 +93,7 @@ def _gate(reports: Path) -> str:
     rows = [
         [r["name"], figure(r["figure"]), figure(r["limit"]), "passed" if r["passed"] else "not passed", r["note"]] for r in gate
     ]
-    return "<h2>Gate</h2>" + _table(["", "figure", "limit", "", ""], rows)
+    return f"<h2>Gate</h2><div class=gate>{_table(['', 'figure', 'limit', '', ''], rows)}</div>"
 
 
 def _metrics(reports: Path) -> str:

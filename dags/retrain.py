@@ -115,13 +115,12 @@ with DAG(
         if environment == "none":
             raise AirflowSkipException("no environment was chosen in the form")
         target, bento = Environment(CHECKOUT, environment), Path(run) / "bento"
+        write_gate(Path(run), target, bento)
         try:
             entry = target.promote(bento, who="airflow", why=f"run {experiment}", experiment=experiment)
         except (GateError, EnvironmentProblem, ArtefactError) as error:
             write_refusal(Path(run), "promote", str(error))
             raise refuse(context["task"], str(error)) from None
-        finally:
-            write_gate(Path(run), target, bento)
         return entry["version"]
 
     @task(trigger_rule="none_failed", doc_md="Remove the run's clone; its reports, artefact and bento stay.")

@@ -32,6 +32,7 @@ STYLE = """<style>
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem;max-width:70rem;color:#1a202c;background:#fff}
 table{border-collapse:collapse;margin:.5rem 0} th,td{padding:.25rem .9rem .25rem 0;text-align:left;border-bottom:1px solid #e2e8f0;vertical-align:top}
 .navbar,footer,.modal,.breadcrumb,nav{display:none} .badge{font-weight:600}
+.fa-check-circle::before{content:"\\2713"} .fa-times::before{content:"\\2717"} .fa-exclamation-triangle::before{content:"!"}
 </style>"""
 FOREIGN = re.compile(
     r"<script\b.*?</script>|<link\b[^>]*https?://[^>]*>|<img\b[^>]*https?://[^>]*>|<noscript>.*?</noscript>",
