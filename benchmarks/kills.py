@@ -24,7 +24,7 @@ import yaml
 from benchmarks.quality import ROOT, link_code
 
 STAGES = (
-    "collect", "freshness", "check", "prepare", "check_prepared", "train", "evaluate", "export", "compress", "refit", "bundle"
+    "collect", "freshness", "check", "prepare", "check_prepared", "train", "evaluate", "export", "compress", "refit", "replay", "bundle"
 )  # fmt: skip
 TIMED = {"reports/latency.json"}
 SMALL = {

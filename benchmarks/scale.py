@@ -29,7 +29,7 @@ ROOT_OF_SIZES = ROOT / "data" / "scale"
 EVENTS_A_SHOPPER = 209
 STEPS = 300
 STAGES = (
-    "collect", "freshness", "check", "prepare", "check_prepared", "train", "evaluate", "export", "compress", "refit", "bundle"
+    "collect", "freshness", "check", "prepare", "check_prepared", "train", "evaluate", "export", "compress", "refit", "replay", "bundle"
 )  # fmt: skip
 LIMITS = {"peak_mb": 6000, "events": 1.15, "items": 1.3}
 SIZES = {"events": ([1e5, 1e6, 1e7], 10**4), "items": ([1e3, 1e4, 1e5], 10**6)}

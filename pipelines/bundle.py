@@ -1,6 +1,6 @@
 """bundle: everything that serving needs, as one artefact with a manifest, and the bento around it.
 
-In:  data/refit (the model that is served), data/prepared, data/model, reports, deploy/serving (the service), settings `serve`.
+In:  data/refit and data/served (the model that is served, and its graph), data/prepared, reports, deploy/serving (the service), settings `serve`.
 Out: artefact (deploy/serving/artefact.py), bento (a folder that `bentoml serve` runs).
 
 The version is a hash of the artefact's files, of what the manifest says and of the code that serves: the same inputs give the same version.
@@ -34,12 +34,12 @@ PROBES = 8  # histories whose answers the artefact remembers
 
 def main() -> None:
     settings = dict(zip((*PARAMS, "source"), params(*PARAMS, "source"), strict=True))
-    data, network = prepared.load(), saved.load("data/refit/model")
+    data, network = prepared.load(), saved.load("data/refit")
     items = pl.read_parquet(PREPARED / "items.parquet").sort("item")
     histories = pl.read_parquet(PREPARED / "histories.parquet")
     most_popular = popular(histories, _listed(items), data.platforms, data.ordered_only)
     with output("artefact") as folder:
-        graphs, found = [Path("data/refit/model.onnx")], None
+        graphs, found = [Path("data/served/model.onnx")], None
         if settings["serve"]["index_recall"] is not None:
             found = index.build(network, data, settings["serve"], folder)
             graphs += [index.GRAPHS / name for name in ("query.onnx", "among.onnx")]

@@ -24,6 +24,7 @@ STAGES = (
     "export",
     "compress",
     "refit",
+    "replay",
     "bundle",
 )
 

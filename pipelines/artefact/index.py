@@ -49,7 +49,7 @@ def build(network: Model, data: Prepared, settings: dict, folder: Path) -> dict:
     index.add_with_ids(rows[1:], np.arange(1, items + 1))
     faiss.write_index(index, str(folder / "items.faiss"))
     part = data.valid.sample(SHOPPERS)
-    exact = graph.answers(graph.session(Path("data/refit/model.onnx")), part, network.max_len, items)
+    exact = graph.answers(graph.session(Path("data/served/model.onnx")), part, network.max_len, items)
     asked = queries(part, exact.shape[1], network.max_len, items)
     probes = 1
     while True:

@@ -24,7 +24,7 @@ def test_the_projects_graph():
     before = upstream(stages)
     assert before["check"] == {"collect", "freshness"}
     assert before["train"] == {"prepare", "check_prepared"}
-    assert {"refit", "compress", "evaluate", "check"} <= before["bundle"]
+    assert {"refit", "replay", "compress", "evaluate", "check"} <= before["bundle"]
 
 
 def test_a_stage_added_to_the_file_appears_as_a_task(tmp_path: Path):

@@ -195,7 +195,7 @@ def test_an_index_finds_what_the_exact_graph_answers(finished: Path, indexed: Pa
 
 def test_only_products_can_be_indexed(workspace):
     workspace(serve__index_recall=0.9, train__model="popularity")
-    run_stages("collect", "check", "prepare", "check_prepared", "train", "evaluate", "export", "compress", "refit")
+    run_stages("collect", "check", "prepare", "check_prepared", "train", "evaluate", "export", "compress", "refit", "replay")
     with pytest.raises(StageError, match=r"serve\.index_recall"):
         run_stages("bundle")
 

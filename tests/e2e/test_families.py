@@ -24,7 +24,7 @@ def test_a_family_ends_in_a_served_bento(model: str, run: Path, tmp_path: Path):
     params["train"]["model"] = model
     params["gate"]["min_gain_over_popularity"] = -1.0  # so little training promises nothing
     Path("params.yaml").write_text(yaml.safe_dump(params))
-    run_stages("train", "evaluate", "export", "compress", "refit", "bundle")
+    run_stages("train", "evaluate", "export", "compress", "refit", "replay", "bundle")
     assert read_json("reports/parity.json")["top_10_same"] > 0.99
     assert read_json("reports/metrics.json")["test"]["ndcg@10"] > 0
     assert Path("reports/train/metrics.json").exists()

@@ -175,7 +175,7 @@ def test_changing_the_epochs_reruns_training_and_what_follows_and_nothing_before
     output = dvc(checkout, "exp", "run", "-S", "train.epochs=1", "--name", "short")
     for name in ("collect", "check", "prepare", "check_prepared"):
         assert f"Stage '{name}' didn't change, skipping" in output
-    for name in ("train", "evaluate", "export", "compress", "refit", "bundle"):
+    for name in ("train", "evaluate", "export", "compress", "refit", "replay", "bundle"):
         assert f"Running stage '{name}'" in output
     assert "test.ndcg@10" in dvc(checkout, "metrics", "diff", killed_run, "short")
     assert "index.html" in dvc(checkout, "plots", "show")

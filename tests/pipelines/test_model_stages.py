@@ -117,23 +117,23 @@ def test_what_is_served_has_learnt_from_everything(finished: Path):
         everything = data.everything()
         assert [h.tolist() for h in everything.train.items] == [h.tolist() for h in data.full.items]
         assert everything.popularity.sum() == sum(map(len, data.full.items)) > data.popularity.sum()
-        honest, served = (read_json(folder / "model.json") for folder in (Path("data/model"), Path("data/refit/model")))
+        honest, served = (read_json(folder / "model.json") for folder in (Path("data/model"), Path("data/refit")))
         assert served["recipe"]["prior"] == honest["recipe"]["prior"]
-        assert saved.load("data/refit/model").prior.counts.evidence(torch.tensor([[1]])).shape == (1, data.items + 1)
+        assert saved.load("data/refit").prior.counts.evidence(torch.tensor([[1]])).shape == (1, data.items + 1)
     report = read_json(finished / "reports/refit.json")
     assert report["refit"]
     assert report["compressed"]
     assert report["overlap"] > 0.9
-    assert (finished / "data/refit/model.onnx").read_bytes() != (finished / "data/compressed/model.onnx").read_bytes()
+    assert (finished / "data/served/model.onnx").read_bytes() != (finished / "data/compressed/model.onnx").read_bytes()
 
 
 def test_without_refit_the_honest_model_is_served(run: Path):
     params = yaml.safe_load(Path("params.yaml").read_text())
     params["train"]["refit"] = False
     Path("params.yaml").write_text(yaml.safe_dump(params))
-    run_stages("refit")
-    assert Path("data/refit/model.onnx").read_bytes() == Path("data/compressed/model.onnx").read_bytes()
-    assert Path("data/refit/model/weights.npz").read_bytes() == Path("data/model/weights.npz").read_bytes()
+    run_stages("refit", "replay")
+    assert Path("data/served/model.onnx").read_bytes() == Path("data/compressed/model.onnx").read_bytes()
+    assert Path("data/refit/weights.npz").read_bytes() == Path("data/model/weights.npz").read_bytes()
 
 
 def test_a_ranker_killed_goes_on_without_training_its_retriever_again(run: Path, monkeypatch: pytest.MonkeyPatch):
