@@ -40,7 +40,8 @@ from pipelines.stage import StageError, log, read_json, write_json
 SHAPE = ("width", "layers", "heads", "dropout", "max_len", "gated", "id_dropout", "event_dropout")
 RATES = ("learning_rate", "weight_decay")
 CHECKPOINTS = Path("data/.checkpoints")
-CODE = ("models", "pipelines/learning")  # what a training's outcome depends on beside data and settings
+# What a training's outcome depends on beside data and settings: not how a graph is served.
+CODE = ("models/*.py", "models/[!s]*/*.py", "pipelines/learning/*.py")
 DATA = ("histories", "impressions", "items")
 FINISHED: list[Path] = []  # checkpoints of trainings that this process ended, until their models are saved
 SCORES_VALIDATED, FEWEST_VALIDATED = (
@@ -296,7 +297,7 @@ def fingerprint(settings: dict, recipe: dict | None = None) -> str:
     """Names a training by all that goes in: settings and recipe, the bytes of the prepared data and of the code."""
     digest = hashlib.sha256(json.dumps([settings, recipe], sort_keys=True).encode())
     files = [PREPARED / f"{name}.parquet" for name in DATA]
-    files += sorted(p for folder in CODE for p in Path(folder).rglob("*.py"))
+    files += sorted(p for pattern in CODE for p in Path().glob(pattern))
     for path in files:
         if path.exists():
             digest.update(path.as_posix().encode() + hashlib.sha256(path.read_bytes()).digest())
