@@ -1,6 +1,6 @@
 """retrain: the graph of dvc.yaml as a DAG. open -> the stages -> save -> promote -> close.
 
-The trigger form's defaults are those of params.yaml. Each run works in a clone of its own (dags/workspace.py); `save` makes
+The trigger form's defaults are those of the committed params.yaml. Each run works in a clone of its own (dags/workspace.py); `save` makes
 it a DVC experiment named after the run; `promote` puts its bento into the chosen environment if the gate lets it through.
 """
 
@@ -13,6 +13,7 @@ from airflow.sdk import DAG, Param, task
 
 from dags.rendering import ends, render
 from dags.stages import NEVER_AGAIN, REFUSAL, make, refuse
+from dags.workspace import committed
 from pipelines import settings
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -21,8 +22,10 @@ SIZES = {"as params.yaml": {}, "small": {"width": 64, "layers": 1, "heads": 1}, 
 
 
 def form() -> dict[str, Param]:
-    """The trigger form: what a person may choose, typed, with params.yaml's values as defaults."""
-    params = settings.load(CHECKOUT / "params.yaml").model_dump()
+    """The trigger form: what a person may choose, typed, with the values of the committed params.yaml as defaults: on what is committed a
+    run works, whatever an earlier one brought back into the checkout.
+    """
+    params = settings.read(committed(CHECKOUT, "params.yaml")).model_dump()
     source, train = params["source"], params["train"]
 
     def choices(section: type[settings.Section], key: str) -> list[str]:

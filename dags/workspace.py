@@ -136,6 +136,12 @@ def _lives(pid: int) -> bool:
         return False
 
 
+def committed(checkout: Path, name: str) -> str:
+    """The text of a file as it was last committed; as it stands, where git does not know it."""
+    shown = subprocess.run(["git", "show", f"HEAD:{name}"], cwd=checkout, capture_output=True, text=True, encoding="utf-8")
+    return shown.stdout if not shown.returncode else (checkout / name).read_text(encoding="utf-8")
+
+
 def baseline(checkout: Path, environment: str, shop: str) -> dict:
     """What a run of the same shop is held against: the manifest of what the environment serves, where it serves any."""
     from deploy.promotion.environments import Environment, EnvironmentProblem

@@ -234,11 +234,20 @@ def load(path: str | Path = "params.yaml") -> Settings:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise SettingsError(f"{path} cannot be read ({error.strerror}): run from the root of the checkout") from error
+    return read(text, path.name)
+
+
+def read(text: str, name: str = "params.yaml") -> Settings:
+    """The settings of the text of a params.yaml.
+
+    Raises:
+        SettingsError: see load.
+    """
     try:
         document = yaml.load(text, Yaml)  # a SafeLoader with other numbers
     except yaml.YAMLError as error:
-        raise SettingsError(f"{path} is no YAML: {error}") from error
-    return validated(document, path.name)
+        raise SettingsError(f"{name} is no YAML: {error}") from error
+    return validated(document, name)
 
 
 def validated(document: object, name: str = "params.yaml") -> Settings:

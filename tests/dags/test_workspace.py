@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dags.workspace import RunError, baseline, close_run, open_run, ready, run_name, save_run
+from dags.workspace import RunError, baseline, close_run, committed, open_run, ready, run_name, save_run
 from deploy.promotion.environments import Environment
 from tests.conftest import small_params
 
@@ -148,3 +148,13 @@ def test_a_task_cleared_in_a_finished_run_finds_its_clone(checkout: Path):
     ready(clone)
     assert (clone / "out.txt").read_text() == "in\n9\n"
     assert "up to date" in dvc(clone, "status")
+
+
+def test_the_form_starts_from_what_is_committed(checkout: Path):
+    before = (checkout / "params.yaml").read_text()
+    (checkout / "params.yaml").write_text(
+        before.replace("epochs: 3", "epochs: 9")
+    )  # as `dvc exp apply` of an earlier run leaves it
+    assert committed(checkout, "params.yaml") == before
+    (checkout / "new.yaml").write_text("a: 1")
+    assert committed(checkout, "new.yaml") == "a: 1"
