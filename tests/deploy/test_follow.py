@@ -1,7 +1,6 @@
 """The follower of a link: it survives any artefact and any passing error, and tries again."""
 
 import errno
-import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from deploy.promotion.environments import Environment
 from deploy.serving import follow
 from deploy.serving.follow import Follower
 from deploy.serving.recommender import Recommender
+from tests.conftest import eventually
 from tests.deploy.test_environments import bento
 
 
@@ -38,12 +38,3 @@ def test_any_error_passes_and_what_was_promoted_is_served(
     assert follower.problem is None
     before = production.rollback(who="t", why="x")["version"]
     assert eventually(lambda: follower.recommender.version == before)
-
-
-def eventually(true, seconds: float = 10) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if true():
-            return True
-        time.sleep(0.02)
-    return False

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from deploy.platform import processes, server
-from tests.conftest import ROOT
-from tests.e2e.test_service import eventually, get, post, with_production
+from tests.conftest import ROOT, eventually
+from tests.e2e.test_service import get, post, with_production
 
 pytestmark = pytest.mark.e2e
 

@@ -21,7 +21,7 @@ from deploy.platform import processes, server
 from deploy.promotion.environments import Environment
 from deploy.serving.artefact import code_digest, version_of
 from deploy.serving.catalogue import Ids
-from tests.conftest import ROOT
+from tests.conftest import ROOT, eventually
 from tests.deploy.test_environments import bento
 
 pytestmark = pytest.mark.e2e
@@ -239,17 +239,6 @@ def test_a_fix_of_the_serving_code_is_served_by_new_code(url: str, checkout: Pat
     stop.set()
     thread.join()
     assert not failed
-
-
-def eventually(true, seconds: float = 30) -> bool:
-    import time
-
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if true():
-            return True
-        time.sleep(0.2)
-    return False
 
 
 def test_a_service_manager_stops_all_of_it(finished: Path, tmp_path: Path):
