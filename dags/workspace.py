@@ -17,8 +17,10 @@ import yaml
 
 from pipelines import settings
 
-# What a person reads of a run; kept when its clone goes.
 LONGEST = 120  # letters of a run's id that its name keeps
+WHOLE_RUNS = 20  # closed runs whose artefact and bento are kept
+HEAVY = ("artefact", "bento")
+# What a person reads of a run; kept when its clone goes.
 KEPT = ("reports", "bento", "artefact", "params.yaml", "dvc.lock")
 
 
@@ -172,7 +174,16 @@ def close_run(checkout: Path, run_id: str) -> Path:
     for entry in clone.iterdir():
         if entry.name not in KEPT:
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+    _prune(clone.parent)
     return clone
+
+
+def _prune(runs: Path) -> None:
+    """Removes the artefact and the bento of closed runs but for the newest WHOLE_RUNS; `dvc exp apply RUN` brings them back."""
+    closed = [run for run in runs.iterdir() if (run / "params.yaml").exists() and not (run / ".git").exists()]
+    for run in sorted(closed, key=lambda r: (r / "params.yaml").stat().st_mtime, reverse=True)[WHOLE_RUNS:]:
+        for name in HEAVY:
+            shutil.rmtree(run / name, ignore_errors=True)
 
 
 def _clone(checkout: Path, clone: Path) -> None:

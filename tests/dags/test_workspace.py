@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dags import workspace
 from dags.workspace import RunError, baseline, close_run, committed, open_run, ready, run_name, save_run
 from deploy.promotion.environments import Environment
 from tests.conftest import small_params
@@ -158,3 +159,16 @@ def test_the_form_starts_from_what_is_committed(checkout: Path):
     assert committed(checkout, "params.yaml") == before
     (checkout / "new.yaml").write_text("a: 1")
     assert committed(checkout, "new.yaml") == "a: 1"
+
+
+def test_old_runs_keep_their_reports_and_lose_what_is_heavy(checkout: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(workspace, "WHOLE_RUNS", 2)
+    for n in range(4):
+        clone = open_run(checkout, f"r{n}", {}, "production")
+        for name in ("bento", "reports"):
+            (clone / name).mkdir()
+        os.utime(clone / "params.yaml", (n, n))
+        close_run(checkout, f"r{n}")
+    runs = checkout / ".airflow/runs"
+    assert sorted(p.parent.name for p in runs.glob("*/bento")) == ["r2", "r3"]
+    assert len(list(runs.glob("*/reports"))) == 4
