@@ -78,11 +78,9 @@ class PlainProgress(Callback):
     @rank_zero_only
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         values = {k: float(v) for k, v in trainer.callback_metrics.items()}
-        log.info(
-            "train: epoch %s of %s, loss %.3f, valid NDCG@10 %.4f, %.0f s",
-            trainer.current_epoch + 1, self.epochs, values.get("train/loss", float("nan")),
-            values.get("valid/ndcg@10", float("nan")), time.monotonic() - self.started,
-        )  # fmt: skip
+        valid = f", valid NDCG@10 {values['valid/ndcg@10']:.4f}" if "valid/ndcg@10" in values else ""
+        log.info("train: epoch %s of %s, loss %.3f%s, %.0f s", trainer.current_epoch + 1, self.epochs, values.get("train/loss", float("nan")),
+                 valid, time.monotonic() - self.started)  # fmt: skip
 
 
 def _finite(value: float) -> bool:
