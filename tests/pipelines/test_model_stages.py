@@ -228,7 +228,7 @@ def test_two_processes_train_one_network(run: Path, model: str, strategy: str):
 
 
 SHARDED = """
-import torch
+import os
 from pytorch_lightning.callbacks import Callback
 from torch.distributed.tensor import DTensor
 from pipelines.learning import fitting, prepared, saved
@@ -239,7 +239,8 @@ class Look(Callback):
         table = module.network.table.weight
         moments = trainer.optimizers[0].state[table]["exp_avg"]
         here = [tuple(t.to_local().shape) if isinstance(t, DTensor) else tuple(t.shape) for t in (table, moments)]
-        print(trainer.global_rank, *here, flush=True)
+        line = " ".join(map(str, (trainer.global_rank, *here)))
+        os.write(1, f"{line}\\n".encode())  # at once: the other process writes there, too
 
 model, shape, _ = fitting.learn(params("train"), prepared.load(), Look())
 if fitting.leads():
