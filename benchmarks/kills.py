@@ -21,11 +21,8 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.quality import ROOT, link_code
+from benchmarks.quality import ROOT, STAGES, link_code
 
-STAGES = (
-    "collect", "freshness", "check", "prepare", "check_prepared", "train", "evaluate", "export", "compress", "refit", "replay", "bundle"
-)  # fmt: skip
 TIMED = {"reports/latency.json"}
 SMALL = {
     "source": {"shop": {"shoppers": 300, "items": 120, "days": 30}},

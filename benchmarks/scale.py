@@ -21,16 +21,13 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from benchmarks.quality import ROOT, link_code
+from benchmarks.quality import ROOT, STAGES, link_code
 from pipelines.artefact.manifest import code_digest
 from pipelines.stage import chart, write_json
 
 ROOT_OF_SIZES = ROOT / "data" / "scale"
 EVENTS_A_SHOPPER = 209
 STEPS = 300
-STAGES = (
-    "collect", "freshness", "check", "prepare", "check_prepared", "train", "evaluate", "export", "compress", "refit", "replay", "bundle"
-)  # fmt: skip
 LIMITS = {"peak_mb": 6000, "events": 1.15, "items": 1.3}
 SIZES = {"events": ([1e5, 1e6, 1e7], 10**4), "items": ([1e3, 1e4, 1e5], 10**6)}
 CODE = """
