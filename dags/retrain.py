@@ -64,7 +64,7 @@ def write_gate(run: Path, target, bento: Path) -> None:
 
 with DAG(
     "retrain",
-    description="Collect, check, prepare, train, evaluate, export, compress, bundle; then promote",
+    description="Collect, check, prepare, train, evaluate, export, compress, refit, replay, bundle; then promote",
     doc_md=__doc__,
     schedule=None,
     catchup=False,

@@ -44,10 +44,8 @@ CHECKPOINTS = Path("data/.checkpoints")
 CODE = ("models/*.py", "models/[!s]*/*.py", "pipelines/learning/*.py")
 DATA = ("histories", "impressions", "items")
 FINISHED: list[Path] = []  # checkpoints of trainings that this process ended, until their models are saved
-SCORES_VALIDATED, FEWEST_VALIDATED = (
-    300_000_000,
-    2000,
-)  # scores an epoch's validation computes, about, and shoppers it has at least
+SCORES_VALIDATED = 300_000_000  # scores that an epoch's validation computes, about
+FEWEST_VALIDATED = 2000  # shoppers that it has at least
 WAIT = 60  # seconds for another process that trains the same to end
 
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
