@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 import yaml
 
-from pipelines.data.tables import TIMESTAMP
+from pipelines.data.tables import EVENT_KINDS, TIMESTAMP
 
 ORDERED_ONLY = False
 START = np.datetime64("2026-01-01T00:00:00", "us")
@@ -26,6 +26,9 @@ DAY = 86_400_000_000  # microseconds
 SECOND = 1_000_000
 NOTICED = 6  # items a shopper weighs against one another at each step
 STEPS = 12  # most items of one session
+KINDS = pl.Enum(sorted([*EVENT_KINDS, "hover"]))
+CRAWLERS = ("crawler0", "crawler1")
+STRAY_ITEM = "sku99999x"  # stands in no catalogue
 BY_HOUR = np.array([1] * 7 + [3] * 4 + [5] * 3 + [3] * 5 + [8] * 4 + [4])  # traffic: quiet at night, busy after dinner
 
 
@@ -36,14 +39,15 @@ def read(data: Path, settings: dict) -> dict[str, pl.LazyFrame]:
     rng = np.random.default_rng(knobs["seed"])
     items, world = _catalogue(words, knobs["items"], rng)
     users, tastes = _shoppers(words, knobs["shoppers"], rng)
-    world["user_ids"] = users["user_id"]
+    world |= {
+        "user_ids": users["user_id"].cast(pl.Enum([*users["user_id"], *CRAWLERS])),
+        "item_ids": items["item_id"].cast(pl.Enum([*items["item_id"], STRAY_ITEM])),
+    }
     visits = _sessions(words, tastes, knobs["days"], rng)
-    walked = _walk(visits, tastes, world, knobs["days"], rng)
-    funnel = _funnel(walked, visits, words, world, rng)
+    parts = [_funnel(_walk(visits, tastes, world, knobs["days"], rng), visits, words, world, rng)]
     pushed, uplift = _campaigns(words, tastes, world, knobs["days"], rng)
-    events = pl.concat([funnel, pushed], how="diagonal").sort("timestamp", "user_id", "event", maintain_order=True)
-    events = events.with_columns(event_id=pl.format("e{}", pl.int_range(1, pl.len() + 1)))
-    events, dirt = _dirty(events, knobs["dirt"], rng)
+    parts.append(pushed)
+    events, dirt = _dirty(_in_order(parts), knobs["dirt"], rng)
     tables = {
         "events": events.drop("kind"),
         "items": items,
@@ -53,6 +57,14 @@ def read(data: Path, settings: dict) -> dict[str, pl.LazyFrame]:
         "truth_dirt": dirt,
     }
     return {name: table.lazy() for name, table in tables.items()}
+
+
+def _in_order(parts: list[pl.DataFrame]) -> pl.DataFrame:
+    """All events in the order of time, numbered; the parts are emptied, for of ten million events there is no room for two copies."""
+    events = pl.concat(parts, how="diagonal")
+    parts.clear()
+    events = events.sort("timestamp", "user_id", "event", maintain_order=True)
+    return events.with_columns(event_id=pl.format("e{}", pl.int_range(1, pl.len() + 1)))
 
 
 def _catalogue(words: dict, count: int, rng: np.random.Generator) -> tuple[pl.DataFrame, dict]:
@@ -86,7 +98,6 @@ def _catalogue(words: dict, count: int, rng: np.random.Generator) -> tuple[pl.Da
         }
     )
     world = {
-        "item_ids": items["item_id"],
         "category": category,
         "style": style,
         "price": price,
@@ -134,14 +145,14 @@ def _sessions(words: dict, tastes: dict, days: int, rng: np.random.Generator) ->
     shopper = rng.permutation(shopper)
     hour = rng.choice(24, len(shopper), p=BY_HOUR / BY_HOUR.sum())
     seconds = np.floor(when) * 86400 + hour * 3600 + np.floor(rng.random(len(shopper)) * 3600)
-    platforms = np.array(list(words["platforms"]))
+    platforms = list(words["platforms"])
     elsewhere = rng.random(len(shopper)) < 0.2
     platform = np.where(elsewhere, rng.choice(platforms, len(shopper)), tastes["platform"][shopper])
     return {
         "shopper": shopper,
         "day": when,
         "start": (seconds * SECOND).astype(np.int64),
-        "platform": platform,
+        "platform": pl.Series(platform.tolist(), dtype=pl.Enum(platforms)),
         "length": np.minimum(rng.geometric(0.28, len(shopper)), STEPS),
         "searched": rng.random(len(shopper)) < 0.45,
     }
@@ -224,7 +235,7 @@ def _funnel(walked: dict, visits: dict, words: dict, world: dict, rng: np.random
     ]
     frames = [
         _events(person[rows], item[rows] if shown is None else shown, kind, at[rows] + delay * SECOND, world)
-        .with_columns(session=pl.Series(session[rows]), platform=pl.Series(visits["platform"][session[rows]]))
+        .with_columns(session=pl.Series(session[rows]), platform=visits["platform"].gather(session[rows]))
         for rows, shown, kind, delay in parts
     ]  # fmt: skip
     first = np.flatnonzero((walked["step"] == 0) & visits["searched"][session])
@@ -232,8 +243,8 @@ def _funnel(walked: dict, visits: dict, words: dict, world: dict, rng: np.random
     language = rng.integers(2, size=len(first))
     texts = [nouns[rng.integers(len(nouns))][language[i]] for i, nouns in enumerate(queries)]
     searches = _events(person[first], item[first], "search", at[first] - 15 * SECOND, world).with_columns(
-        item_id=pl.lit(None, pl.String), price=pl.lit(None, pl.Float64), query=pl.Series(texts, dtype=pl.String),
-        session=pl.Series(session[first]), platform=pl.Series(visits["platform"][session[first]]),
+        item_id=pl.lit(None, world["item_ids"].dtype), price=pl.lit(None, pl.Float64), query=pl.Series(texts, dtype=pl.String),
+        session=pl.Series(session[first]), platform=visits["platform"].gather(session[first]),
     )  # fmt: skip
     events = pl.concat([*frames, searches], how="diagonal")
     return events.with_columns(session_id=pl.format("s{}", "session")).drop("session")
@@ -246,10 +257,10 @@ def _events(person: np.ndarray, item: np.ndarray, kind: str, at: np.ndarray, wor
         {
             "user_id": world["user_ids"].gather(person),
             "item_id": world["item_ids"].gather(item),
-            "event": [kind] * len(person),
+            "event": pl.repeat(kind, len(person), dtype=KINDS, eager=True),
             "timestamp": when,
             "price": world["price"][item],
-            "quantity": pl.Series([1.0 if kind == "purchase" else None] * len(person), dtype=pl.Float64),
+            "quantity": pl.repeat(1.0 if kind == "purchase" else None, len(person), dtype=pl.Float64, eager=True),
         }
     )
 
@@ -273,9 +284,10 @@ def _campaigns(words: dict, tastes: dict, world: dict, days: int, rng: np.random
         clicked = exposed & (rng.random(count) < 0.05 + 0.5 * interest)
         for rows, kind, delay in ((exposed, "impression", 0), (clicked, "click", 30), (bought, "purchase", 300)):
             pushed = _events(np.flatnonzero(rows), shown[rows], kind, at[rows] + delay * SECOND, world)
-            events.append(pushed.with_columns(platform=pl.Series(tastes["platform"][rows], dtype=pl.String)))
+            platform = pl.Series("platform", tastes["platform"][rows].tolist(), dtype=pl.Enum(list(words["platforms"])))
+            events.append(pushed.with_columns(platform))
         truths.append(
-            pl.DataFrame({"campaign": campaign["name"], "user_id": world["user_ids"], "exposed": exposed,
+            pl.DataFrame({"campaign": campaign["name"], "user_id": world["user_ids"].cast(pl.String), "exposed": exposed,
                           "base_probability": base, "uplift": effect, "bought": bought})
         )  # fmt: skip
     return pl.concat(events, how="diagonal"), pl.concat(truths)
@@ -301,11 +313,13 @@ def _dirty(events: pl.DataFrame, share: float, rng: np.random.Generator) -> tupl
         ("no item", "item_id", None),
         ("no time", "timestamp", None),
         ("impossible price", "price", -1.0),
-        ("unknown item", "item_id", "sku99999x"),
+        ("unknown item", "item_id", STRAY_ITEM),
         ("unknown event", "event", "hover"),
     ):
         is_broken = pl.col("kind") == name
-        events = events.with_columns(pl.when(is_broken).then(pl.lit(value)).otherwise(pl.col(column)).alias(column))
+        events = events.with_columns(
+            pl.when(is_broken).then(pl.lit(value, events.schema[column])).otherwise(pl.col(column)).alias(column)
+        )
     if share:
         events = pl.concat([events, _bots(events, rng)], how="diagonal").with_columns(pl.col("kind").fill_null("bot"))
     # Late and out of order: a few events reach the log minutes after they happened.
@@ -321,19 +335,20 @@ def _bots(events: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
     items = events.filter(pl.col("kind") == "").get_column("item_id").drop_nulls().unique().sort()
     start = events["timestamp"].drop_nulls().sort().gather([len(events) // 3, len(events) // 2]).dt.epoch("us")
     rows = []
-    for bot, at in enumerate(start):
+    for crawler, at in zip(CRAWLERS, start, strict=True):
         count = 2400
         times = at + (np.sort(rng.random(count)) * 3000 * SECOND).astype(np.int64)
         rows.append(
             pl.DataFrame(
                 {
-                    "event_id": [f"b{bot}-{i}" for i in range(count)],
-                    "user_id": [f"crawler{bot}"] * count,
+                    "event_id": [f"b{crawler[-1]}-{i}" for i in range(count)],
+                    "user_id": [crawler] * count,
                     "item_id": items.gather(rng.integers(len(items), size=count)),
                     "event": ["view"] * count,
                     "timestamp": pl.Series(times).cast(TIMESTAMP),
                     "platform": ["web"] * count,
-                }
+                },
+                schema_overrides={c: events.schema[c] for c in ("user_id", "event", "platform")},
             )
         )
     return pl.concat(rows)
