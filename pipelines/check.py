@@ -1,8 +1,9 @@
 """check: the raw tables against their expectations; broken rows to the quarantine, too many of them stop the run.
 
-In:  data/raw, reports/freshness.json (that the newest event is fresh), expectations/{events,items,users}.json, settings `check`, `baseline`.
-Out: data/checked (the rows that hold), data/quarantine (the rows that do not, with the reason and their row in the source; texts of rows
-     with personal data are left out), reports/quality.json, reports/data_docs/raw (Great Expectations Data Docs).
+In:  data/raw, reports/freshness.json (that the newest event is fresh), expectations/{events,items,users}.json, settings `check`, `baseline`,
+     `source.mapping` (its limits).
+Out: data/checked (the rows that hold), data/quarantine (the rows that do not, with the reason and their row in the source, and the records that
+     could not be read; texts of rows with personal data are left out), reports/quality.json, reports/data_docs/raw (Great Expectations Data Docs).
 When it stops, quarantine, report and Data Docs are there; data/checked is not.
 """
 
@@ -13,46 +14,66 @@ import polars as pl
 
 from pipelines.data.expectations import Checker, Failure, Verdict
 from pipelines.data.privacy import personal
-from pipelines.data.tables import SOURCE_ROW
+from pipelines.data.tables import SOURCE_FILE, SOURCE_ROW, UNREAD
 from pipelines.stage import StageError, log, output, params, run, shop_name, write_json
 
 RAW = Path("data/raw")
 LONGEST_ID = 512  # characters; the service takes no longer ones either
+TABLES = ("items", "users", "events")  # items first: events refer to them
+LEAST_LIMITS = {"price": 1e6, "quantity": 1e5}  # up to which prices and quantities are possible whatever the others are
+TIMES_THE_MEDIAN = 1000  # up to which they are possible in a currency of many noughts
 KINDS_SHOWN = 50  # different unknown events that the Data Docs name
 
 
 def main() -> None:
-    settings, baseline = params("check", "baseline")
-    tables = {f.stem: pl.read_parquet(f) for f in sorted(RAW.glob("*.parquet"))}
+    settings, baseline, source = params("check", "baseline", "source")
+    tables = {name: pl.read_parquet(RAW / f"{name}.parquet") for name in TABLES if (RAW / f"{name}.parquet").exists()}
+    unread = _without_personal_texts(pl.read_parquet(RAW / "unread.parquet")) if (RAW / "unread.parquet").exists() else None
+    parameters = _parameters(settings, baseline) | _limits(tables["events"], source["mapping"])
     checked, broken, verdicts = {}, {}, []
     with output("data/quarantine") as quarantine, output("reports/data_docs/raw") as docs:
         checker = Checker(docs)
-        for name in ("items", "users", "events"):  # items first: events refer to them
-            if name not in tables:
-                continue
-            table = tables[name]
+        for name, table in tables.items():
             seen = as_seen(name, table, checked)
-            verdict = checker.check(name, seen, _parameters(settings, baseline))
+            verdict = checker.check(name, seen, parameters)
             rows = verdict.broken()
             broken[name] = _without_personal(table, seen, rows)
             kept = pl.Series(range(len(table)), dtype=pl.UInt32).is_in(rows["row"].implode()).not_()
-            checked[name] = table.filter(kept)
+            checked[name] = table.filter(kept).drop(UNREAD, strict=False)
             broken[name].write_parquet(quarantine / f"{name}.parquet")
             verdicts.append(verdict)
+        if unread is not None:
+            unread.write_parquet(quarantine / "unread.parquet")
         checker.build_docs()
-    shares = {v.table: len(broken[v.table]) / max(v.rows, 1) for v in verdicts}
-    stops = [_stop(v, tables[v.table], shares[v.table], settings["max_broken_share"]) for v in verdicts]
-    write_json("reports/quality.json", _report(verdicts, broken, stops, tables))
+    lost = {"events": unread} if unread is not None else {}
+    stops = [_stop(v, tables[v.table], len(broken[v.table]), lost.get(v.table), settings["max_broken_share"]) for v in verdicts]
+    write_json("reports/quality.json", _report(verdicts, broken, stops, tables, unread))
     log.info("check: Data Docs at reports/data_docs/raw/index.html")
     for verdict in verdicts:
         log.info(
             "check: %s: %s of %s rows to the quarantine", verdict.table, f"{len(broken[verdict.table]):,}", f"{verdict.rows:,}"
         )
+    if unread is not None and len(unread):
+        log.info("check: %s records could not be read at all; they are in data/quarantine/unread.parquet", f"{len(unread):,}")
     if any(stops):
         raise StageError("\n".join(s for s in stops if s) + "\nThe broken rows, with reasons, are in data/quarantine.")
     with output("data/checked") as folder:
         for name, table in checked.items():
             table.write_parquet(folder / f"{name}.parquet")
+
+
+def _limits(events: pl.DataFrame, mapping: dict | str | None) -> dict[str, float]:
+    """The highest price and quantity that are possible: what the mapping says, else so many times the median."""
+    told = (mapping.get("limits") or {}) if isinstance(mapping, dict) else {}
+    found = {}
+    for column, least in LEAST_LIMITS.items():
+        usual = events[column].median() if column in events.columns else None
+        found[f"max_{column}"] = float(told.get(column) or max(least, TIMES_THE_MEDIAN * (usual or 0.0)))
+    return found
+
+
+def _without_personal_texts(unread: pl.DataFrame) -> pl.DataFrame:
+    return unread.with_columns(pl.when(~personal("text")).then("text").alias("text"))
 
 
 def as_seen(name: str, table: pl.DataFrame, checked: dict[str, pl.DataFrame]) -> pl.DataFrame:
@@ -114,25 +135,37 @@ def _without_personal(table: pl.DataFrame, seen: pl.DataFrame, rows: pl.DataFram
     return broken.with_columns(pl.when(~holds).then(pl.col(c)).alias(c) for c in texts)
 
 
-def _stop(verdict: Verdict, table: pl.DataFrame, share: float, allowed: float) -> str | None:
+def _stop(verdict: Verdict, table: pl.DataFrame, broken: int, unread: pl.DataFrame | None, allowed: float) -> str | None:
     """Why this table stops the run, naming expectation, column, count and three rows of the source; None if it does not."""
     lines = []
     critical = [f for f in verdict.failures if f.severity == "critical"]
     for failure in critical:
         if not failure.rows:
             lines.append(f"{verdict.table}: {failure.expectation}: {failure.reason} (observed {failure.observed})")
+    lost = len(unread) if unread is not None else 0
+    rows = verdict.rows + lost
+    share = (broken + lost) / max(rows, 1)
     if share > allowed:
-        lines.append(
-            f"{verdict.table}: {share:.1%} of {verdict.rows:,} rows are broken; check.max_broken_share allows {allowed:.0%}"
-        )
+        lines.append(f"{verdict.table}: {share:.1%} of {rows:,} rows are broken; check.max_broken_share allows {allowed:.0%}")
         for failure in sorted(critical, key=lambda f: -len(f.rows)):
             if failure.rows:
                 lines.append(f"  {failure.expectation}: {len(failure.rows):,} rows: {failure.reason}; in the source")
-                lines += [f"    row {table[SOURCE_ROW][row]:,}" for row in failure.rows[:3]]
+                lines += [f"    {_place(table, row)}" for row in failure.rows[:3]]
+        if lost:
+            lines.append(f"  {lost:,} records that cannot be read; in the source")
+            lines += [f"    {row['file']}, line {row['line']:,}: {row['reason']}" for row in unread.head(3).iter_rows(named=True)]
     return "\n".join(lines) or None
 
 
-def _report(verdicts: list[Verdict], broken: dict[str, pl.DataFrame], stops: list, tables: dict) -> dict:
+def _place(table: pl.DataFrame, row: int) -> str:
+    """Where in the source a row came from."""
+    name = f" ({table[SOURCE_FILE][row]})" if SOURCE_FILE in table.columns else ""
+    return f"row {table[SOURCE_ROW][row]:,}{name}"
+
+
+def _report(
+    verdicts: list[Verdict], broken: dict[str, pl.DataFrame], stops: list, tables: dict, unread: pl.DataFrame | None
+) -> dict:
     def described(failure: Failure) -> dict:
         shown = {"expectation": failure.expectation, "reason": failure.reason, "severity": failure.severity}
         return shown | {"rows": len(failure.rows), "observed": str(failure.observed) if failure.observed is not None else None}
@@ -150,6 +183,7 @@ def _report(verdicts: list[Verdict], broken: dict[str, pl.DataFrame], stops: lis
             for v in verdicts
         },
         "absent": [t for t in ("items", "users") if t not in tables],
+        "unread": 0 if unread is None else len(unread),
     }
 
 

@@ -1,7 +1,8 @@
 """collect: the source's data, translated into the canonical tables.
 
 In:  source.data (a file or folder; for the simulated shop its catalogue), settings `source`.
-Out: data/raw/events.parquet and, where the source has them, items.parquet and users.parquet;
+Out: data/raw/events.parquet and, where the source has them, items.parquet and users.parquet, unread.parquet (records that could not be read),
+     left_out.parquet (rows that a mapping leaves out, by reason) and records.parquet (how many records and rows there were);
      data/truth/*.parquet from a simulated source (for evaluation only; empty otherwise).
 """
 
@@ -11,6 +12,7 @@ import polars as pl
 
 from pipelines.data import tables
 from pipelines.data.sources import source
+from pipelines.data.tables import SOURCE_ROW
 from pipelines.stage import StageError, log, output, params, run
 
 
@@ -34,9 +36,38 @@ def main() -> None:
             folder, stem = (truth, name.removeprefix("truth_")) if name.startswith("truth_") else (raw, name)
             table.sink_parquet(folder / f"{stem}.parquet")
         rows = {f.stem: pl.scan_parquet(f).select(pl.len()).collect().item() for f in sorted(raw.iterdir())}
-        if not rows["events"]:
+        if not rows["events"] and not rows.get("unread"):
             raise StageError(f"source.data: {data} holds no events")
+        if "records" in rows:
+            reconcile(raw, rows["events"])
     log.info("collect: %s", ", ".join(f"{count:,} {name}" for name, count in rows.items()))
+
+
+def reconcile(raw: Path, events: int) -> None:
+    """Holds the rows that were written against the records that are in the source, so that nothing is lost without a word.
+
+    Raises:
+        StageError: they differ.
+    """
+    told = pl.read_parquet(raw / "records.parquet").row(0, named=True)
+    left_out = pl.read_parquet(raw / "left_out.parquet")
+    out = left_out["rows"].sum()
+    for reason, count in left_out.filter(pl.col("rows") > 0).iter_rows():
+        log.info("collect: %s rows left out: %s", f"{count:,}", reason)
+    if events + out != told["rows"]:
+        rows = pl.read_parquet(raw / "events.parquet", columns=[SOURCE_ROW])[SOURCE_ROW].to_numpy()
+        repeated = rows[1:][rows[1:] == rows[:-1]][:1]
+        where = (
+            f"row {repeated[0]:,} stands twice"
+            if len(repeated)
+            else f"the last one read is row {rows[-1]:,}"
+            if len(rows)
+            else "none was read"
+        )
+        raise StageError(
+            f"collect: the source holds {told['rows']:,} rows, but {events:,} were read and {out:,} left out on purpose ({where}); this is a fault of "
+            "Pushcart's: please report it with the form of the file"
+        )
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ CHECKED = Path("data/checked")
 
 def main() -> None:
     settings, chosen = params("prepare", "source")
-    ordered_only = source(chosen["name"]).ORDERED_ONLY
+    ordered_only = source(chosen["name"]).ordered_only(chosen)
     if settings["split"] == "time" and ordered_only:
         raise StageError(f"prepare.split: source {chosen['name']!r} knows the order of events, not their time; use leave_one_out")
     events = pl.scan_parquet(CHECKED / "events.parquet")

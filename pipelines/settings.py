@@ -7,7 +7,7 @@ naming the key, what was found and what may stand there.
 import difflib
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -24,6 +24,7 @@ ModelName = Literal[
 Event = Literal["view", "search", "favourite", "cart", "purchase", "impression", "click"]
 Layers = Literal["dynamic8", "static8", "weight8", "weight4", "fp16"]
 Kept = Annotated[float, Field(gt=0, lt=1)]
+Model = TypeVar("Model", bound=BaseModel)
 
 RENAMED = {
     "baseline.source": "baseline.shop, the name of the shop",
@@ -53,6 +54,7 @@ class Source(Section):
     name: Literal["shop", "files", "sequences", "recbole", "reviews"]
     data: str = Field(min_length=1)
     mapping: dict[str, Any] | str | None
+    hash_key: str | None
     shop: Shop
 
 
@@ -250,24 +252,24 @@ def read(text: str, name: str = "params.yaml") -> Settings:
     return validated(document, name)
 
 
-def validated(document: object, name: str = "params.yaml") -> Settings:
-    """Settings of a parsed document.
+def validated(document: object, name: str = "params.yaml", model: type[Model] = Settings) -> Model:
+    """A parsed document as settings, or as another typed model; `name` is what messages call it.
 
     Raises:
         SettingsError: see load.
     """
     try:
-        return Settings.model_validate(document)
+        return model.model_validate(document)
     except ValidationError as error:
         by_key: dict[str, list[str]] = {}
         for found in error.errors(include_url=False):
-            key, sentence = _sentence(found, document)
+            key, sentence = _sentence(found, document, model)
             by_key.setdefault(key, []).append(sentence)
         lines = [" or ".join([first, *(re.sub(r"^.*?it must be ", "", s) for s in rest)]) for first, *rest in by_key.values()]
         raise SettingsError("\n".join(f"{name}: {line}" for line in lines)) from error
 
 
-def _sentence(error: dict, document: object) -> tuple[str, str]:
+def _sentence(error: dict, document: object, model: type[BaseModel]) -> tuple[str, str]:
     """The key at fault, and what is said of it."""
     keys, value = [], document
     for part in error["loc"]:  # pydantic adds the names of a union's members, which are no keys
@@ -282,7 +284,7 @@ def _sentence(error: dict, document: object) -> tuple[str, str]:
     if error["type"] == "extra_forbidden":
         if key in RENAMED:
             return key, f"{key} is now {RENAMED[key]}"
-        known = _known(keys[:-1])
+        known = _known(keys[:-1], model)
         near = difflib.get_close_matches(str(keys[-1]), known, 1)
         return key, f"{key} is not a setting; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}")
     if error["type"] == "missing":
@@ -291,9 +293,13 @@ def _sentence(error: dict, document: object) -> tuple[str, str]:
     return key, f"{key}: {message}" if error["type"] == "value_error" else f"{key} is {error['input']!r}; {message}"
 
 
-def _known(keys: list) -> list[str]:
-    """The keys of a section."""
-    section: type[BaseModel] = Settings
+def _known(keys: list, section: type[BaseModel]) -> list[str]:
+    """The keys of a section of a model."""
     for key in keys:
-        section = section.model_fields[key].annotation
+        annotated = (
+            section.model_fields[key].annotation if hasattr(section, "model_fields") and key in section.model_fields else None
+        )
+        section = next((part for part in (annotated, *get_args(annotated)) if hasattr(part, "model_fields")), None)
+        if section is None:
+            return []
     return list(section.model_fields)

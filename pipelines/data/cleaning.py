@@ -1,6 +1,7 @@
 """From checked events to what shoppers did to items: no duplicates, no bots, in order of time, with sessions.
 
-In: events. Out: actions; what each step removed is counted. Lost: events of other kinds, repeats, all of a bot's events.
+In: events. Out: actions; what each step removed is counted. Lost: events of other kinds, purchases that were returned, repeats, all of a bot's
+events.
 """
 
 import polars as pl
@@ -25,6 +26,8 @@ def clean(events: pl.LazyFrame, settings: dict) -> tuple[pl.LazyFrame, dict[str,
     acts = events.filter(pl.col("event").is_in(settings["history_events"]), pl.col("item_id").is_not_null())
     acts = acts.select(*key, *optional, SOURCE_ROW)
     kept = count(acts)
+    acts = _without_what_was_returned(acts, events)
+    bought = count(acts)
     unique = acts.unique(subset=key, keep="first", maintain_order=True).collect(engine="streaming").lazy()
     hourly = unique.group_by("user_id", pl.col("timestamp").dt.truncate("1h")).len()
     bots = hourly.filter(pl.col("len") > settings["bot_events_per_hour"]).select("user_id").unique().collect()
@@ -36,12 +39,26 @@ def clean(events: pl.LazyFrame, settings: dict) -> tuple[pl.LazyFrame, dict[str,
     unique_count = count(unique)
     removed = {
         "other events (searches, impressions)": total - kept,
-        "repeats": kept - unique_count,
+        "purchases taken back": kept - bought,
+        "repeats": bought - unique_count,
         f"events of {len(bots)} bots": unique_count - len(actions),
     }
     if actions.is_empty():
         raise StageError(f"prepare: nothing is left to learn from; removed: {removed}")
     return actions.lazy(), removed
+
+
+def _without_what_was_returned(acts: pl.LazyFrame, events: pl.LazyFrame) -> pl.LazyFrame:
+    """Actions without the purchases that returns take back: of a shopper and an item as many as were returned, the latest before the return."""
+    key = ["user_id", "item_id"]
+    back = events.filter(pl.col("event") == "return").group_by(key).agg(returned=pl.len(), until=pl.col("timestamp").max())
+    back = back.collect(engine="streaming")
+    if back.is_empty():
+        return acts
+    bought = acts.filter(pl.col("event") == "purchase").join(back.lazy(), on=key).filter(pl.col("timestamp") <= pl.col("until"))
+    newest = pl.struct("timestamp", SOURCE_ROW).rank("ordinal", descending=True).over(key)
+    taken = bought.with_columns(newest=newest).filter(pl.col("newest") <= pl.col("returned")).select(SOURCE_ROW)
+    return acts.join(taken, on=SOURCE_ROW, how="anti", maintain_order="left")
 
 
 def count(frame: pl.LazyFrame) -> int:

@@ -8,7 +8,7 @@ import polars as pl
 
 TIMESTAMP = pl.Datetime("us", "UTC")
 
-EVENT_KINDS = ["view", "search", "favourite", "cart", "purchase", "impression", "click"]
+EVENT_KINDS = ["view", "search", "favourite", "cart", "purchase", "return", "impression", "click"]
 
 EVENTS = {
     "event_id": pl.String,  # idempotency key: the same event delivered twice carries the same one
@@ -19,10 +19,13 @@ EVENTS = {
     "session_id": pl.String,
     "platform": pl.String,
     "query": pl.String,
+    "duration": pl.Float64,  # seconds looked at
     "quantity": pl.Float64,
     "price": pl.Float64,
+    "currency": pl.String,
+    "order_id": pl.String,
+    "visitor_id": pl.String,
 }
-OPTIONAL_EVENTS = {"session_id", "platform", "query", "quantity", "price"}
 
 ITEMS = {
     "item_id": pl.String,
@@ -32,12 +35,17 @@ ITEMS = {
     "brand": pl.String,
     "attributes": pl.String,  # further labels, separated by spaces
     "price": pl.Float64,
+    "cost": pl.Float64,
     "in_stock": pl.Boolean,
+    "stock": pl.Float64,
     "image": pl.String,
 }
 
 # Where in the source a row came from (1 = first data row), so that a broken row can be found there.
 SOURCE_ROW = "source_row"
+SOURCE_FILE = "source_file"  # of which file, where a table comes from several
+UNREAD = "unread"  # what the source wrote in a cell that could not be read, with the column's name; null where all could
+PROVENANCE = (SOURCE_FILE, UNREAD)
 
 
 def conform(frame: pl.LazyFrame, schema: dict, *, name: str) -> pl.LazyFrame:
@@ -49,7 +57,8 @@ def conform(frame: pl.LazyFrame, schema: dict, *, name: str) -> pl.LazyFrame:
     present = frame.collect_schema()
     columns = [pl.col(column).cast(kind, strict=False) for column, kind in schema.items() if column in present]
     if name == "users":
-        columns += [pl.col(c) for c in present if c not in schema and c != SOURCE_ROW]
+        columns += [pl.col(c) for c in present if c not in (*schema, SOURCE_ROW, *PROVENANCE)]
+    columns += [pl.col(c).cast(pl.String) for c in PROVENANCE if c in present]
     source_row = pl.col(SOURCE_ROW) if SOURCE_ROW in present else pl.int_range(1, pl.len() + 1).alias(SOURCE_ROW)
     return frame.select(*columns, source_row.cast(pl.UInt32))
 

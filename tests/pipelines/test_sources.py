@@ -124,6 +124,9 @@ MAPPING = {
 CHINESE = "用户,商品,品牌,名称,类别,行为,时间,售价\nu1,p1,蓝山,水壶,厨房/水壶,pv,1700000000,¥1,234.5\nu1,p1,蓝山,水壶,厨房/水壶,buy,1700000060,88\n"
 
 
+COLUMNS = MAPPING["events"]["columns"]
+
+
 class TestFiles:
     @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gbk", "gb18030", "utf-16"])
     @pytest.mark.parametrize("zipped", [False, True])
@@ -157,7 +160,7 @@ class TestFiles:
         path.write_text(CHINESE.replace("¥1,234.5", "12.5"), encoding="gb18030")
         with caplog.at_level("INFO", "pushcart"):
             guessed = read("files", path)
-        printed = yaml.safe_load(caplog.text.split("MAPPING=):\n")[1])
+        printed = yaml.safe_load(caplog.text.split("MAPPING=):\n")[1].split("INFO ")[0])
         kept = read("files", path, mapping=printed)
         assert all(guessed[name].equals(kept[name]) for name in guessed)
         assert guessed["events"]["event"].to_list() == ["view", "purchase"]
@@ -176,9 +179,9 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"columns": {"user_id": "会员"}}, "no column '会员'"),
+            ({"columns": COLUMNS | {"user_id": "会员"}}, "no column '会员'"),
             ({"columns": {"user_id": "用户"}}, "item_id, event, timestamp must be mapped"),
-            ({"column": {}}, "expected `columns:`"),
+            ({"column": {}}, "events.column is not a setting; did you mean columns?"),
         ],
     )
     def test_wrong_mappings_are_named(self, tmp_path: Path, change: dict, message: str):
@@ -200,6 +203,7 @@ class TestFiles:
         assert events["source_row"].to_list() == [1, 2, 3]
         assert events.row(1, named=True) | {"event": "view"} == {
             "source_row": 2, "user_id": None, "item_id": "i", "event": "view", "price": None, "timestamp": None,
+            "unread": "timestamp: soon; price: cheap",
         }  # fmt: skip
 
 

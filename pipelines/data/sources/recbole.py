@@ -11,10 +11,14 @@ import polars as pl
 from pipelines.data.tables import TIMESTAMP
 from pipelines.stage import StageError
 
-ORDERED_ONLY = False
 TITLES = ("title", "movie_title", "name", "item_name")
 CATEGORIES = ("category", "categories", "class", "genre", "genres")
 PERSONAL = ("zip_code", "name", "email", "phone", "address")
+
+
+def ordered_only(settings: dict) -> bool:
+    """See the package."""
+    return False
 
 
 def read(data: Path, settings: dict) -> dict[str, pl.LazyFrame]:

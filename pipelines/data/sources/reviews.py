@@ -11,7 +11,10 @@ import polars as pl
 from pipelines.data.tables import TIMESTAMP
 from pipelines.stage import StageError
 
-ORDERED_ONLY = False
+
+def ordered_only(settings: dict) -> bool:
+    """See the package."""
+    return False
 
 
 def read(data: Path, settings: dict) -> dict[str, pl.LazyFrame]:

@@ -12,7 +12,10 @@ import polars as pl
 from pipelines.data.tables import TIMESTAMP
 from pipelines.stage import StageError
 
-ORDERED_ONLY = True
+
+def ordered_only(settings: dict) -> bool:
+    """See the package."""
+    return True
 
 
 def read(data: Path, settings: dict) -> dict[str, pl.LazyFrame]:

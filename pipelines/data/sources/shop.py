@@ -20,7 +20,6 @@ import yaml
 
 from pipelines.data.tables import EVENT_KINDS, TIMESTAMP
 
-ORDERED_ONLY = False
 START = np.datetime64("2026-01-01T00:00:00", "us")
 DAY = 86_400_000_000  # microseconds
 SECOND = 1_000_000
@@ -30,6 +29,11 @@ KINDS = pl.Enum(sorted([*EVENT_KINDS, "hover"]))
 CRAWLERS = ("crawler0", "crawler1")
 STRAY_ITEM = "sku99999x"  # stands in no catalogue
 BY_HOUR = np.array([1] * 7 + [3] * 4 + [5] * 3 + [3] * 5 + [8] * 4 + [4])  # traffic: quiet at night, busy after dinner
+
+
+def ordered_only(settings: dict) -> bool:
+    """See the package."""
+    return False
 
 
 def read(data: Path, settings: dict) -> dict[str, pl.LazyFrame]:

@@ -1,0 +1,430 @@
+"""From records and a mapping to the canonical tables.
+
+In: the files of a shop, the typed mapping. Out: tables as lazy frames, what could not be read, what was left out on purpose and why. A first pass
+over the columns that the mapping names counts what their texts look like; values.py decides; a second pass, the caller's, reads.
+"""
+
+import difflib
+import hashlib
+import hmac
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import polars as pl
+
+from pipelines.data.reading import records
+from pipelines.data.reading.mapping import Column, FirstOf, Joined, Mapping, Table
+from pipelines.data.reading.names import EVENT_NAMES, NO, NULLS, YES
+from pipelines.data.reading.records import RECORD, Records
+from pipelines.data.reading.values import (
+    EXAMPLES,
+    Times,
+    id_facts,
+    id_of,
+    number_facts,
+    number_of,
+    shape_of,
+    tidy,
+    time_of,
+    times_of,
+)
+from pipelines.data.tables import EVENT_KINDS, SOURCE_FILE, SOURCE_ROW, TIMESTAMP, UNREAD
+from pipelines.stage import StageError
+
+IDS = ("user_id", "item_id", "event_id", "session_id", "order_id", "visitor_id")
+NUMBERS = ("price", "quantity", "cost", "stock", "duration")
+SHAPES = 400  # shapes of times that one column may have
+ELSE = "*"  # among `values`: every value that is not named
+ORDER_FROM = 946_684_800_000_000  # microseconds: where an order without times begins, 2000-01-01
+
+
+@dataclass
+class Source:
+    """A table's files, read: one frame with SOURCE_ROW, and SOURCE_FILE where there are several."""
+
+    frame: pl.LazyFrame
+    columns: list[str]
+    files: list[Records]
+    all_text: bool = True  # no column has a type of its own
+
+
+@dataclass
+class Reading:
+    """What was made of a shop's files."""
+
+    tables: dict[str, pl.LazyFrame] = field(default_factory=dict)
+    unread: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=records.UNREAD))
+    left_out: dict[str, int] = field(default_factory=dict)  # rows of the events, by reason
+    records: int = 0  # in the events' files
+    rows: int = 0  # that they tell, those left out among them
+    notes: list[str] = field(default_factory=list)
+    questions: list[str] = field(default_factory=list)
+
+
+def translate(
+    data: Path, mapping: Mapping, files: dict[str, list[Path]], key: bytes | None = None, limit: int | None = None
+) -> Reading:
+    """All tables of the mapping.
+
+    Args:
+        files: of each table. key: of `hash`. limit: look at so many records a file only.
+
+    Raises:
+        StageError: a file, a column or a value cannot be used. Questions are left to the caller.
+    """
+    reading, sources = Reading(), {}
+    for name, table in mapping.tables().items():
+        shared = files[name] == files["events"]
+        rules = table if not shared or name == "events" else table.model_copy(update={"format": mapping.events.format, "explode": mapping.events.explode,
+                                                                               "join": table.join or mapping.events.join})  # fmt: skip
+        same = (tuple(files[name]), rules.format, rules.explode, tuple(j.model_dump_json() for j in rules.join))
+        if same not in sources:
+            sources[same] = source(files[name], rules, data, reading.notes, limit)
+        reading.tables[name] = _Translation(name, rules, sources[same], key, reading).table()
+        if shared and name != "events":
+            reading.tables[name] = _last_said(name, reading.tables[name])
+        elif name != "events":
+            reading.unread = pl.concat([reading.unread, *(r.unread for r in sources[same].files)])
+    return reading
+
+
+def source(paths: list[Path], table: Table, folder: Path, notes: list[str], limit: int | None = None) -> Source:
+    """The files of one table as one frame, joined with others where the mapping says so."""
+    read = [records.read(path, table.format, table.explode, limit) for path in paths]
+    for one in read:
+        notes += one.notes
+    frames, before = [], 0
+    for one in read:
+        frame = one.frame.with_columns((pl.col(RECORD) + before).cast(pl.UInt32).alias(SOURCE_ROW)).drop(RECORD)
+        frames.append(frame.with_columns(pl.lit(one.path.name).alias(SOURCE_FILE)) if len(read) > 1 else frame)
+        before += one.count
+    columns = list(dict.fromkeys(column for one in read for column in one.columns))
+    if len({tuple(one.columns) for one in read}) > 1:
+        extra = [
+            f"{one.path.name} lacks {', '.join(c for c in columns if c not in one.columns)}"
+            for one in read
+            if set(columns) - set(one.columns)
+        ]
+        notes.append(f"the files differ in their columns: {'; '.join(extra[:3])}")
+    frame = pl.concat(frames, how="diagonal_relaxed") if len(frames) > 1 else frames[0]
+    for join in table.join:
+        frame, columns = _joined(frame, columns, join, folder, table, notes)
+    typed = any(kind != pl.String for name, kind in frame.collect_schema().items() if name in columns)
+    return Source(frame, columns, read, not typed)
+
+
+def _joined(frame, columns: list[str], join, folder: Path, table: Table, notes: list[str]) -> tuple[pl.LazyFrame, list[str]]:
+    """Adds the columns of another file, in which the key stands once."""
+    path = (folder if folder.is_dir() else folder.parent) / join.file
+    if not path.is_file():
+        raise StageError(f"source.mapping: join names {join.file}, which is not in {path.parent}")
+    other = records.read(path, table.format)
+    notes += other.notes
+    on = {join.on: join.on} if isinstance(join.on, str) else join.on
+    for here, there in on.items():
+        if here not in columns:
+            raise StageError(f"source.mapping: join on {here!r}: the file has {', '.join(columns)}")
+        if there not in other.columns:
+            raise StageError(f"source.mapping: join on {there!r}: {join.file} has {', '.join(other.columns)}")
+    right = other.frame.drop(RECORD)
+    twice = right.group_by(list(on.values())).len().filter(pl.col("len") > 1).head(1).collect()
+    if len(twice):
+        raise StageError(
+            f"source.mapping: join: {join.file} has {list(on.values())} = {twice.row(0)[:-1]} on {twice['len'][0]} rows; it must stand once"
+        )
+    added = [c for c in other.columns if c not in columns and c not in on.values()]
+    joined = frame.join(
+        right.select(*on.values(), *added), left_on=list(on), right_on=list(on.values()), how="left", maintain_order="left"
+    )
+    return joined, [*columns, *added]
+
+
+class _Translation:
+    """One table: what its columns look like, and what follows from it."""
+
+    def __init__(self, name: str, rules: Table, found: Source, key: bytes | None, reading: Reading):
+        self.name, self.rules, self.source, self.key, self.reading = name, rules, found, key, reading
+        self.where = f"source.mapping.{name}"
+        if rules.hash and key is None:
+            raise StageError(
+                f"{self.where}.hash: set source.hash_key to a file outside the checkout that holds a secret (head -c 32 /dev/urandom | base64)"
+            )
+        self.texts = {column: self._text(spec, column) for column, spec in rules.columns.items()}
+
+    def table(self) -> pl.LazyFrame:
+        frame = self._filtered(self.source.frame)
+        facts = self._facts(frame)
+        chosen, unread = [SOURCE_ROW, *([SOURCE_FILE] if SOURCE_FILE in frame.collect_schema() else [])], []
+        for column, text in self.texts.items():
+            value = self._value(column, text, facts)
+            chosen.append(value.alias(column))
+            if column in NUMBERS or column == "timestamp":
+                lost = ~text.is_in(NULLS) & value.is_null()
+                unread.append(pl.when(lost).then(pl.format("{}: {}", pl.lit(column), text)))
+            elif column in IDS:
+                lost = text.str.contains(r"^\d(?:[.,]\d+)?[eE]\+\d+$")
+                unread.append(pl.when(lost).then(pl.format("{}: {}", pl.lit(column), text)))
+        if self.rules.time.order and "timestamp" not in self.texts:
+            chosen.append(self._order().alias("timestamp"))
+        chosen += [pl.lit(value).alias(column) for column, value in self.rules.constants.items()]
+        if unread:
+            chosen.append(pl.concat_str(unread, separator="; ", ignore_nulls=True).replace("", None).alias(UNREAD))
+        frame = frame.select(chosen)
+        if self.name == "events":
+            frame = self._without_what_is_left_out(frame, facts)
+            frame = self._returns(frame)
+        for column in self.rules.hash:
+            frame = frame.with_columns(pl.col(column).map_batches(lambda s: _hashed(s, self.key), pl.String, is_elementwise=True))
+        if self.name == "events":
+            self._count(facts, frame)
+        return frame
+
+    # Columns
+
+    def _text(self, spec: Column, column: str) -> pl.Expr:
+        """The column's text, stripped; null where it is empty."""
+        if isinstance(spec, FirstOf):
+            return pl.coalesce([self._text(one, column) for one in spec.first_of])
+        if isinstance(spec, Joined):
+            return pl.concat_str([self._text(one, column) for one in spec.join], separator=" ", ignore_nulls=False)
+        name = self._name(spec, column)
+        kind = self.source.frame.collect_schema()[name]
+        value = pl.col(name)
+        if kind == pl.Boolean:
+            value = pl.when(value).then(pl.lit("true")).when(~value).then(pl.lit("false"))
+        elif isinstance(kind, pl.Datetime):
+            value = (value.dt.convert_time_zone("UTC") if kind.time_zone else value).dt.to_string(
+                "%Y-%m-%d %H:%M:%S%.6f" + ("%z" if kind.time_zone else "")
+            )
+        elif kind != pl.String:
+            value = value.cast(pl.String, strict=False)
+        value = value.str.strip_chars()
+        return pl.when(value != "").then(value)
+
+    def _name(self, spec: str | int, column: str) -> str:
+        """The file's own name of a column: a name, a dotted path, or a position where there is no header."""
+        name, there = str(spec), self.source.columns
+        if name in there:
+            return name
+        inside = [c for c in there if c.startswith(name + ".")]
+        if inside:
+            raise StageError(f"{self.where}.columns.{column}: {name} is an object; name one of {', '.join(inside)}")
+        near = difflib.get_close_matches(name, there, 1)
+        files = ", ".join(r.path.name for r in self.source.files[:3])
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise StageError(f"{self.where}.columns.{column}: {files} has no column {name!r}{meant}; it has {', '.join(there)}")
+
+    def _value(self, column: str, text: pl.Expr, facts: dict) -> pl.Expr:
+        notes = self.reading.notes
+        if column in IDS:
+            return id_of(column, text, facts, notes)
+        if column in NUMBERS:
+            return number_of(column, text, facts, self.rules.format.decimal, notes)
+        if column == "timestamp":
+            return time_of(tidy(text), facts["times"], self.rules.time.timezone)
+        if column == "in_stock":
+            plain, number = text.str.to_lowercase(), text.cast(pl.Float64, strict=False)
+            return pl.when(plain.is_in(YES)).then(True).when(plain.is_in(NO)).then(False).otherwise(number > 0)
+        values = self.rules.values.get(column)
+        text = text.replace(NULLS, None)
+        if column == "event" and self.name == "events":
+            return text  # named below, where what is left out is counted
+        if column == "category" and self.name == "items":
+            text = text.str.replace_all(r"\s*[>/|＞]\s*", " > ")
+        return text.replace({_word(k): None if v is None else str(v) for k, v in values.items()}) if values else text
+
+    def _order(self) -> pl.Expr:
+        """Times that tell nothing but the order: seconds by the rank of what the mapping names, of each shopper."""
+        by = [pl.col(self._name(spec, "order")).cast(pl.Float64, strict=False) for spec in self.rules.time.order]
+        user = self.texts["user_id"]
+        rank = pl.struct(by).rank("dense").over(user)
+        return (ORDER_FROM + rank.cast(pl.Int64) * 1_000_000).cast(TIMESTAMP)
+
+    # What is counted first
+
+    def _facts(self, frame: pl.LazyFrame) -> dict:
+        counts: dict[str, pl.Expr] = {"rows": pl.len()}
+        for column, text in self.texts.items():
+            if column in IDS:
+                counts |= id_facts(column, text)
+            elif column in NUMBERS:
+                counts |= number_facts(column, text)
+        facts = frame.select(**counts).collect(engine="streaming").row(0, named=True)
+        if "timestamp" in self.texts:
+            facts["times"] = self._times(frame, facts["rows"])
+        if self.name == "events" and "event" in self.texts:
+            spelled = (
+                frame.select(event=self.texts["event"].replace(NULLS, None)).group_by("event").len().collect(engine="streaming")
+            )
+            facts["events"] = dict(spelled.sort("len", descending=True).iter_rows())
+        return facts
+
+    def _times(self, frame: pl.LazyFrame, rows: int) -> Times:
+        text = tidy(self.texts["timestamp"])
+        given = frame.select(text=text).filter(pl.col("text").is_not_null() & ~pl.col("text").is_in(NULLS))
+        date = r"^(\d{1,2})[-/.](\d{1,2})[-/.](?:\d{4}|\d{2})(?:\D|$)"
+        shapes = given.group_by(shape=shape_of(pl.col("text"))).agg(
+            pl.len(), least=pl.col("text").min(), most=pl.col("text").max(), first=pl.col("text").first(), rows=pl.col("text").head(EXAMPLES),
+            one=pl.col("text").str.extract(date, 1).cast(pl.Int32).max(), two=pl.col("text").str.extract(date, 2).cast(pl.Int32).max(),
+        ).collect(engine="streaming").sort("len", "shape", descending=[True, False])  # fmt: skip
+        if len(shapes) > SHAPES:
+            raise StageError(
+                f"{self.where}.columns.timestamp: {_said(self.rules.columns['timestamp'])} holds no times, but such as {', '.join(shapes['first'].head(EXAMPLES))}"
+            )
+        times = times_of(shapes, self.rules.time)
+        asked = _said(self.rules.columns["timestamp"])
+        if times.question:
+            self.reading.questions.append(
+                f'{asked}: {times.question} Say so with time: {{format: "%d/%m/%Y %H:%M"}} or {{format: "%m/%d/%Y %H:%M"}}, as the times are written'
+            )
+        elif rows and len(shapes) and not times.readers:
+            counted = all(text.lstrip("-").isdigit() for text in times.unread)
+            way = (f"if they number the orders of a shopper say time: {{order: [{asked}]}} in the place of columns.timestamp" if counted
+                   else "say how they are written with time: {format: ...}")  # fmt: skip
+            raise StageError(
+                f"{self.where}.columns.timestamp: {asked} holds no times that can be read, but such as {', '.join(times.unread[:EXAMPLES])}; {way}"
+            )
+        elif times.unread:
+            self.reading.notes.append(f"{asked}: not read as times: {', '.join(times.unread[:EXAMPLES])}")
+        for _, reader in times.readers:
+            if reader not in ("s", "ms", "us"):
+                self.reading.notes.append(f"{asked}: read as {reader}, {self.rules.time.timezone} where no zone is written")
+        return times
+
+    # Rows
+
+    def _filtered(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        """The rows that `where` lets through; columns of numbers are numbers to it."""
+        if not self.rules.where:
+            return frame
+        try:
+            condition = pl.sql_expr(self.rules.where)
+            named = list(condition.meta.root_names())
+        except pl.exceptions.PolarsError as error:
+            raise StageError(f"{self.where}.where: {str(error).splitlines()[0]}") from error
+        missing = [c for c in named if c not in self.source.columns]
+        if missing:
+            raise StageError(f"{self.where}.where: no column {missing[0]!r}; the file has {', '.join(self.source.columns)}")
+        head = frame.select(named).head(2000).collect()
+        texts = [c for c in named if head[c].dtype == pl.String]
+        numbers = [
+            c
+            for c in texts
+            if head[c].drop_nulls().len() and head[c].drop_nulls().cast(pl.Float64, strict=False).null_count() == 0
+        ]
+        kept = frame.with_columns([pl.col(c).alias(f"\0{c}") for c in numbers]).with_columns(
+            pl.col(numbers).cast(pl.Float64, strict=False)
+        )
+        try:
+            counted = kept.select(pl.len(), condition.fill_null(False).sum().alias("kept")).collect(engine="streaming").row(0)
+        except pl.exceptions.PolarsError as error:
+            raise StageError(f"{self.where}.where: {str(error).splitlines()[0]}") from error
+        if self.name == "events":
+            self.reading.left_out[f"where {self.rules.where}"] = counted[0] - counted[1]
+        kept = kept.filter(condition.fill_null(False)).with_columns([pl.col(f"\0{c}").alias(c) for c in numbers])
+        return kept.drop([f"\0{c}" for c in numbers])
+
+    def _without_what_is_left_out(self, frame: pl.LazyFrame, facts: dict) -> pl.LazyFrame:
+        """Events by their canonical names, without those that the mapping leaves out; the rest keep the shop's word, for the check to find."""
+        if "event" not in self.texts:
+            return frame
+        said = {_word(k): v for k, v in self.rules.values.get("event", {}).items()}
+        names: dict[str, str | None] = {}
+        for word in facts["events"]:
+            if word is None:
+                continue
+            if word in said or ELSE in said:
+                names[word] = said.get(word, said.get(ELSE)) if word in said or word not in EVENT_KINDS else word
+            elif word not in EVENT_KINDS:
+                names[word] = _known(word) or word
+        out = [word for word, kind in names.items() if kind is None]
+        for word in out:
+            self.reading.left_out[f"event {word}"] = facts["events"][word]
+        frame = frame.filter(~pl.col("event").is_in(out) | pl.col("event").is_null()) if out else frame
+        renamed = {word: kind for word, kind in names.items() if kind is not None and kind != word}
+        return frame.with_columns(pl.col("event").replace(renamed)) if renamed else frame
+
+    def _returns(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        """A purchase of a negative quantity takes one back."""
+        if "quantity" not in frame.collect_schema():
+            return frame
+        back = (pl.col("event") == "purchase") & (pl.col("quantity") < 0)
+        event = pl.when(back).then(pl.lit("return")).otherwise(pl.col("event"))
+        quantity = pl.when(event == "return").then(pl.col("quantity").abs()).otherwise(pl.col("quantity"))
+        return frame.with_columns(event.alias("event"), quantity.alias("quantity"))
+
+    def _count(self, facts: dict, frame: pl.LazyFrame) -> None:
+        self.reading.records = sum(r.count for r in self.source.files)
+        self.reading.rows = facts["rows"] + sum(n for reason, n in self.reading.left_out.items() if reason.startswith("where "))
+        self.reading.unread = pl.concat([self.reading.unread, *(r.unread for r in self.source.files)])
+
+
+def _last_said(name: str, table: pl.LazyFrame) -> pl.LazyFrame:
+    """One row an item or shopper of a log that repeats them on every row: the last value said of each holds, of prices the median."""
+    key = {"items": "item_id", "users": "user_id"}[name]
+    columns = [c for c in table.collect_schema() if c not in (key, SOURCE_ROW, SOURCE_FILE, UNREAD)]
+    values = [pl.col(c).median() if c in ("price", "cost") else pl.col(c).drop_nulls().last() for c in columns]
+    if "price" in columns:  # a price no shop asks for is the event's fault, not the item's
+        table = table.with_columns(pl.when(pl.col("price") >= 0).then("price"))
+    return table.drop_nulls(key).group_by(key, maintain_order=True).agg(*values, pl.col(SOURCE_ROW).first())
+
+
+def _said(spec: Column) -> str:
+    """A column of the mapping in words."""
+    return (
+        " and ".join(map(str, spec.join if isinstance(spec, Joined) else spec.first_of))
+        if isinstance(spec, Joined | FirstOf)
+        else str(spec)
+    )
+
+
+def _word(key: object) -> str:
+    """A key of `values` as the file writes it."""
+    return str(key).lower() if isinstance(key, bool) else str(key)
+
+
+def _known(word: str) -> str | None:
+    from pipelines.data.reading.names import plain
+
+    return _names().get(plain(word))
+
+
+@cache
+def _names() -> dict[str, str]:
+    return {name: kind for kind, names in EVENT_NAMES.items() for name in names}
+
+
+def _hashed(values: pl.Series, key: bytes) -> pl.Series:
+    """Keyed hashes (HMAC-SHA256, 16 bytes) of the texts in lower case, without blanks around: the same of one address, however it is written."""
+    known: dict[str, str] = {}
+
+    def one(text: str | None) -> str | None:
+        if text is None:
+            return None
+        if text not in known:
+            known[text] = hmac.new(key, text.strip().lower().encode(), hashlib.sha256).hexdigest()[:32]
+        return known[text]
+
+    return pl.Series(values.name, [one(v) for v in values], dtype=pl.String)
+
+
+def hash_key(path: str | None, checkout: Path) -> bytes | None:
+    """The secret of `hash`, from a file outside the checkout.
+
+    Raises:
+        StageError: there is no such file, it lies inside, or it is too short.
+    """
+    if path is None:
+        return None
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise StageError(f"source.hash_key: {file} is not there")
+    if file.resolve().is_relative_to(checkout.resolve()):
+        raise StageError(f"source.hash_key: {file} lies inside the checkout; put it where no copy of the data goes")
+    secret = file.read_bytes().strip()
+    if len(secret) < 16:
+        raise StageError(
+            f"source.hash_key: {file} holds {len(secret)} bytes; take 32 random ones (head -c 32 /dev/urandom | base64)"
+        )
+    return secret
