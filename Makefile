@@ -3,6 +3,7 @@
 # make up     Airflow's UI and the served model until Ctrl-C   (AIRFLOW_PORT= SERVE_PORT=)
 # make bench  measure the artefact and its serving, half an hour   (DATA=)
 # make bench-scale   the whole chain on 10^5 to 10^7 events, an hour      make kills   every stage killed at random moments, an hour
+# make bench-read    10^7 rows of CSV beside Polars' own scan, and 10^5 tables written in any form and read back; an hour and a half
 # make lint   ruff                       make clean       remove what runs left behind (keeps .venv)
 # make lock   requirements.lock again from pyproject.toml  (UPGRADE=--upgrade for newer versions)
 
@@ -11,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo up test test-fast bench bench-scale kills lint lock clean setup
+.PHONY: demo up test test-fast bench bench-scale bench-read kills lint lock clean setup
 .DEFAULT_GOAL := demo
 
 setup: $(READY)
@@ -46,6 +47,10 @@ bench: $(READY)
 
 bench-scale: $(READY)
 	@$(BIN)/python -m benchmarks.scale
+
+bench-read: $(READY)
+	@$(BIN)/python -m benchmarks.read
+	EXAMPLES=100000 $(BIN)/pytest -m e2e tests/pipelines/data/test_reading.py
 
 kills: $(READY)
 	@$(BIN)/python -m benchmarks.kills

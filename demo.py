@@ -16,6 +16,7 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
+import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -33,7 +34,8 @@ What next?
   make up                             Airflow's UI with this run and its Report tab, and the served model, until Ctrl-C
   .venv/bin/pushcart status           what production serves, and why
   .venv/bin/dvc exp show              this run beside others; change params.yaml and type dvc repro for one of your own
-  make demo SOURCE=files DATA=shop.csv   the same on your own shop's export (docs/data-scientist.md)"""
+  .venv/bin/pushcart doctor shop.csv     what Pushcart makes of your own shop's export (docs/data-scientist.md)
+  make demo SOURCE=files DATA=shop.csv   the same on it"""
 console = Console(width=max(Console().width, 100))
 
 
@@ -43,6 +45,8 @@ def main() -> int:
     if changed:
         console.print(f"[red]error:[/red] uncommitted changes in {', '.join(changed)}: a run works on what is committed, and bringing its files "
                       "back would undo them. Commit them, or put them aside with git stash.")  # fmt: skip
+        return 1
+    if chosen.source == "files" and not looked_at(chosen.data, chosen.mapping):
         return 1
     run = f"demo-{chosen.source}-{datetime.now():%Y%m%dT%H%M%S}"
     conf = {"source": chosen.source, "data": chosen.data, "mapping": chosen.mapping, "environment": ENVIRONMENT}
@@ -94,6 +98,14 @@ def arguments() -> argparse.Namespace:
             cli.error(f"MAPPING={chosen.mapping} is not there")
         chosen.mapping = str(Path(chosen.mapping).resolve())
     return chosen
+
+
+def looked_at(data: str, mapping: str | None) -> bool:
+    """Shows what Pushcart makes of the files; are they ready?"""
+    command = [sys.executable, "-m", "pipelines.data.reading.doctor", data, *(["--mapping", mapping] if mapping else [])]
+    if key := yaml.safe_load((CHECKOUT / "params.yaml").read_text(encoding="utf-8"))["source"]["hash_key"]:
+        command += ["--hash-key", key]
+    return subprocess.run(command, cwd=CHECKOUT).returncode == 0
 
 
 def uncommitted() -> list[str]:

@@ -1,6 +1,9 @@
-"""pushcart: what a platform engineer types. promote, rollback, status, serve, up."""
+"""pushcart: what a platform engineer types. promote, rollback, status, serve, up; and doctor, for whoever brings a shop's files."""
 
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -10,7 +13,9 @@ from deploy.promotion.environments import Environment, EnvironmentProblem, envir
 from deploy.promotion.gate import GateError
 from deploy.serving.artefact import ArtefactError
 
-app = typer.Typer(help="Promote, roll back and serve Pushcart's bentos.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="Promote, roll back and serve Pushcart's bentos; look at a shop's files.", no_args_is_help=True, add_completion=False
+)
 
 Name = Annotated[str, typer.Argument(help="environment, one of those in params.yaml")]
 Why = Annotated[str, typer.Option(help="the reason, kept with the entry")]
@@ -135,6 +140,21 @@ def up(
         _fail(str(error))
     except KeyboardInterrupt:
         typer.echo("stopped")
+
+
+@app.command()
+def doctor(
+    data: Annotated[Path, typer.Argument(help="a file, or a folder of files")],
+    mapping: Annotated[Path | None, typer.Option(help="YAML file with a mapping; left out: one is proposed")] = None,
+    write: Annotated[Path | None, typer.Option(help="file to keep the proposed mapping in")] = None,
+    hash_key: Annotated[Path | None, typer.Option(help="file with the secret of `hash`")] = None,
+) -> None:
+    """What Pushcart makes of a shop's files, before anything is run; ends with "ready" or with what it needs to know."""
+    options = {"--mapping": mapping, "--write": write, "--hash-key": hash_key}
+    named = [word for option, value in options.items() if value is not None for word in (option, str(value))]
+    root = Path(__file__).resolve().parents[1]
+    command = [sys.executable, "-m", "pipelines.data.reading.doctor", str(data), *named]
+    raise typer.Exit(subprocess.run(command, env=os.environ | {"PYTHONPATH": str(root)}).returncode)
 
 
 def _checkout() -> Path:

@@ -102,6 +102,15 @@ def test_a_second_demo_does_not_take_edits_for_its_own(checkout: Path):
     assert demo.uncommitted() == ["README.md"]
 
 
+def test_a_demo_stops_before_it_would_undo_an_edit(checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    (checkout / "params.yaml").write_text("my edit\n")
+    monkeypatch.setattr("sys.argv", ["demo.py"])
+    monkeypatch.setattr(demo, "airflow", None)  # nothing is started
+    assert demo.main() == 1
+    assert "uncommitted changes in params.yaml" in " ".join(capsys.readouterr().out.split())
+    assert (checkout / "params.yaml").read_text() == "my edit\n"
+
+
 def test_a_refusal_reads_as_one_sentence_and_what_comes_next_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     reports = tmp_path / ".airflow/runs/r/reports"
     reports.mkdir(parents=True)

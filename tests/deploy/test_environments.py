@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from deploy.cli import app
 from deploy.promotion import environments
 from deploy.promotion.environments import Environment, EnvironmentProblem, checked
-from deploy.promotion.gate import GateError
+from deploy.promotion.gate import GateError, rows
 from deploy.serving.artefact import ArtefactError, code_digest, version_of
 from tests.conftest import ROOT
 
@@ -114,6 +114,22 @@ def test_the_gate_refuses(checkout: Path, finished: Path, tmp_path: Path, change
     assert served(production) == before
     entry = production.promote(worse, who="me", why="I know", force=True)
     assert any(reason in objection for objection in entry["forced_past"])
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), None])
+@pytest.mark.parametrize(
+    "where", ["metrics.test.ndcg@10", "metrics.popularity.ndcg@10", "compression.ndcg_kept", "parity.max_score_error"]
+)
+def test_what_is_no_number_passes_no_row_of_the_gate(finished: Path, where: str, wrong: float | None):
+    manifest = json.loads((finished / "artefact/manifest.json").read_text())
+    limits = {"min_gain_over_popularity": 0.0, "max_drop_from_production": 0.05, "max_parity_error": 0.001}
+    assert all(row.passed for row in rows(manifest, manifest, None, limits))
+    *sections, key = where.split(".")
+    part = manifest
+    for section in sections:
+        part = part[section]
+    part[key] = wrong
+    assert not all(row.passed for row in rows(manifest, None, None, limits))
 
 
 @pytest.mark.parametrize("figure", ["NaN", "Infinity"])

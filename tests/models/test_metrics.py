@@ -61,4 +61,5 @@ class TestMetrics:
 
     def test_coverage_and_novelty(self):
         assert metrics.coverage(np.array([[1, 2], [2, 3]]), 6) == 0.5
+        assert metrics.coverage(np.array([[1, 0], [0, 0]]), 6) == 1 / 6  # 0 is where no item was left
         assert metrics.novelty(np.array([[1]]), np.array([0, 1, 7])) == 3.0

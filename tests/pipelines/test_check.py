@@ -112,17 +112,21 @@ def test_a_feed_that_has_stopped_is_stale_even_where_nothing_changed(workspace):
 def test_nothing_that_was_refused_as_personal_data_is_published(workspace, caplog: pytest.LogCaptureFixture):
     folder = workspace(check__max_broken_share=0.0)
     events, _ = raw_with(0.02)
-    markup = "<script>alert(1)</script>"
+    markup, image = "<script>alert(1)</script>", "<img src=x onerror=alert(2)>"
     events = events.with_columns(
         user_id=pl.when(pl.col("event_id") == "e1").then(pl.lit("jo@example.com")).otherwise("user_id"),
         item_id=pl.when(pl.col("event_id") == "e1").then(pl.lit("secret-of-jo")).otherwise("item_id"),
-        event=pl.when(pl.col("event_id") == "e3").then(pl.lit(markup)).otherwise("event"),
+        event=pl.when(pl.col("event_id") == "e3")
+        .then(pl.lit(markup))
+        .when(pl.col("event_id") == "e4")
+        .then(pl.lit(image))
+        .otherwise("event"),
     )
     write_raw(folder, events)
     with pytest.raises(StageError) as stopped, caplog.at_level("DEBUG"):
         run_stages("check")
     pages = "".join(p.read_text(errors="replace") for p in Path("reports").rglob("*") if p.suffix in (".html", ".json"))
-    for secret in ("jo@example.com", "secret-of-jo", markup, "alert(1)"):
+    for secret in ("jo@example.com", "secret-of-jo", markup, "alert(1)", image, "alert(2)"):
         assert secret not in str(stopped.value) + caplog.text + pages
     kept = pl.read_parquet("data/quarantine/events.parquet").filter(pl.col("event_id") == "e1")
     assert kept.select("user_id", "item_id").row(0) == (None, None)

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from pytorch_lightning.callbacks import Callback
 
 from models.metrics import ndcg
 from models.served.topk import TopK
 from pipelines.artefact import graph as graphs
 from pipelines.learning import fitting, prepared, saved
 from pipelines.learning.ranking import rank_all
-from pipelines.stage import StageError, read_json
+from pipelines.stage import StageError, params, read_json
 from tests.conftest import ROOT, run_stages
 
 
@@ -108,6 +109,25 @@ def test_a_checkpoint_cannot_run_code(run: Path):
     torch.save({"state_dict": network.state_dict(), "evil": Evil()}, "crafted.ckpt")
     with pytest.raises(pickle.UnpicklingError):
         fitting.restored(network, Path("crafted.ckpt"), "")
+    assert not Path("ran").exists()
+
+
+def test_a_crafted_checkpoint_to_go_on_from_cannot_run_code(run: Path):
+    settings = params("train") | {"epochs": 2}
+    data = prepared.load()
+
+    class StopOnce(Callback):
+        def on_train_epoch_start(self, trainer, module):
+            if trainer.current_epoch == 1:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fitting.learn(settings, data, StopOnce())
+    [last] = Path("data/.checkpoints").glob("*/next-item/last.ckpt")
+    content = torch.load(last, weights_only=True)
+    torch.save(content | {"evil": Evil()}, last)
+    with pytest.raises(pickle.UnpicklingError):
+        fitting.learn(settings, data)
     assert not Path("ran").exists()
 
 

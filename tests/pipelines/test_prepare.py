@@ -1,6 +1,7 @@
 """Preparation against slow definitions, on generated logs (hypothesis)."""
 
 import json
+import math
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.data.cleaning import clean
-from pipelines.data.features import MOST, attributes
+from pipelines.data.features import MOST, attributes, item_features
 from pipelines.data.histories import meetings, platforms, vocabulary
 from pipelines.data.impressions import impressions
 from pipelines.data.split import divide
@@ -107,6 +108,33 @@ def test_items_renamed_at_random_get_the_same_numbers(rows: list[tuple], names: 
         return divide(met, vocabulary(met, None), [], SETTINGS)[0]
 
     assert divided(rows).equals(divided([(u, renamed[i], e, m) for u, i, e, m in rows]))
+
+
+def test_what_is_held_out_of_a_basket_is_a_draw_and_not_the_first_in_the_file():
+    rows = [(f"u{u}", f"i{u}-{basket}-{i}", "view", basket) for u in range(200) for basket in range(3) for i in range(5)]
+    met, ties = meetings(clean(frame(rows), SETTINGS)[0])
+    assert ties > 0.5
+    items = vocabulary(met, None)
+    divided, _ = divide(met, items, [], SETTINGS)
+    names = dict(items.select("item", "item_id").iter_rows())
+    held_out = [names[row["items"][row["test_at"]]] for row in divided.iter_rows(named=True)]
+    places = [int(name.rpartition("-")[2]) for name in held_out]
+    assert all(places.count(place) > 20 for place in range(5))  # 40 of each if all are as likely
+    assert all(name.split("-")[1] == "2" for name in held_out)
+
+
+def test_a_return_takes_the_latest_purchase_back_and_nothing_else():
+    rows = [("u", "a", "view", 0), ("u", "a", "purchase", 1), ("u", "a", "purchase", 5), ("u", "a", "return", 7), ("u", "b", "purchase", 2),
+            ("u", "b", "return", 1), ("v", "a", "purchase", 3)]  # fmt: skip
+    acts, removed = clean(frame(rows), SETTINGS)
+    kept = acts.select("user_id", "item_id", "event", (pl.col("timestamp") - START).dt.total_minutes().alias("m")).collect()
+    assert sorted(kept.rows()) == [
+        ("u", "a", "purchase", 1),
+        ("u", "a", "view", 0),
+        ("u", "b", "purchase", 2),
+        ("v", "a", "purchase", 3),
+    ]
+    assert removed["purchases taken back"] == 1
 
 
 def test_the_vocabulary_holds_the_catalogue_and_what_left_it():
@@ -247,3 +275,33 @@ def test_what_is_known_of_items_becomes_numbers():
         {"brand:B"},
     ]  # "attributes:9" and the price of three are said of more than half, the rest of one item alone
     assert attributes(items, [])[0]["attributes"].to_list() == [[]] * 5
+
+
+def test_features_of_items_by_their_formulas():
+    day = timedelta(days=1)
+    start = datetime(2024, 1, 1, tzinfo=UTC)
+    split = pl.DataFrame({
+        "items": [[1, 2, 3], [2, 1, 3]],
+        "timestamps": [[start, start + 30 * day, start + 31 * day], [start + 30 * day, start + 30 * day, start + 31 * day]],
+        "train_end": [2, 1],
+    })  # fmt: skip
+    shown = pl.DataFrame({"item": [1, 1, 2, 3], "clicked": [True, False, True, True], "purchased": [False, False, True, True],
+                          "part": ["train", "train", "train", "test"]})  # fmt: skip
+    catalogue = pl.DataFrame({"item_id": ["a", "b", "c"], "category": ["x", "x", "y"], "price": [1.0, 3.0, 10.0]})
+    items = pl.DataFrame({"item": [1, 2, 3], "item_id": ["a", "b", "c"]})
+    found = item_features(items, catalogue, split, shown, False, 1)
+    assert found["popularity"].to_list() == [1, 2, 0]  # of the training part alone
+    assert found["recency"].to_list() == [0.5, 2.0, 0.0]  # half after 30 days
+
+    def standardised(values: list[float]) -> list[float]:
+        mean = sum(values) / len(values)
+        deviation = (sum((v - mean) ** 2 for v in values) / (len(values) - 1)) ** 0.5
+        return [pytest.approx((v - mean) / deviation) for v in values]
+
+    mean = 2 / 3  # clicks an impression in training
+    rates = [math.log((1 + 20 * mean) / 22), math.log((1 + 20 * mean) / 21), math.log(mean)]
+    assert found["click_rate"].to_list() == standardised(rates)
+    prices = [math.log(2), math.log(4), math.log(11)]
+    assert found["log_price"].to_list() == standardised(prices)
+    of_x = (prices[0] + prices[1]) / 2
+    assert found["relative_price"].to_list() == standardised([prices[0] - of_x, prices[1] - of_x, 0.0])

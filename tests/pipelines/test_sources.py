@@ -199,7 +199,8 @@ class TestFiles:
     def test_broken_cells_become_null_and_keep_their_row(self, tmp_path: Path):
         path = tmp_path / "e.csv"
         path.write_text("user_id,item_id,event,timestamp,price\nu,i,view,1700000000,5\n,i,view,soon,cheap\nu,i\n")
-        events = read("files", path)["events"]
+        mapping = {"events": {"columns": {c: c for c in ("user_id", "item_id", "event", "timestamp", "price")}}}
+        events = read("files", path, mapping=mapping)["events"]
         assert events["source_row"].to_list() == [1, 2, 3]
         assert events.row(1, named=True) | {"event": "view"} == {
             "source_row": 2, "user_id": None, "item_id": "i", "event": "view", "price": None, "timestamp": None,

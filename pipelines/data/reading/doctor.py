@@ -71,6 +71,8 @@ def page(data: Path, mapping: Path | None = None, write: Path | None = None, key
         ], False
     parsed = parse(document)
     reading = translate(data, parsed, files_of(data, parsed), hash_key(key, Path.cwd()), SAMPLE)
+    if reading.notes:
+        lines += ["", "how it is read", *(f"  {note}" for note in dict.fromkeys(reading.notes))]
     lines += understood(reading)
     if reading.questions:
         return [
@@ -88,7 +90,7 @@ def page(data: Path, mapping: Path | None = None, write: Path | None = None, key
     if write is not None:
         write.write_text(written(document), encoding="utf-8")
         lines.append(f"kept in {write}")
-    but = list(dict.fromkeys([*proposal.warnings, *reading.notes, *_broken(reading)]))
+    but = list(dict.fromkeys([*proposal.warnings, *reading.doubts, *_broken(reading)]))
     return [*lines, "", f"ready, but {but[0]}" if but else "ready", *(f"  and {line}" for line in but[1:])], True
 
 

@@ -26,7 +26,7 @@ from pipelines.data.reading.names import (
     kind_of,
     plain,
 )
-from pipelines.data.reading.values import FORMS, _is_compact, tidy
+from pipelines.data.reading.values import DAYS, FORMS, _is_compact, tidy
 from pipelines.stage import StageError
 
 SAMPLE = 20_000  # records of a file that are looked at
@@ -120,7 +120,7 @@ class Look:
         return float(values.str.contains(pattern).mean() or 0.0) if len(values) else 0.0
 
     def is_number(self, column: str) -> bool:
-        return self.share(column, r"^[^\d]{0,6}[-(]?\d[\d.,\s]*\)?[^\d]{0,6}$") > 0.9
+        return self.share(column, r"^[^\d]{0,6}[-(]?\d[\d.,\s]*\)?[^\d]{0,6}$") > 0.5
 
     def is_mail(self, column: str) -> bool:
         return self.share(column, r"^[^@\s]+@[^@\s]+\.[^@\s]+$") > 0.5
@@ -145,9 +145,13 @@ class Look:
                 continue
             tidied = values.to_frame("t").select(tidy(pl.col("t")))["t"].to_list()
             looks = Counter(_time_look(text) for text in tidied)
-            look, count = max(((look, n) for look, n in looks.items() if look), key=lambda found: found[1], default=(None, 0))
+            look, count = max(
+                ((look, n) for look, n in looks.items() if look and (look != "days" or column in called)),
+                key=lambda found: found[1],
+                default=(None, 0),
+            )
             if count > (SOME if column in called else MOST) * len(tidied):
-                found[column] = look
+                found[column] = "time" if look == "days" else look
         return found
 
     def numbers_of_time(self, column: str) -> bool:
@@ -160,8 +164,10 @@ def _time_look(text: str) -> str | None:
         return "time" if form.groupdict().get("H") else "date"
     digits = str(int(float(text))) if re.fullmatch(r"\d\.\d+[eE]\+?\d+", text) else text.partition(".")[0]
     if digits.isdigit():
-        if len(digits) in (8, 14) and _is_compact(digits):
+        if len(digits) in (8, 12, 14) and _is_compact(digits):
             return "date" if len(digits) == 8 else "time"
+        if len(digits) == 5 and DAYS[0] <= int(digits) < DAYS[1]:
+            return "days"
         scale = {10: 1, 13: 1e3, 16: 1e6, 19: 1e9}.get(len(digits))
         return "time" if scale and 7e8 < int(digits) / scale < 2.1e9 else None
     if pl.Series([text]).str.contains(CLOCK).item():
@@ -191,7 +197,7 @@ def propose(data: Path) -> Proposal:
         column for reason in proposal.reasons if reason.table in ("events", "items") for column in reason.column.split(" and ")
     }
     for column in events.columns:
-        if column not in used:
+        if column not in used and not any(column in question for question in proposal.questions):
             proposal.lost.setdefault(column, _why_lost(events, column))
     return proposal
 
@@ -328,6 +334,7 @@ def _lines_with_orders(lines: Look, orders: Look, key: str, proposal: Proposal) 
     added = [c for c in orders.columns if c not in lines.columns]
     lines.frame = lines.frame.join(orders.frame.unique(key).select(key, *added), on=key, how="left", maintain_order="left")
     lines.columns = lines.frame.columns
+    vars(lines).pop("times", None)  # of the columns that it had
     return lines
 
 

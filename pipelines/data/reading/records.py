@@ -45,6 +45,7 @@ LOOKED_AT = 300  # lines by which the form of a file is told
 LONGEST = 200  # lines of one record
 PREAMBLE = 20  # lines before the header, at most
 COPIES: list[io.IOBase] = []  # open until the process ends; Polars reads them late
+WRAPPER = 5  # keys of a JSON object around a list of records, at most
 ROWS = 50_000  # of a batch of JSON records
 
 
@@ -142,18 +143,36 @@ def _blocks(path: Path, limit: int | None = None) -> Iterator[bytes]:
             yield block
 
 
+def _texts(path: Path, encoding: str) -> Iterator[str]:
+    """The file's text, about BLOCK at a time."""
+    decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
+    for block in chain(_blocks(path), [b""]):
+        yield decoder.decode(block, final=not block)
+
+
 def _lines(path: Path, encoding: str) -> Iterator[list[str]]:
     """The file's lines, a list for every block; lines end with LF, CR LF, or CR where the file has no other."""
-    decoder, rest, end = codecs.getincrementaldecoder(encoding)(errors="replace"), "", None
-    for block in chain(_blocks(path), [b""]):
-        text = rest + decoder.decode(block, final=not block)
-        if end is None and text:
-            end = "\r" if "\r" in text[:BLOCK] and "\n" not in text else "\n"
-        lines = text.split(end or "\n")
-        rest = lines.pop() if block else ""
-        if not block and lines and not lines[-1]:
-            lines.pop()
-        yield [line.removesuffix("\r") for line in lines] if "\r" in text else lines
+    rest, end = "", None
+    for block in _texts(path, encoding):
+        if end is None and block:
+            end = "\r" if "\r" in block and "\n" not in block else "\n"
+        lines = (rest + block).split(end or "\n")
+        rest = lines.pop()
+        yield [line.removesuffix("\r") for line in lines] if "\r" in block else lines
+    if rest:
+        yield [rest.removesuffix("\r")]
+
+
+def encoding_of_all(paths: list[Path], limit: int | None = None) -> str | None:
+    """One encoding for the parts of a table that are not in UTF-8, told by all of their text; None where each tells its own."""
+    texts = [p for p in paths if suffix_of(p) in (*DELIMITED, *JSON)]
+    if len(texts) < 2:
+        return None
+    own = {p: encoding_of(_blocks(p, limit), quick=True)[0] for p in texts}
+    others = [p for p in texts if own[p] is None]
+    if len(others) < 2:
+        return None
+    return encoding_of(chain.from_iterable((*_blocks(p, limit), b"\n") for p in others))[0] if len(others) == len(texts) else None
 
 
 def _told_encoding(path: Path, form: Format, notes: list[str], limit: int | None = None) -> tuple[str, int]:
@@ -249,14 +268,14 @@ def _mended(path: Path, encoding: str, layout: Layout, limit: int | None, told: 
             copy.write(f"{record}{layout.inner}{line}\n")
             continue
         values = fields.apart(line)
-        if fields.opens(line, values):
+        if fields.opens(line):
             following = list(_until_closed(again, numbered, fields, line))
             text = "\n".join([line, *(one for _, one, _ in following)])
             if fields.is_whole(whole := fields.apart(text)):
                 values, line = whole, text
             else:
                 again.extendleft(reversed(following))
-        reason = _why_not(line, values, layout)
+        reason = _why_not(line, values, fields)
         if reason:
             unread.append((path.name, record, number, reason, line[:2000]))
         else:
@@ -293,13 +312,14 @@ def _until_closed(again: deque, numbered: Iterator, fields: "_Fields", line: str
             return
 
 
-def _why_not(line: str, values: list[tuple[str, bool]], layout: Layout) -> str | None:
+def _why_not(line: str, values: list[tuple[str, bool]], fields: "_Fields") -> str | None:
     """Why a record cannot be read, if it cannot."""
+    columns, quote = len(fields.layout.names), fields.layout.quote
     if "\ufffd" in line:
         return "bytes that its encoding does not have"
-    if len(values) > len(layout.names):
-        return f"{len(values)} fields, where there are {len(layout.names)} columns"
-    if layout.quote and layout.quote in line and len(values) < len(layout.names):
+    if len(values) > columns:
+        return f"{len(values)} fields, where there are {columns} columns"
+    if quote and quote in line and (len(values) < columns or fields.opens(line)):
         return "a quote that does not close"
     return None
 
@@ -311,7 +331,7 @@ class _Fields:
         self.layout = layout
         q, end = re.escape(layout.quote or ""), f"(?={re.escape(layout.separator)}|$)"
         self._quoted = re.compile(rf"\s*{q}((?:[^{q}]|{q}{q})*){q}\s*?{end}") if layout.quote else None
-        self._opening = re.compile(rf"(?:^|{re.escape(layout.separator)})\s*{q}(?:[^{q}]|{q}{q})*$") if layout.quote else None
+        self._rest = re.compile(rf"\s*{q}(?:[^{q}]|{q}{q})*$") if layout.quote else None
 
     def apart(self, line: str) -> list[tuple[str, bool]]:
         """The fields, each with whether it was quoted; a quote that is not around a whole field is text."""
@@ -335,11 +355,20 @@ class _Fields:
                 return values
             at += len(separator)
 
-    def opens(self, line: str, values: list[tuple[str, bool]]) -> bool:
-        """May the line end inside a quoted field?"""
-        return bool(
-            self._opening and self.layout.quote in line and len(values) <= len(self.layout.names) and self._opening.search(line)
-        )
+    def opens(self, line: str) -> bool:
+        """Does the line end inside a quoted field?"""
+        separator, quote, at = self.layout.separator, self.layout.quote, 0
+        if not quote or separator == BLANKS or quote not in line:
+            return False
+        while at < len(line):
+            found = self._quoted.match(line, at)
+            if not found and self._rest.match(line, at):
+                return True
+            end = found.end() if found else line.find(separator, at)
+            if end < 0:
+                return False
+            at = end + len(separator)
+        return False
 
     def is_whole(self, values: list[tuple[str, bool]]) -> bool:
         """Are these the fields of one record over several lines?"""
@@ -361,29 +390,44 @@ def _layout(path: Path, head: list[str], form: Format, notes: list[str]) -> Layo
     skipped, separator, quote = form.skip_rows or 0, form.separator, form.quote
     if form.skip_rows is None and (said := re.fullmatch(r"sep=(.+?)\s*", head[0], re.IGNORECASE)):
         skipped, separator = 1, separator or said[1]
-    rows = head[skipped:]
+    lines = head[skipped:]
     if separator is None:
-        separator = _separator([row for row in rows if row.strip()], quote)
+        separator = _separator(lines, quote)
     fields = _Fields(Layout(separator or INNER, quote, [], True, 0))
     if form.skip_rows is None:
-        widths = [len(fields.apart(row)) for row in rows]
-        usual = Counter(w for row, w in zip(rows, widths, strict=True) if row.strip()).most_common(1)[0][0]
-        before = next(
-            (i for i, (row, w) in enumerate(zip(rows, widths, strict=True)) if row.strip() and (w >= usual or usual < 3)), 0
-        )
+        usual = Counter(len(fields.apart(row)) for row in _whole_rows(lines, fields)).most_common(1)[0][0]
+        wide = (i for i, line in enumerate(lines) if line.strip() and (usual < 3 or len(fields.apart(line)) >= usual))
+        before = next(wide, 0)
         if 0 < before <= PREAMBLE:
-            if any(row.strip() for row in rows[:before]):
+            if any(line.strip() for line in lines[:before]):
                 notes.append(f"{path.name}: the first {before} lines are no table and are skipped")
-            skipped, rows = skipped + before, rows[before:]
+            skipped, lines = skipped + before, lines[before:]
+    rows = _whole_rows(lines, fields)
     first = [v.strip() for v, _ in fields.apart(rows[0])] if rows else []
     if not any(first):
         raise StageError(f"{path} holds no row after the first {skipped} lines")
-    body = [[v for v, _ in fields.apart(row)] for row in rows[1:] if row.strip()]
+    body = [[v for v, _ in fields.apart(row)] for row in rows[1:]]
     header = _is_header(first, body) if form.header is None else form.header
     if not header:
         width = max(len(first), Counter(map(len, body)).most_common(1)[0][0] if body else 0)
         return Layout(separator or INNER, quote, [str(i + 1) for i in range(width)], False, skipped)
     return Layout(separator or INNER, quote, named(path, first), True, skipped + 1)
+
+
+def _whole_rows(lines: list[str], fields: _Fields) -> list[str]:
+    """Lines as rows: one that ends inside a quoted field goes on in the next, where that field closes soon."""
+    rows, at = [], 0
+    while at < len(lines):
+        end, row = at, lines[at]
+        while fields.opens(row) and end + 1 < len(lines) and end - at < LONGEST:
+            end += 1
+            row += "\n" + lines[end]
+        if fields.opens(row):
+            end, row = at, lines[at]
+        if row.strip():
+            rows.append(row)
+        at = end + 1
+    return rows
 
 
 def named(path: Path, first: list[str]) -> list[str]:
@@ -399,17 +443,17 @@ def named(path: Path, first: list[str]) -> list[str]:
     return names
 
 
-def _separator(rows: list[str], quote: str | None) -> str | None:
-    """The separator by which most lines have equally many fields, the more the better; None: there is one column."""
-    best = (0.0, None)
+def _separator(lines: list[str], quote: str | None) -> str | None:
+    """The separator by which most rows have equally many fields, the more the better; None: there is one column."""
+    best = (0, None)
     for separator in (*SEPARATORS, BLANKS):
         if separator == BLANKS and best[1]:
             break
         fields = _Fields(Layout(separator, quote, [], True, 0))
-        widths = Counter(len(fields.apart(row)) for row in rows)
-        width, count = max(widths.items(), key=lambda w: (w[1], w[0]))
+        rows = _whole_rows(lines, fields)
+        width, count = Counter(len(fields.apart(row)) for row in rows).most_common(1)[0]
         if width > (2 if separator == BLANKS else 1) and count >= (0.95 if separator == BLANKS else 0.6) * len(rows):
-            best = max(best, (width * count / len(rows), separator), key=lambda b: b[0])
+            best = max(best, (width * count, separator), key=lambda b: b[0])
     return best[1]
 
 
@@ -448,8 +492,8 @@ def _json(path: Path, form: Format, explode: str | None, limit: int | None) -> R
     notes: list[str] = []
     encoding, _ = _told_encoding(path, form, notes, limit)
     start = "".join(line for lines in islice(_lines(path, encoding), 1) for line in lines[:5]).lstrip("\ufeff \t")
-    one_by_line = not start.startswith("[") and _first_line_is_whole(path, encoding)
-    parsed = _by_line(path, encoding) if one_by_line else _elements(path, encoding)
+    one_by_line = not start.startswith("[") and _is_by_line(path, encoding, explode)
+    parsed = _by_line(path, encoding) if one_by_line else _elements(path, encoding, explode)
     frames, columns, unread, count, batch, numbers, lists = [], {}, [], 0, [], [], 0
     for line, value, text in parsed:
         if limit and count >= limit:
@@ -481,13 +525,23 @@ def _parsed(text: str):
     return json.loads(text, parse_float=str, parse_int=str, parse_constant=str)
 
 
-def _first_line_is_whole(path: Path, encoding: str) -> bool:
+def _wrapped(value: object, explode: str | None) -> list | None:
+    """The one list of records inside a JSON object that is no record itself, such as {"orders": [...]}."""
+    if not isinstance(value, dict) or (explode and explode.partition(".")[0] in value):
+        return None
+    lists = [v for v in value.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
+    return lists[0] if len(lists) == 1 and len(value) <= WRAPPER else None
+
+
+def _is_by_line(path: Path, encoding: str, explode: str | None) -> bool:
     """Is there a JSON value on each line, broken ones apart, and not one value over many lines?"""
     lines = list(islice((line for line in chain.from_iterable(_lines(path, encoding)) if line.strip()), 20))
     whole = 0
     for line in lines:
         with contextlib.suppress(ValueError):
             whole += isinstance(_parsed(line.lstrip("\ufeff")), dict)
+    if len(lines) == 1 and whole and _wrapped(_parsed(lines[0].lstrip("\ufeff")), explode) is not None:
+        return False
     return whole >= max(1, len(lines) / 2)
 
 
@@ -504,44 +558,39 @@ def _by_line(path: Path, encoding: str) -> Iterator[tuple[int, object, str]]:
             yield number, None, line
 
 
-def _elements(path: Path, encoding: str) -> Iterator[tuple[int, object, str]]:
-    """The elements of a JSON array, of the one array inside a JSON object, or of values that follow one another."""
+def _elements(path: Path, encoding: str, explode: str | None) -> Iterator[tuple[int, object, str]]:
+    """The elements of a JSON array, of the one array inside a JSON object, or of values that follow one another.
+
+    Raises:
+        StageError: the JSON breaks off or is broken: what follows cannot be told apart.
+    """
     decoder = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str)
-    text, number = "", 1
-    for lines in _lines(path, encoding):
-        text += "".join(line + "\n" for line in lines)
+    gap, text, number, enough = re.compile(r"[\s,\[\ufeff]*"), "", 1, 0
+    for block in chain(_texts(path, encoding), [None]):
+        text += block or ""
+        if block is not None and len(text) < enough:
+            continue  # one value over many blocks is not tried at each of them
         at = 0
         while True:
-            gap = re.compile(r"[\s,\[\ufeff]*").match(text, at).end()
-            number += text.count("\n", at, gap)
-            at = gap
+            start = gap.match(text, at).end()
+            number += text.count("\n", at, start)
+            at = start
             if at >= len(text) or text[at] == "]":
                 break
             try:
                 value, end = decoder.raw_decode(text, at)
             except (ValueError, RecursionError):
                 break  # goes on in the next block, or is broken
-            inside = (
-                [v for v in value.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
-                if isinstance(value, dict)
-                else []
-            )
-            if (
-                number == 1
-                and at < 3
-                and len(inside) == 1
-                and not text[end:].strip()
-                and not text.lstrip("\ufeff \n").startswith("[")
-            ):
-                yield from ((1, element, str(element)) for element in inside[0])
+            inside = _wrapped(value, explode) if number == 1 and not text[end:].strip() and text[at] == "{" else None
+            if inside is not None:
+                yield from ((1, element, str(element)) for element in inside)
             else:
                 yield number, value, text[at:end]
             number += text.count("\n", at, end)
             at = end
-        text = text[at:]
-    rest = text.strip("], \n\t\r")
-    if rest:
-        yield number, None, rest
+        text, enough = text[at:], 2 * len(text[at:])
+    if rest := text.strip("] \n\t\r"):
+        raise StageError(f"{path}: the JSON is broken or breaks off at line {number}: {rest[:60]!r}")
 
 
 def _exploded(value: dict, path: str | None) -> Iterator[dict[str, str | None]]:

@@ -25,6 +25,7 @@ from pipelines.data.reading.values import (
     number_facts,
     number_of,
     shape_of,
+    style_facts,
     tidy,
     time_of,
     times_of,
@@ -34,7 +35,9 @@ from pipelines.stage import StageError
 
 IDS = ("user_id", "item_id", "event_id", "session_id", "order_id", "visitor_id")
 NUMBERS = ("price", "quantity", "cost", "stock", "duration")
+HEAD = 10_000  # rows by which the times of a column are looked at first
 SHAPES = 400  # shapes of times that one column may have
+UNITS = ("s", "ms", "us", "ns")
 ELSE = "*"  # among `values`: every value that is not named
 ORDER_FROM = 946_684_800_000_000  # microseconds: where an order without times begins, 2000-01-01
 
@@ -58,7 +61,8 @@ class Reading:
     left_out: dict[str, int] = field(default_factory=dict)  # rows of the events, by reason
     records: int = 0  # in the events' files
     rows: int = 0  # that they tell, those left out among them
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # how it is read
+    doubts: list[str] = field(default_factory=list)  # what may be meant otherwise
     questions: list[str] = field(default_factory=list)
 
 
@@ -91,7 +95,11 @@ def translate(
 
 def source(paths: list[Path], table: Table, folder: Path, notes: list[str], limit: int | None = None) -> Source:
     """The files of one table as one frame, joined with others where the mapping says so."""
-    read = [records.read(path, table.format, table.explode, limit) for path in paths]
+    form = table.format
+    if form.encoding is None and (encoding := records.encoding_of_all(paths, limit)):
+        form = form.model_copy(update={"encoding": encoding})
+        notes.append(f"the files are read as {encoding}")
+    read = [records.read(path, form, table.explode, limit) for path in paths]
     for one in read:
         notes += one.notes
     frames, before = [], 0
@@ -159,11 +167,8 @@ class _Translation:
         for column, text in self.texts.items():
             value = self._value(column, text, facts)
             chosen.append(value.alias(column))
-            if column in NUMBERS or column == "timestamp":
-                lost = ~text.is_in(NULLS) & value.is_null()
-                unread.append(pl.when(lost).then(pl.format("{}: {}", pl.lit(column), text)))
-            elif column in IDS:
-                lost = text.str.contains(r"^\d(?:[.,]\d+)?[eE]\+\d+$")
+            if self._loses(column, facts):
+                lost = value.is_null() & (text.is_not_null() if column in IDS else ~text.is_in(NULLS))
                 unread.append(pl.when(lost).then(pl.format("{}: {}", pl.lit(column), text)))
         if self.rules.time.order and "timestamp" not in self.texts:
             chosen.append(self._order().alias("timestamp"))
@@ -177,8 +182,16 @@ class _Translation:
         for column in self.rules.hash:
             frame = frame.with_columns(pl.col(column).map_batches(lambda s: _hashed(s, self.key), pl.String, is_elementwise=True))
         if self.name == "events":
-            self._count(facts, frame)
+            self._count(facts)
         return frame
+
+    def _loses(self, column: str, facts: dict) -> bool:
+        """May some of the column's texts not read?"""
+        if column in NUMBERS:
+            return facts[f"{column}.plain"] < facts[f"{column}.given"]
+        if column == "timestamp":
+            return facts["times.lost"] > 0
+        return column in IDS and facts[f"{column}.scientific"] > 0
 
     # Columns
 
@@ -220,9 +233,9 @@ class _Translation:
         if column in IDS:
             return id_of(column, text, facts, notes)
         if column in NUMBERS:
-            return number_of(column, text, facts, self.rules.format.decimal, notes)
+            return number_of(column, text, facts, self.rules.format.decimal, self.reading.doubts)
         if column == "timestamp":
-            return time_of(tidy(text), facts["times"], self.rules.time.timezone)
+            return time_of(text, facts["times"], self.rules.time.timezone)
         if column == "in_stock":
             plain, number = text.str.to_lowercase(), text.cast(pl.Float64, strict=False)
             return pl.when(plain.is_in(YES)).then(True).when(plain.is_in(NO)).then(False).otherwise(number > 0)
@@ -250,9 +263,22 @@ class _Translation:
                 counts |= id_facts(column, text)
             elif column in NUMBERS:
                 counts |= number_facts(column, text)
-        facts = frame.select(**counts).collect(engine="streaming").row(0, named=True)
+        times = None
         if "timestamp" in self.texts:
-            facts["times"] = self._times(frame, facts["rows"])
+            times = self._times_of_the_head(frame)
+            counts["times.lost"] = self._lost_times(times)
+        facts = _counted(frame, counts)
+        written = {}
+        for column in NUMBERS:
+            if column in self.texts and (self.rules.format.decimal == "," or facts[f"{column}.plain"] < facts[f"{column}.given"]):
+                written |= style_facts(column, self.texts[column])
+        facts |= _counted(frame, written) if written else {}
+        if times is not None:
+            if facts["times.lost"] or times.ambiguous:
+                times = times_of(self._shapes(frame), self.rules.time)
+                facts |= _counted(frame, {"times.lost": self._lost_times(times)})
+            facts["times"] = times
+            self._say_times(times, facts["rows"])
         if self.name == "events" and "event" in self.texts:
             spelled = (
                 frame.select(event=self.texts["event"].replace(NULLS, None)).group_by("event").len().collect(engine="streaming")
@@ -260,8 +286,24 @@ class _Translation:
             facts["events"] = dict(spelled.sort("len", descending=True).iter_rows())
         return facts
 
-    def _times(self, frame: pl.LazyFrame, rows: int) -> Times:
-        text = tidy(self.texts["timestamp"])
+    def _times_of_the_head(self, frame: pl.LazyFrame) -> Times:
+        """How the first times are read, which is most often how all are."""
+        head = frame.select(text=self.texts["timestamp"]).head(HEAD).collect()
+        times = times_of(self._shapes(head.lazy(), pl.col("text")), self.rules.time)
+        times.tidied = head.select((tidy(pl.col("text")) != pl.col("text")).any()).item() or False
+        return times
+
+    def _lost_times(self, times: Times) -> pl.Expr:
+        text = self.texts["timestamp"]
+        return (~text.is_in(NULLS) & time_of(text, times, self.rules.time.timezone).is_null()).sum()
+
+    def _shapes(self, frame: pl.LazyFrame, text: pl.Expr | None = None) -> pl.DataFrame:
+        """The shapes of a column's times (see values.times_of).
+
+        Raises:
+            StageError: the column holds texts of all shapes, so no times.
+        """
+        text = tidy(self.texts["timestamp"] if text is None else text)
         given = frame.select(text=text).filter(pl.col("text").is_not_null() & ~pl.col("text").is_in(NULLS))
         date = r"^(\d{1,2})[-/.](\d{1,2})[-/.](?:\d{4}|\d{2})(?:\D|$)"
         shapes = given.group_by(shape=shape_of(pl.col("text"))).agg(
@@ -269,28 +311,36 @@ class _Translation:
             one=pl.col("text").str.extract(date, 1).cast(pl.Int32).max(), two=pl.col("text").str.extract(date, 2).cast(pl.Int32).max(),
         ).collect(engine="streaming").sort("len", "shape", descending=[True, False])  # fmt: skip
         if len(shapes) > SHAPES:
+            asked = _said(self.rules.columns["timestamp"])
             raise StageError(
-                f"{self.where}.columns.timestamp: {_said(self.rules.columns['timestamp'])} holds no times, but such as {', '.join(shapes['first'].head(EXAMPLES))}"
+                f"{self.where}.columns.timestamp: {asked} holds no times, but such as {', '.join(shapes['first'].head(EXAMPLES))}"
             )
-        times = times_of(shapes, self.rules.time)
+        return shapes
+
+    def _say_times(self, times: Times, rows: int) -> None:
+        """Notes how times are read; asks where day and month cannot be told apart.
+
+        Raises:
+            StageError: no time could be read.
+        """
         asked = _said(self.rules.columns["timestamp"])
         if times.question:
-            self.reading.questions.append(
-                f'{asked}: {times.question} Say so with time: {{format: "%d/%m/%Y %H:%M"}} or {{format: "%m/%d/%Y %H:%M"}}, as the times are written'
-            )
-        elif rows and len(shapes) and not times.readers:
+            answers = 'time: {format: "%d/%m/%Y %H:%M"} or {format: "%m/%d/%Y %H:%M"}, as the times are written'
+            self.reading.questions.append(f"{asked}: {times.question} Say so with {answers}")
+        elif rows and times.unread and not times.readers:
             counted = all(text.lstrip("-").isdigit() for text in times.unread)
-            way = (f"if they number the orders of a shopper say time: {{order: [{asked}]}} in the place of columns.timestamp" if counted
-                   else "say how they are written with time: {format: ...}")  # fmt: skip
+            way = "say how they are written with time: {format: ...}"
+            if counted:
+                way = f"if they number the orders of a shopper say time: {{order: [{asked}]}} in the place of columns.timestamp"
+            found = ", ".join(times.unread[:EXAMPLES])
             raise StageError(
-                f"{self.where}.columns.timestamp: {asked} holds no times that can be read, but such as {', '.join(times.unread[:EXAMPLES])}; {way}"
+                f"{self.where}.columns.timestamp: {asked} holds no times that can be read, but such as {found}; {way}"
             )
         elif times.unread:
-            self.reading.notes.append(f"{asked}: not read as times: {', '.join(times.unread[:EXAMPLES])}")
-        for _, reader in times.readers:
-            if reader not in ("s", "ms", "us"):
-                self.reading.notes.append(f"{asked}: read as {reader}, {self.rules.time.timezone} where no zone is written")
-        return times
+            self.reading.doubts.append(f"{asked}: not read as times: {', '.join(times.unread[:EXAMPLES])}")
+        zoned = any("z" in reader or reader in UNITS for _, reader in times.readers)
+        zone = "" if zoned else f", in the time zone {self.rules.time.timezone}"
+        self.reading.notes += [f"{asked}: read as {reader}{zone}" for _, reader in times.readers]
 
     # Rows
 
@@ -354,10 +404,14 @@ class _Translation:
         quantity = pl.when(event == "return").then(pl.col("quantity").abs()).otherwise(pl.col("quantity"))
         return frame.with_columns(event.alias("event"), quantity.alias("quantity"))
 
-    def _count(self, facts: dict, frame: pl.LazyFrame) -> None:
+    def _count(self, facts: dict) -> None:
         self.reading.records = sum(r.count for r in self.source.files)
         self.reading.rows = facts["rows"] + sum(n for reason, n in self.reading.left_out.items() if reason.startswith("where "))
         self.reading.unread = pl.concat([self.reading.unread, *(r.unread for r in self.source.files)])
+
+
+def _counted(frame: pl.LazyFrame, counts: dict[str, pl.Expr]) -> dict:
+    return frame.select(**counts).collect(engine="streaming").row(0, named=True)
 
 
 def _last_said(name: str, table: pl.LazyFrame) -> pl.LazyFrame:

@@ -26,11 +26,10 @@ SCIENTIFIC = r"^\d(?:[.,]\d+)?[eE]\+\d+$"
 
 def id_facts(name: str, text: pl.Expr) -> dict[str, pl.Expr]:
     """Counts of what the ids of a column look like."""
-    given = text.filter(~text.is_in(NULLS))
     looks = {"float": WHOLE_FLOAT, "broken": BROKEN_FLOAT, "digits": DIGITS, "scientific": SCIENTIFIC}
-    counts = {f"{name}.{look}": given.str.contains(pattern).sum() for look, pattern in looks.items()}
-    words = {f"{name}.word.{word}": (text == word).sum() for word in NULLS[1:]}
-    return counts | words | {f"{name}.given": given.len(), f"{name}.all": pl.len()}
+    counts = {f"{name}.{look}": text.str.contains(pattern).sum() for look, pattern in looks.items()}
+    words = text.filter(text.is_in(NULLS[1:])).value_counts().implode()
+    return counts | {f"{name}.words": words, f"{name}.given": text.count(), f"{name}.all": pl.len()}
 
 
 def id_of(name: str, text: pl.Expr, facts: dict, notes: list[str]) -> pl.Expr:
@@ -45,15 +44,16 @@ def id_of(name: str, text: pl.Expr, facts: dict, notes: list[str]) -> pl.Expr:
             f"{name}: {count['scientific']:,} of {count['given']:,} ids are written like 4.00638E+12: a spreadsheet has cut these numbers, so "
             "that several have become one; export the file again with that column as text"
         )
-    words = [w for w in NULLS[1:] if facts[f"{name}.word.{w}"] > MISSING * count["all"]]
+    spelled = {next(iter(word.values())): word["count"] for word in facts[f"{name}.words"]}
+    words = [word for word, n in spelled.items() if n > MISSING * count["all"]]
     if words:
         notes.append(f"{name}: {', '.join(words)} is taken for missing")
-    text = text.replace(["", *words], None)
-    whole = count["float"] + count["digits"] + sum(facts[f"{name}.word.{w}"] for w in words)
+        text = text.replace(words, None)
+    whole = count["float"] + count["digits"] + sum(spelled.values())
     if count["float"] and not count["broken"] and whole >= count["given"]:
         notes.append(f"{name}: 17850.0 is read as 17850, in {count['float']:,} rows")
         text = text.str.replace(r"\.0+$", "")
-    return pl.when(~text.str.contains(SCIENTIFIC)).then(text)
+    return pl.when(~text.str.contains(SCIENTIFIC)).then(text) if count["scientific"] else text
 
 
 # Numbers
@@ -75,7 +75,19 @@ def _core(text: pl.Expr) -> pl.Expr:
 
 
 def number_facts(name: str, text: pl.Expr) -> dict[str, pl.Expr]:
-    """How many numbers of a column are written in each style, and one of each."""
+    """How many texts of a column are numbers as they stand, and how many could be read in two ways."""
+    plain = text.cast(pl.Float64, strict=False)
+    point3 = text.str.contains(_STYLES["point3"])
+    return {
+        f"{name}.given": (~text.is_in(NULLS)).sum(),
+        f"{name}.plain": (plain.is_not_null() & ~text.is_in(NULLS)).sum(),
+        f"{name}.point3": point3.sum(),
+        f"{name}.point3.first": text.filter(point3).first(),
+    }
+
+
+def style_facts(name: str, text: pl.Expr) -> dict[str, pl.Expr]:
+    """Of a column in which some are no numbers as they stand: how many are written in each style, and one of each."""
     core, facts = _core(text), {}
     for style, pattern in _STYLES.items():
         facts[f"{name}.{style}"] = core.str.contains(pattern).sum()
@@ -83,12 +95,16 @@ def number_facts(name: str, text: pl.Expr) -> dict[str, pl.Expr]:
     return facts
 
 
-def number_of(name: str, text: pl.Expr, facts: dict, decimal: str | None, notes: list[str]) -> pl.Expr:
+def number_of(name: str, text: pl.Expr, facts: dict, decimal: str | None, doubts: list[str]) -> pl.Expr:
     """The numbers of the texts, float64; null where a text is none.
 
     Raises:
         StageError: some have a decimal comma and some a decimal point.
     """
+    if decimal != "," and facts[f"{name}.plain"] == facts[f"{name}.given"]:
+        if facts[f"{name}.point3"] == facts[f"{name}.given"] and decimal is None:
+            doubts.append(_thousands(name, facts))
+        return pl.when(~text.is_in(NULLS)).then(text.cast(pl.Float64, strict=False))
     comma, point, comma3, point3 = (facts[f"{name}.{style}"] for style in _STYLES)
     if decimal is None and comma and point:
         one, other = facts[f"{name}.comma.first"], facts[f"{name}.point.first"]
@@ -97,11 +113,9 @@ def number_of(name: str, text: pl.Expr, facts: dict, decimal: str | None, notes:
             "not fit goes to the quarantine"
         )
     if decimal is None and point3 and not comma and not point:
-        notes.append(
-            f'{name}: {facts[f"{name}.point3.first"]!r} is read with a decimal point; say format: {{decimal: ","}} if the point parts thousands'
-        )
+        doubts.append(_thousands(name, facts))
     if decimal is None and comma3 and not comma and not point:
-        notes.append(
+        doubts.append(
             f'{name}: the comma of {facts[f"{name}.comma3.first"]!r} parts thousands; say format: {{decimal: ","}} if it is a decimal comma'
         )
     mark = decimal or ("," if comma or (comma3 and point3) else ".")
@@ -111,6 +125,10 @@ def number_of(name: str, text: pl.Expr, facts: dict, decimal: str | None, notes:
     number = core.str.replace_all(other, "", literal=True).str.replace(mark, ".", literal=True).cast(pl.Float64, strict=False)
     sign = pl.when(text.str.extract(NUMBER, 1).is_in(["-", "−", "("])).then(-1.0).otherwise(1.0)
     return pl.when(fits).then(number * sign)
+
+
+def _thousands(name: str, facts: dict) -> str:
+    return f'{name}: {facts[f"{name}.point3.first"]!r} is read with a decimal point; say format: {{decimal: ","}} if the point parts thousands'
 
 
 # Times
@@ -165,8 +183,9 @@ class Times:
     """How a column's times are read: expressions from text, and what must be asked first."""
 
     readers: list[tuple[list[str], str]] = field(default_factory=list)  # shapes, and the format or unit they have
+    tidied: bool = True  # do they read only after `tidy`?
+    ambiguous: bool = False  # are there dates such as 5/1/2024?
     question: str | None = None
-    notes: list[str] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)  # examples, as they are written
 
 
@@ -180,6 +199,7 @@ def times_of(shapes: pl.DataFrame, told: Time) -> Times:
     found: dict[str, list[str]] = {}
     result = Times()
     dates = shapes.filter(pl.col("one").is_not_null())
+    result.ambiguous = not dates.is_empty()
     day_first = _day_first(dates, result) if not (told.format or told.unit) else None
     for row in shapes.iter_rows(named=True):
         reader = told.format or told.unit or _reader(row, day_first)
@@ -274,7 +294,8 @@ def _is_compact(text: str) -> bool:
 
 
 def time_of(text: pl.Expr, times: Times, zone: str) -> pl.Expr:
-    """The times of tidied texts, in UTC and microseconds; null where a text is none."""
+    """The times of the texts, in UTC and microseconds; null where a text is none."""
+    text = tidy(text) if times.tidied else text
     shape, readings = shape_of(text), []
     for shapes, reader in times.readers:
         value = _by_unit(text, reader) if reader in (*PER_UNIT, "ns", "days") else _by_format(text, reader, zone)

@@ -31,7 +31,7 @@ def ordered_only(settings: dict) -> bool:
 def read(data: Path, settings: dict) -> dict[str, pl.LazyFrame]:
     """Raises: StageError: no readable file, a mapping that does not fit, or a question that only a person can answer."""
     reading = understood(data, settings)[1]
-    for note in dict.fromkeys(reading.notes):
+    for note in dict.fromkeys([*reading.notes, *reading.doubts]):
         log.info("collect: %s", note)
     if reading.questions:
         raise StageError(asked(reading.questions))
