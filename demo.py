@@ -102,7 +102,7 @@ def arguments() -> argparse.Namespace:
 
 def looked_at(data: str, mapping: str | None) -> bool:
     """Shows what Pushcart makes of the files; are they ready?"""
-    command = [sys.executable, "-m", "pipelines.data.reading.doctor", data, *(["--mapping", mapping] if mapping else [])]
+    command = [sys.executable, "-m", "pipelines.data.doctor", data, *(["--mapping", mapping] if mapping else [])]
     if key := yaml.safe_load((CHECKOUT / "params.yaml").read_text(encoding="utf-8"))["source"]["hash_key"]:
         command += ["--hash-key", key]
     return subprocess.run(command, cwd=CHECKOUT).returncode == 0

@@ -153,7 +153,7 @@ def doctor(
     options = {"--mapping": mapping, "--write": write, "--hash-key": hash_key}
     named = [word for option, value in options.items() if value is not None for word in (option, str(value))]
     root = Path(__file__).resolve().parents[1]
-    command = [sys.executable, "-m", "pipelines.data.reading.doctor", str(data), *named]
+    command = [sys.executable, "-m", "pipelines.data.doctor", str(data), *named]
     raise typer.Exit(subprocess.run(command, env=os.environ | {"PYTHONPATH": str(root)}).returncode)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu, kills, refit, scale
+from benchmarks import gpu, kills, read, refit, scale
 
 
 @pytest.mark.e2e
@@ -54,3 +54,9 @@ def test_the_backtest_of_refitting(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     low, high = report["gain_interval"]
     assert low <= report["gain"] <= high
     assert report["rows"][0]["refit"] > 0
+
+
+def test_reading_is_measured_beside_polars(tmp_path: Path):
+    rows = read.measured(tmp_path, 3000)
+    assert [row["file"] for row in rows] == ["shop.csv", "shop.csv.gz"]
+    assert all(row["seconds"] > 0 and row["polars_seconds"] > 0 and row["peak_mb"] > 50 for row in rows)

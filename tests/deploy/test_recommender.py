@@ -291,10 +291,10 @@ def test_a_gpu_that_is_there_and_unused_is_told(
 ):
     with caplog.at_level("INFO", logger="bentoml.pushcart"):
         Recommender(finished / "artefact")
-    assert "model.onnx is answered by CPUExecutionProvider" in caplog.text
-    assert "there is a GPU" not in caplog.text
-    monkeypatch.setattr(graphs, "gpu_is_there", lambda: True)
-    Recommender(finished / "artefact")
+        assert "model.onnx is answered by CPUExecutionProvider" in caplog.text
+        assert "there is a GPU" not in caplog.text
+        monkeypatch.setattr(graphs, "gpu_is_there", lambda: True)
+        Recommender(finished / "artefact")
     assert "there is a GPU, but onnxruntime answers on the CPU" in caplog.text
 
 

@@ -1,5 +1,5 @@
 """Other people's files, read right or refused in one sentence.
 
 records.py turns a file of any form into records of text; mapping.py is what a person may say of it; values.py decides what the texts of a
-column mean; proposal.py guesses a mapping and gives its reasons; translation.py makes the canonical tables; doctor.py shows all of it.
+column mean; proposal.py guesses a mapping and gives its reasons; translation.py makes the canonical tables. pipelines/data/doctor.py shows all of it.
 """

@@ -55,6 +55,12 @@ class Join(Part):
     file: str
     on: str | dict[str, str]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _on(cls, rules: object) -> object:
+        """In YAML a plain `on` is the truth value."""
+        return {"on" if key is True else key: value for key, value in rules.items()} if isinstance(rules, dict) else rules
+
 
 class Time(Part):
     format: str | None = None

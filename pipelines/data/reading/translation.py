@@ -8,14 +8,13 @@ import difflib
 import hashlib
 import hmac
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
 import polars as pl
 
 from pipelines.data.reading import records
 from pipelines.data.reading.mapping import Column, FirstOf, Joined, Mapping, Table
-from pipelines.data.reading.names import EVENT_NAMES, NO, NULLS, YES
+from pipelines.data.reading.names import NO, NULLS, PERSONS, YES, kind_of, plain
 from pipelines.data.reading.records import RECORD, Records
 from pipelines.data.reading.values import (
     EXAMPLES,
@@ -158,7 +157,16 @@ class _Translation:
             raise StageError(
                 f"{self.where}.hash: set source.hash_key to a file outside the checkout that holds a secret (head -c 32 /dev/urandom | base64)"
             )
-        self.texts = {column: self._text(spec, column) for column, spec in rules.columns.items()}
+        personal = [
+            c
+            for c, spec in rules.columns.items()
+            if name == "users" and {plain(c), plain(_said(spec))} & set(PERSONS) and c not in rules.hash
+        ]
+        for column in personal:
+            reading.notes.append(
+                f"users.{column} tells who the person is: it is not collected (hash: [{column}] keeps a keyed hash)"
+            )
+        self.texts = {column: self._text(spec, column) for column, spec in rules.columns.items() if column not in personal}
 
     def table(self) -> pl.LazyFrame:
         frame = self._filtered(self.source.frame)
@@ -387,7 +395,7 @@ class _Translation:
             if word in said or ELSE in said:
                 names[word] = said.get(word, said.get(ELSE)) if word in said or word not in EVENT_KINDS else word
             elif word not in EVENT_KINDS:
-                names[word] = _known(word) or word
+                names[word] = kind_of(word) or word
         out = [word for word, kind in names.items() if kind is None]
         for word in out:
             self.reading.left_out[f"event {word}"] = facts["events"][word]
@@ -436,17 +444,6 @@ def _said(spec: Column) -> str:
 def _word(key: object) -> str:
     """A key of `values` as the file writes it."""
     return str(key).lower() if isinstance(key, bool) else str(key)
-
-
-def _known(word: str) -> str | None:
-    from pipelines.data.reading.names import plain
-
-    return _names().get(plain(word))
-
-
-@cache
-def _names() -> dict[str, str]:
-    return {name: kind for kind, names in EVENT_NAMES.items() for name in names}
 
 
 def _hashed(values: pl.Series, key: bytes) -> pl.Series:

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 import yaml
 
-from pipelines.data.reading import doctor
+from pipelines.data import doctor
 from pipelines.stage import StageError, read_json
 from tests.conftest import ROOT, run_stages
 

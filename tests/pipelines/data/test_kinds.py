@@ -15,8 +15,8 @@ import polars as pl
 import pytest
 import yaml
 
+from pipelines.data import doctor
 from pipelines.data.privacy import personal
-from pipelines.data.reading import doctor
 from pipelines.data.sources import files
 from pipelines.stage import StageError
 from tests.conftest import ROOT
@@ -211,7 +211,7 @@ def test_several_files_joins_and_conditions(tmp_path: Path):
     for month in ("01", "02"):
         log(tmp_path, f"order_id,sku,price\no{month},p1,5\no{month},p2,7\n", f"lines-{month}.csv")
     log(tmp_path, "order_id,user,at,status\no01,u1,2024-01-01,paid\no02,u2,2024-02-01,cancelled\n", "orders.csv")
-    mapping = {"events": {"file": "lines-*.csv", "join": [{"file": "orders.csv", "on": "order_id"}], "where": "status = 'paid' AND price >= 6",
+    mapping = {"events": {"file": "lines-*.csv", "join": yaml.safe_load("[{file: orders.csv, on: order_id}]"), "where": "status = 'paid' AND price >= 6",
                           "columns": {"user_id": "user", "item_id": "sku", "timestamp": "at", "order_id": "order_id"},
                           "constants": {"event": "purchase"}}}  # fmt: skip
     found = read(tmp_path, mapping)

@@ -1,6 +1,6 @@
 """What Pushcart makes of a shop's files, before anything is run: `pushcart doctor DATA`.
 
-    python -m pipelines.data.reading.doctor DATA [--mapping FILE] [--write FILE]
+    python -m pipelines.data.doctor DATA [--mapping FILE] [--write FILE]
 
 Reads the first records of each file. Prints what each column is taken for and why, what else it could be, what is lost, five rows as they will be
 understood, and ends with "ready", "ready, but ..." or "I need to know ..." with the question. Asks nothing, changes nothing; --write keeps the mapping, in
@@ -18,6 +18,7 @@ from pipelines.data.reading import proposal as proposals
 from pipelines.data.reading.mapping import parse
 from pipelines.data.reading.proposal import SAMPLE, Proposal
 from pipelines.data.reading.translation import Reading, hash_key, translate
+from pipelines.data.sources.files import files_of, written
 from pipelines.data.tables import SOURCE_FILE, SOURCE_ROW, UNREAD
 from pipelines.stage import StageError
 
@@ -49,8 +50,6 @@ def page(data: Path, mapping: Path | None = None, write: Path | None = None, key
     Raises:
         StageError: nothing can be read, or the mapping does not fit.
     """
-    from pipelines.data.sources.files import files_of, written
-
     if not data.exists():
         raise StageError(f"{data} is not there")
     if write is not None and write.exists():
