@@ -17,6 +17,7 @@ import json
 import re
 import tempfile
 import zipfile
+import zlib
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -102,7 +103,7 @@ def read(path: Path, form: Format, explode: str | None = None, limit: int | None
         if explode:
             raise StageError(f"{path}: explode is for JSON and Parquet; a row of this file holds no list")
         return _delimited(path, form, limit)
-    except (OSError, EOFError, zipfile.BadZipFile, pl.exceptions.PolarsError) as error:
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, pl.exceptions.PolarsError) as error:
         raise StageError(f"{path} cannot be read: {str(error).splitlines()[0][:300]}") from error
 
 
@@ -248,7 +249,7 @@ def _delimited(path: Path, form: Format, limit: int | None) -> Records:
 def _scan(path: str | Path, layout: Layout, skipped: int, numbered: bool) -> pl.LazyFrame:
     schema = dict.fromkeys(([RECORD] if numbered else []) + layout.names, pl.String)
     frame = pl.scan_csv(
-        path, separator=layout.inner, has_header=False, skip_lines=skipped, schema=schema, quote_char=layout.quote, infer_schema=False, glob=False,
+        path, separator=layout.inner, has_header=False, skip_lines=skipped, schema=schema, quote_char=layout.quote, infer_schema=False, glob=False, missing_columns="insert",
         **({} if numbered else {"row_index_name": RECORD, "row_index_offset": 1}),
     )  # fmt: skip
     return frame.with_columns(pl.col(RECORD).cast(pl.UInt32))
@@ -391,6 +392,8 @@ def _layout(path: Path, head: list[str], form: Format, notes: list[str]) -> Layo
     if form.skip_rows is None and (said := re.fullmatch(r"sep=(.+?)\s*", head[0], re.IGNORECASE)):
         skipped, separator = 1, separator or said[1]
     lines = head[skipped:]
+    if not any(line.strip() for line in lines):
+        raise StageError(f"{path} holds no row after the first {skipped} lines")
     if separator is None:
         separator = _separator(lines, quote)
     fields = _Fields(Layout(separator or INNER, quote, [], True, 0))
@@ -403,9 +406,9 @@ def _layout(path: Path, head: list[str], form: Format, notes: list[str]) -> Layo
                 notes.append(f"{path.name}: the first {before} lines are no table and are skipped")
             skipped, lines = skipped + before, lines[before:]
     rows = _whole_rows(lines, fields)
-    first = [v.strip() for v, _ in fields.apart(rows[0])] if rows else []
+    first = [v.strip() for v, _ in fields.apart(rows[0])]
     if not any(first):
-        raise StageError(f"{path} holds no row after the first {skipped} lines")
+        raise StageError(f"{path}: line {skipped + 1} should be the header, and is empty")
     body = [[v for v, _ in fields.apart(row)] for row in rows[1:]]
     header = _is_header(first, body) if form.header is None else form.header
     if not header:

@@ -11,6 +11,7 @@ from pipelines.data import doctor
 from pipelines.stage import StageError, read_json
 from tests.conftest import ROOT, run_stages
 
+pytestmark = pytest.mark.e2e
 CASES = ROOT.parent / "shared" / "cases" / "files"
 EXPECTED = yaml.safe_load(Path(__file__).with_name("expected.yaml").read_text(encoding="utf-8"))
 

@@ -157,6 +157,11 @@ def test_forms_of_delimited_files(tmp_path: Path):
     assert len(read(log(tmp_path, f"{HEADER}\ru,i,view,1700000000\rv,j,view,1700000001"))["events"]) == 2
     assert "two columns are called user_id" in said(log(tmp_path, f"user_id, {HEADER}\nu,u,i,view,1700000000\n"))
     assert "is empty" in said(log(tmp_path, ""))
+    packed = bytearray(gzip.compress(f"{HEADER}\nu,i,view,1700000000\n".encode() * 99))
+    packed[40:60] = b"x" * 20
+    (tmp_path / "log.csv.gz").write_bytes(packed)
+    assert "cannot be read" in said(tmp_path / "log.csv.gz")
+    assert "holds no row" in said(log(tmp_path, "sep=;\n\n"))
     assert "has no header" in said(log(tmp_path, "u1,p1,view,1700000000\nu2,p2,view,1700000060\n"))
 
 
