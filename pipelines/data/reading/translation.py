@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import hmac
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 
 import polars as pl
@@ -416,6 +417,23 @@ class _Translation:
         self.reading.records = sum(r.count for r in self.source.files)
         self.reading.rows = facts["rows"] + sum(n for reason, n in self.reading.left_out.items() if reason.startswith("where "))
         self.reading.unread = pl.concat([self.reading.unread, *(r.unread for r in self.source.files)])
+        if not self.rules.explode and self.reading.rows != self.reading.records - sum(len(r.unread) for r in self.source.files):
+            self._tell_where_they_part()
+
+    def _tell_where_they_part(self) -> None:
+        """Raises StageError: Polars and the records that were counted differ; it names the first record."""
+        before, expected = 0, []
+        for one in self.source.files:
+            unread = set(one.unread["record"])
+            expected += [(before + i, one.path.name, i) for i in range(1, one.count + 1) if i not in unread]
+            before += one.count
+        found = self.source.frame.select(SOURCE_ROW).collect(engine="streaming")[SOURCE_ROW].sort().to_list()
+        pairs = zip_longest(expected, found, fillvalue=(None, self.source.files[-1].path.name, None))
+        _, name, record = next((e for e, row in pairs if e[0] != row), expected[-1] if expected else (0, "", 0))
+        raise StageError(
+            f"{name}: {len(expected):,} records are there, but {len(found):,} were read; they part at record {record}. This is a fault of Pushcart's: "
+            "please report it with the form of the file"
+        )
 
 
 def _counted(frame: pl.LazyFrame, counts: dict[str, pl.Expr]) -> dict:

@@ -17,6 +17,7 @@ import yaml
 
 from pipelines.data import doctor
 from pipelines.data.privacy import personal
+from pipelines.data.reading import records
 from pipelines.data.sources import files
 from pipelines.stage import StageError
 from tests.conftest import ROOT
@@ -140,6 +141,19 @@ def test_stray_quotes_are_text_and_what_cannot_be_read_has_its_line(tmp_path: Pa
             (5, 7, "a quote that does not close"),
         ]
         assert found["records"].row(0) == (6, 4)
+
+
+def test_a_record_that_gets_lost_stops_the_run_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    whole = records.read
+
+    def leaking(*arguments) -> records.Records:
+        found = whole(*arguments)
+        found.frame = found.frame.filter(pl.col(records.RECORD) != 3)
+        return found
+
+    monkeypatch.setattr(records, "read", leaking)
+    path = log(tmp_path, HEADER + "\n" + "".join(f"u,i{i},view,{1_700_000_000 + i}\n" for i in range(6)))
+    assert "6 records are there, but 5 were read; they part at record 3" in said(path, {"events": {"columns": COLUMNS}})
 
 
 def test_forms_of_delimited_files(tmp_path: Path):
