@@ -154,9 +154,6 @@ class Look:
                 found[column] = "time" if look == "days" else look
         return found
 
-    def numbers_of_time(self, column: str) -> bool:
-        return self.share(column, r"^\d+(\.\d+)?$") > 0.8
-
 
 def _time_look(text: str) -> str | None:
     form = next((found for pattern in FORMS if (found := pattern.fullmatch(text))), None)
@@ -343,8 +340,7 @@ def _lines_with_orders(lines: Look, orders: Look, key: str, proposal: Proposal) 
 
 def _events(look: Look, proposal: Proposal) -> dict[str, str]:
     taken: dict[str, str] = {}
-    rules = proposal.mapping.setdefault("events", {})
-    columns = rules.setdefault("columns", {})
+    proposal.mapping.setdefault("events", {})["columns"] = {}
     if look.records.form.get("header") is False:
         cells = [records.quoted([v or "" for v in row]) for row in look.frame.head(2).rows()]
         proposal.questions.append(
@@ -353,10 +349,8 @@ def _events(look: Look, proposal: Proposal) -> dict[str, str]:
         )
         return taken
     proposal.kind = proposal.kind or in_words(look)
-    _user(look, taken, columns, proposal)
-    _item(look, taken, columns, proposal)
-    _time(look, taken, columns, proposal)
-    _event(look, taken, rules, proposal)
+    for find in (_user, _item, _time, _event):
+        find(look, taken, proposal)
     for canonical in EVENTS_OWN:
         found = [c for c in look.named(canonical) if c not in taken.values()]
         if canonical in ("price", "quantity", "duration"):
@@ -365,27 +359,18 @@ def _events(look: Look, proposal: Proposal) -> dict[str, str]:
             proposal.lost[found[0]] = "repeats, so it numbers no events"
             continue
         if found:
-            _take(look, taken, columns, proposal, "events", canonical, found[0], "called so", found[1:])
+            _take(proposal, taken, canonical, found[0], "called so", found[1:])
     return taken
 
 
-def _take(
-    look: Look,
-    taken: dict,
-    columns: dict,
-    proposal: Proposal,
-    table: str,
-    canonical: str,
-    column: str,
-    why: str,
-    others: list[str],
-) -> None:
+def _take(proposal: Proposal, taken: dict, canonical: str, column: str, why: str, others: list[str]) -> None:
+    """Takes a column of the events for something."""
     taken[canonical] = column
-    columns[canonical] = column
-    proposal.reasons.append(Reason(table, canonical, column, why, others))
+    proposal.mapping["events"]["columns"][canonical] = column
+    proposal.reasons.append(Reason("events", canonical, column, why, others))
 
 
-def _user(look: Look, taken: dict, columns: dict, proposal: Proposal) -> None:
+def _user(look: Look, taken: dict, proposal: Proposal) -> None:
     found = [c for c in look.named("user_id") if not look.is_mail(c) and not look.is_person(c)]
     mails = [c for c in look.columns if look.is_mail(c)]
     if not found:
@@ -416,11 +401,8 @@ def _user(look: Look, taken: dict, columns: dict, proposal: Proposal) -> None:
         proposal.questions.append(f"{found[0]} or {ids[0]}: which one is the shopper? Map user_id in columns")
     count = look.given(found[0]).n_unique()
     _take(
-        look,
-        taken,
-        columns,
         proposal,
-        "events",
+        taken,
         "user_id",
         found[0],
         f"called as shoppers are; {count:,} different in the rows looked at",
@@ -428,7 +410,7 @@ def _user(look: Look, taken: dict, columns: dict, proposal: Proposal) -> None:
     )
 
 
-def _item(look: Look, taken: dict, columns: dict, proposal: Proposal) -> None:
+def _item(look: Look, taken: dict, proposal: Proposal) -> None:
     found = [c for c in look.named("item_id") if c not in taken.values()]
     if not found:
         known = [
@@ -444,11 +426,8 @@ def _item(look: Look, taken: dict, columns: dict, proposal: Proposal) -> None:
         return
     count = look.given(found[0]).n_unique()
     _take(
-        look,
-        taken,
-        columns,
         proposal,
-        "events",
+        taken,
         "item_id",
         found[0],
         f"called as items are; {count:,} different in the rows looked at",
@@ -460,14 +439,14 @@ def _other_time(column: str) -> bool:
     return any(part in plain(column) for part in OTHER_TIMES)
 
 
-def _time(look: Look, taken: dict, columns: dict, proposal: Proposal) -> None:
+def _time(look: Look, taken: dict, proposal: Proposal) -> None:
     free = [c for c in look.times if c not in taken.values()]
     named = [c for c in look.named("timestamp") if c in free]
     dates = [c for c in free if look.times[c] == "date" and not _other_time(c)]
     clocks = [c for c in free if look.times[c] == "clock" and not _other_time(c)]
     full = [c for c in named if look.times[c] == "time"]
     if not full and len(dates) == 1 and len(clocks) == 1:
-        columns["timestamp"] = {"join": [dates[0], clocks[0]]}
+        proposal.mapping["events"]["columns"]["timestamp"] = {"join": [dates[0], clocks[0]]}
         taken["timestamp"], taken["clock"] = dates[0], clocks[0]
         proposal.reasons.append(
             Reason("events", "timestamp", f"{dates[0]} and {clocks[0]}", "one holds dates, the other times of day", [])
@@ -476,11 +455,8 @@ def _time(look: Look, taken: dict, columns: dict, proposal: Proposal) -> None:
     best = [c for c in (*full, *named) if look.times[c] != "clock"]
     if best:
         _take(
-            look,
-            taken,
-            columns,
             proposal,
-            "events",
+            taken,
             "timestamp",
             best[0],
             "called so, and holds times",
@@ -489,7 +465,7 @@ def _time(look: Look, taken: dict, columns: dict, proposal: Proposal) -> None:
         return
     others = [c for c in free if not _other_time(c) and look.times[c] != "clock"]
     if len(others) == 1:
-        _take(look, taken, columns, proposal, "events", "timestamp", others[0], "the only column that holds times", [])
+        _take(proposal, taken, "timestamp", others[0], "the only column that holds times", [])
     elif others:
         proposal.questions.append(f"{', '.join(others)} hold times: when did it happen? Map timestamp in columns")
     else:
@@ -506,8 +482,8 @@ def _time(look: Look, taken: dict, columns: dict, proposal: Proposal) -> None:
         proposal.questions.append(f"no column holds times, among {', '.join(look.columns[:20])}: {way}")
 
 
-def _event(look: Look, taken: dict, rules: dict, proposal: Proposal) -> None:
-    columns, free = rules["columns"], [c for c in look.columns if c not in taken.values()]
+def _event(look: Look, taken: dict, proposal: Proposal) -> None:
+    rules, free = proposal.mapping["events"], [c for c in look.columns if c not in taken.values()]
     named = [c for c in look.named("event") if c in free]
     others = [c for c in free if c not in named and not look.is_number(c)]
     for column in (*named, *others):
@@ -516,7 +492,7 @@ def _event(look: Look, taken: dict, rules: dict, proposal: Proposal) -> None:
         known = sum(n for v, n in spelled.items() if kind_of(v)) / max(len(values), 1)
         if known <= (0 if column in named else 0.5):
             continue
-        _take(look, taken, columns, proposal, "events", "event", column, f"holds {', '.join(list(spelled)[:4])}", [])
+        _take(proposal, taken, "event", column, f"holds {', '.join(list(spelled)[:4])}", [])
         said = {v: kind for v in sorted(spelled) if (kind := kind_of(v)) and kind != v}
         unknown = {v: n for v, n in spelled.items() if not kind_of(v)}
         if said:

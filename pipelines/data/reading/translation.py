@@ -49,7 +49,6 @@ class Source:
     frame: pl.LazyFrame
     columns: list[str]
     files: list[Records]
-    all_text: bool = True  # no column has a type of its own
 
 
 @dataclass
@@ -118,8 +117,7 @@ def source(paths: list[Path], table: Table, folder: Path, notes: list[str], limi
     frame = pl.concat(frames, how="diagonal_relaxed") if len(frames) > 1 else frames[0]
     for join in table.join:
         frame, columns = _joined(frame, columns, join, folder, table, notes)
-    typed = any(kind != pl.String for name, kind in frame.collect_schema().items() if name in columns)
-    return Source(frame, columns, read, not typed)
+    return Source(frame, columns, read)
 
 
 def _joined(frame, columns: list[str], join, folder: Path, table: Table, notes: list[str]) -> tuple[pl.LazyFrame, list[str]]:

@@ -151,7 +151,6 @@ FORMS = [
 DIGITAL = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S", 17: "%Y%m%d%H%M%S%3f"}
 UNITS = {9: "s", 10: "s", 11: "s", 12: "ms", 13: "ms", 14: "ms", 15: "us", 16: "us", 17: "us", 18: "ns", 19: "ns"}
 PER_UNIT = {"s": 1_000_000, "ms": 1000, "us": 1}
-DAY = 86_400_000_000
 SPREADSHEET = 25_569  # day number of 1970-01-01, the first of which is 1899-12-31
 DAYS = (20_000, 80_000)  # day numbers of 1954 to 2119
 YEARS = (1900, 2200)
