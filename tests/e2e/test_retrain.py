@@ -157,7 +157,13 @@ def test_a_broken_feed_stops_at_the_check_and_says_why(airflow: Airflow, checkou
     rows = [f"u{i % 40},p{i % 25},{'view' if i % 5 > 1 else 'hover'},{1_700_000_000 + i}" for i in range(2000)]
     feed = tmp_path / "feed.csv"
     feed.write_text("user_id,item_id,event,timestamp\n" + "\n".join(rows))
-    run = airflow.trigger({"source": "files", "data": str(feed)}, "broken-feed")
+    run = airflow.trigger({"source": "files", "data": str(feed)}, "feed-that-asks")
+    assert airflow.follow(run, lambda task: None) == "failed"
+    assert {t["task_id"]: (t["state"], t["try_number"]) for t in airflow.tasks(run)}["collect"] == ("failed", 1)
+    assert "event holds words that name no event known here: hover (800 rows)" in "\n".join(airflow.log(run, "collect", 1))
+    mapping = tmp_path / "feed.yaml"
+    mapping.write_text("events: {columns: {user_id: user_id, item_id: item_id, event: event, timestamp: timestamp}}")
+    run = airflow.trigger({"source": "files", "data": str(feed), "mapping": str(mapping)}, "broken-feed")
     assert airflow.follow(run, lambda task: None) == "failed"
     states = {t["task_id"]: (t["state"], t["try_number"]) for t in airflow.tasks(run)}
     assert states["check"] == ("failed", 1)
