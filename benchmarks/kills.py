@@ -21,7 +21,7 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.quality import ROOT, STAGES, link_code
+from benchmarks.quality import ROOT, STAGES, link_code, shipped
 
 TIMED = {"reports/latency.json"}
 SMALL = {
@@ -88,7 +88,7 @@ def workspace(folder: Path) -> Path:
     folder.mkdir(parents=True)
     link_code(folder)
     (folder / "dvc.yaml").symlink_to(ROOT / "dvc.yaml")
-    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params = shipped()
     params["source"]["data"] = str(ROOT / "pipelines" / "data" / "sources" / "shop.yaml")
     params["source"]["shop"] |= SMALL["source"]["shop"]
     for section in ("train", "compress"):

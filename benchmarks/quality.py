@@ -16,6 +16,7 @@ import argparse
 import json
 import logging
 import os
+import subprocess
 import time
 from contextlib import chdir
 from pathlib import Path
@@ -82,7 +83,7 @@ def guess(data: Path) -> str:
 
 def prepared(folder: Path, source: str, data: Path, split: str, shop: dict | None = None) -> Path:
     """A workspace in which the stages up to verify have run on the data; `shop`: settings of the simulated shop."""
-    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params = shipped()
     params["source"] |= {"name": source, "data": str(data)}
     params["source"]["shop"] |= shop or {}
     params["prepare"]["split"] = split
@@ -217,6 +218,19 @@ def plot(report: dict, path: Path) -> None:
             axes.scatter(seconds, row["ndcg@10"], s=size, alpha=0.6, color=colours(i))
             axes.scatter([], [], s=60, color=colours(i), label=f"{row['model']}  {row['ndcg@10']:.4f}")
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+
+
+def shipped() -> dict:
+    """params.yaml as it is committed: the file itself may hold what a run brought back. As it stands where its keys are being changed."""
+    here = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    shown = subprocess.run(["git", "show", "HEAD:params.yaml"], cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
+    committed = yaml.safe_load(shown.stdout) if not shown.returncode else here
+
+    def keys(part: object) -> object:
+        return {name: keys(inner) for name, inner in part.items()} if isinstance(part, dict) else None
+
+    mapping = {"source": here["source"] | {"mapping": None}}  # whose keys are the shop's
+    return committed if keys(here | mapping) == keys(committed) else here
 
 
 def link_code(folder: Path) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.quality import ROOT, link_code
+from benchmarks.quality import ROOT, link_code, shipped
 from pipelines.stage import write_json
 
 LIMITS = {"seconds": 60, "peak_mb": 2000}  # of 10^7 rows on two cores
@@ -51,7 +51,7 @@ def measured(folder: Path, rows: int) -> list[dict]:
         workspace = folder / f"workspace-{name}"
         workspace.mkdir()
         link_code(workspace)
-        params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+        params = shipped()
         params["source"] |= {"name": "files", "data": str(folder / name)}
         (workspace / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True), encoding="utf-8")
         seconds, peak = timed(COLLECT, workspace)

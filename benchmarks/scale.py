@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from benchmarks.quality import ROOT, STAGES, link_code
+from benchmarks.quality import ROOT, STAGES, link_code, shipped
 from pipelines.artefact.manifest import code_digest
 from pipelines.stage import chart, write_json
 
@@ -72,7 +72,7 @@ def measured(events: int, items: int, kept: Path) -> list[dict]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     link_code(folder)
-    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params = shipped()
     params["source"]["shop"] |= {"shoppers": shoppers, "items": items}
     params["train"] |= {"epochs": 1}
     (folder / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True), encoding="utf-8")

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,22 +31,11 @@ STAGES = (
 )
 
 
-def shipped_params() -> dict:
-    """params.yaml as it is committed: the file itself may hold what a demo's run brought back. As it stands where its keys are being changed."""
-    here = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    shown = subprocess.run(["git", "show", "HEAD:params.yaml"], cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
-    committed = yaml.safe_load(shown.stdout) if not shown.returncode else here
-
-    def keys(part: object) -> object:
-        return {name: keys(inner) for name, inner in part.items()} if isinstance(part, dict) else None
-
-    mapping = {"source": here["source"] | {"mapping": None}}  # whose keys are the shop's
-    return committed if keys(here | mapping) == keys(committed) else here
-
-
 def small_params() -> dict:
     """params.yaml, sized for tests."""
-    params = shipped_params()
+    from benchmarks.quality import shipped  # NumPy, which reads at once how many threads it may have
+
+    params = shipped()
     params["source"]["data"] = str(ROOT / "pipelines/data/sources/shop.yaml")
     params["source"]["shop"] |= {"shoppers": 300, "items": 120, "days": 30}
     params["train"] |= {"width": 32, "layers": 1, "heads": 2, "epochs": 3, "max_len": 20, "batch_users": 32}
