@@ -13,8 +13,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import yaml
-
 from pipelines import settings
 
 LONGEST = 120  # letters of a run's id that its name keeps
@@ -76,7 +74,10 @@ def open_run(checkout: Path, run_id: str, form: dict, environment: str) -> Path:
             raise RunError(f"source.data: {data} is not there")
         params["source"]["data"] = str(data)
     if isinstance(params["source"]["mapping"], str):
-        params["source"]["mapping"] = _mapping(checkout / params["source"]["mapping"])
+        try:
+            params["source"]["mapping"] = settings.mapping_of(checkout / params["source"]["mapping"])
+        except settings.SettingsError as error:
+            raise RunError(f"source.mapping: {error}") from error
     with (clone / "params.yaml").open("w", encoding="utf-8") as file:
         editor.dump(params, file)
     try:
@@ -228,13 +229,3 @@ def _set(params: dict, name: str, value: object) -> None:
     if key not in params:
         raise RunError(f"params.yaml has no {name}")
     params[key] = value
-
-
-def _mapping(path: Path) -> dict:
-    try:
-        mapping = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (OSError, yaml.YAMLError) as error:
-        raise RunError(f"source.mapping: {path} cannot be read as YAML: {error}") from error
-    if not isinstance(mapping, dict):
-        raise RunError(f"source.mapping: {path} is not a mapping of tables (events:, items:, users:)")
-    return mapping

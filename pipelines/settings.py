@@ -239,6 +239,21 @@ def load(path: str | Path = "params.yaml") -> Settings:
     return read(text, path.name)
 
 
+def mapping_of(path: Path) -> dict[str, Any]:
+    """The mapping of a shop's files that a YAML file holds, as `source.mapping` may; its grammar is pipelines/data/reading/mapping.py's.
+
+    Raises:
+        SettingsError: there is no such file, or it is no YAML mapping.
+    """
+    try:
+        mapping = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except (OSError, yaml.YAMLError) as error:
+        raise SettingsError(f"{path} cannot be read as YAML: {error}") from error
+    if not isinstance(mapping, dict):
+        raise SettingsError(f"{path} is not a mapping of tables (events:, items:, users:)")
+    return mapping
+
+
 def read(text: str, name: str = "params.yaml") -> Settings:
     """The settings of the text of a params.yaml.
 

@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 import polars as pl
-import yaml
 
 from pipelines.data.reading import proposal as proposals
 from pipelines.data.reading.mapping import parse
@@ -20,6 +19,7 @@ from pipelines.data.reading.proposal import SAMPLE, Proposal
 from pipelines.data.reading.translation import Reading, hash_key, translate
 from pipelines.data.sources.files import files_of, written
 from pipelines.data.tables import SOURCE_FILE, SOURCE_ROW, UNREAD
+from pipelines.settings import SettingsError, mapping_of
 from pipelines.stage import StageError
 
 ROWS = 5
@@ -56,7 +56,10 @@ def page(data: Path, mapping: Path | None = None, write: Path | None = None, key
         raise StageError(f"--write {write} is there already; name another file")
     proposal = Proposal()
     if mapping is not None:
-        document = load(mapping)
+        try:
+            document = mapping_of(mapping)
+        except SettingsError as error:
+            raise StageError(f"--mapping: {error}") from error
     else:
         proposal = proposals.propose(data)
         document = proposal.mapping
@@ -91,21 +94,6 @@ def page(data: Path, mapping: Path | None = None, write: Path | None = None, key
         lines.append(f"kept in {write}")
     but = list(dict.fromkeys([*proposal.warnings, *reading.doubts, *_broken(reading)]))
     return [*lines, "", f"ready, but {but[0]}" if but else "ready", *(f"  and {line}" for line in but[1:])], True
-
-
-def load(path: Path) -> dict:
-    """A mapping's file.
-
-    Raises:
-        StageError: it is not there, or no YAML.
-    """
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (OSError, yaml.YAMLError) as error:
-        raise StageError(f"--mapping: {path} cannot be read as YAML: {error}") from error
-    if not isinstance(document, dict):
-        raise StageError(f"--mapping: {path} is no mapping of tables (events:, items:, users:)")
-    return document
 
 
 def described(data: Path, proposal: Proposal) -> list[str]:

@@ -35,7 +35,7 @@ CONSTANT = 0.9  # share of rows on which a title must say what it mostly says of
 MOST, SOME = 0.8, 0.3  # share of a column's texts that must be times; where it is called as times are
 EMPTY = 0.2  # share of empty cells from which another column may be the shopper
 NAME = r"^\p{Lu}[\p{L}'.-]+(?: \p{Lu}[\p{L}'.-]*)+$"  # Jane Roe
-CLOCK = r"^\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?:\s*[AaPp][Mm])?$"
+CLOCK = re.compile(r"\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?:\s*[AaPp][Mm])?")
 EVENTS_OWN = (
     "event_id",
     "session_id",
@@ -167,7 +167,7 @@ def _time_look(text: str) -> str | None:
             return "days"
         scale = {10: 1, 13: 1e3, 16: 1e6, 19: 1e9}.get(len(digits))
         return "time" if scale and 7e8 < int(digits) / scale < 2.1e9 else None
-    if pl.Series([text]).str.contains(CLOCK).item():
+    if CLOCK.fullmatch(text):
         return "clock"
     return None
 
@@ -230,9 +230,9 @@ def _assigned(data: Path, proposal: Proposal) -> dict[str, Look]:
             groups.setdefault(tuple(records.read(path, Format(), limit=50).columns), []).append(path)
         except StageError as error:
             proposal.warnings.append(f"{path.name} is not used: {error}")
+    others, joined = [Look(parts) for parts in groups.values()], None
     kinds: dict[str, list[Look]] = {}
-    for parts in groups.values():
-        look = Look(parts)
+    for look in others:
         kinds.setdefault(_kind(look), []).append(look)
     if "events" not in looks:
         found = kinds.pop("events", [])
@@ -244,13 +244,12 @@ def _assigned(data: Path, proposal: Proposal) -> dict[str, Look]:
             proposal.questions.append(f"{listed} all look like events: which is it? Name it in events: {{file: ...}}")
             return {}
         elif len(lines) == 1 and len(orders) == 1 and (key := _common(lines[0], orders[0], "order_id")):
-            looks["events"] = _lines_with_orders(lines[0], orders[0], key, proposal)
-            kinds.pop("lines")
-            kinds.pop("orders")
-        elif len(groups) == 1:
-            looks["events"] = Look(next(iter(groups.values())))
+            joined = orders[0]
+            looks["events"] = _lines_with_orders(lines[0], joined, key, proposal)
+        elif len(others) == 1:
+            looks["events"] = others[0]
         else:
-            holds = "; ".join(f"{parts[0].name} is {in_words(Look(parts))}" for parts in groups.values())
+            holds = "; ".join(f"{look.paths[0].name} is {in_words(look)}" for look in others)
             proposal.questions.append(
                 f"which file holds the events, with shopper, item and time? {holds}. Name it in events: {{file: ...}}, with join: where it takes two"
             )
@@ -260,12 +259,11 @@ def _assigned(data: Path, proposal: Proposal) -> dict[str, Look]:
         if table not in looks and len(kinds.get(table, [])) == 1:
             looks[table] = kinds.pop(table)[0]
             files[table] = looks[table].paths
-    used = {p for parts in files.values() for p in parts} | {p for p in paths if p.name in str(proposal.mapping)}
-    for path in paths:
-        if path not in used:
-            proposal.warnings.append(
-                f"{path.name} is there and is not used: it holds {', '.join(records.read(path, Format(), limit=50).columns[:8])}"
-            )
+    for look in others:
+        if look is not joined and look not in looks.values():
+            proposal.warnings += [
+                f"{p.name} is there and is not used: it holds {', '.join(look.columns[:8])}" for p in look.paths
+            ]
     for table, parts in files.items():
         proposal.mapping.setdefault(table, {})["file"] = (
             [p.relative_to(data).as_posix() for p in parts] if len(parts) > 1 else parts[0].relative_to(data).as_posix()

@@ -165,15 +165,11 @@ def _lines(path: Path, encoding: str) -> Iterator[list[str]]:
 
 
 def encoding_of_all(paths: list[Path], limit: int | None = None) -> str | None:
-    """One encoding for the parts of a table that are not in UTF-8, told by all of their text; None where each tells its own."""
+    """One encoding for the parts of a table, told by all of their text, where none is in UTF-8 or UTF-16; else None: each tells its own."""
     texts = [p for p in paths if suffix_of(p) in (*DELIMITED, *JSON)]
-    if len(texts) < 2:
+    if len(texts) < 2 or any(encoding_of(_blocks(p, limit), quick=True)[0] for p in texts):
         return None
-    own = {p: encoding_of(_blocks(p, limit), quick=True)[0] for p in texts}
-    others = [p for p in texts if own[p] is None]
-    if len(others) < 2:
-        return None
-    return encoding_of(chain.from_iterable((*_blocks(p, limit), b"\n") for p in others))[0] if len(others) == len(texts) else None
+    return encoding_of(chain.from_iterable(chain(_blocks(p, limit), [b"\n"]) for p in texts))[0]
 
 
 def _told_encoding(path: Path, form: Format, notes: list[str], limit: int | None = None) -> tuple[str, int]:

@@ -251,6 +251,16 @@ def test_a_folder_without_a_mapping(tmp_path: Path):
     assert set(found["users"].columns) == {"source_row", "user_id", "city"}
 
 
+def test_a_file_beside_the_log_that_cannot_be_read_is_named_and_stands_in_nobodys_way(tmp_path: Path):
+    log(tmp_path, f"{HEADER}\nu,i,view,1700000000\nv,j,view,1700000060\n", "events.csv")
+    log(tmp_path, "", "empty.csv")
+    log(tmp_path, "x,y\n1,2\n3,4\n", "notes.csv")
+    lines, ready = doctor.page(tmp_path)
+    assert ready
+    assert "empty.csv is not used" in "\n".join(lines)
+    assert "notes.csv is there and is not used: it holds x, y" in "\n".join(lines)
+
+
 def test_values_returns_and_what_is_left_out(tmp_path: Path):
     path = log(
         tmp_path, f"{HEADER},quantity\nu,i,buy,1700000000,2\nu,i,buy,1700000060,-1\nu,,start,1700000070,\nu,j,hover,1700000080,\n"
