@@ -14,8 +14,9 @@ from pathlib import Path
 import polars as pl
 
 from pipelines.data.reading import proposal as proposals
+from pipelines.data.reading.look import SAMPLE
 from pipelines.data.reading.mapping import parse
-from pipelines.data.reading.proposal import SAMPLE, Proposal
+from pipelines.data.reading.proposal import Proposal
 from pipelines.data.reading.translation import Reading, hash_key, translate
 from pipelines.data.sources.files import files_of, written
 from pipelines.data.tables import SOURCE_FILE, SOURCE_ROW, UNREAD
@@ -131,6 +132,7 @@ def _cell(value: object) -> str:
     text = (
         f"{value:%Y-%m-%d %H:%M:%S}" if hasattr(value, "strftime") else f"{value:g}" if isinstance(value, float) else str(value)
     )
+    text = " ".join(text.split())
     return text if len(text) <= WIDEST else text[: WIDEST - 3] + "..."
 
 

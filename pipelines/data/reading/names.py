@@ -41,6 +41,9 @@ COLUMN_NAMES = {
 }  # fmt: skip
 # In a table of items alone the key is often called so.
 ITEM_KEYS = ("id", "code", "编号", "编码")
+# What the lists of a basket's items are called, and columns of telephone numbers.
+BASKETS = ("items", "products", "itemids", "productids", "skus", "basket", "itemlist", "productlist", "商品列表")
+PHONES = ("phone", "phonenumber", "mobile", "mobilephone", "telephone", "tel", "电话", "手机", "手机号", "手机号码", "电话号码")
 # Times of something else than what the shopper did.
 OTHER_TIMES = ("signup", "signedup", "registr", "birth", "dob", "updat", "modif", "deliver", "ship", "expir", "cancel", "ingest", "load", "return", "refund",
                "approv", "estimat", "注册", "生日", "更新", "发货", "退")  # fmt: skip
@@ -83,3 +86,10 @@ def kind_of(value: str) -> str | None:
     """The canonical event that a shop's word stands for."""
     word = plain(value)
     return next((kind for kind, names in EVENT_NAMES.items() if word in names), None)
+
+
+def kind_of_file(name: str) -> str | None:
+    """The canonical event of which a file tells by its name: views-2024-05.csv, add_to_cart.csv.gz."""
+    words = [word for word in re.split(r"[\W\d_]+", name.lower()) if word]
+    kinds = [kind_of(word) or kind_of(word.removesuffix("s")) for word in words]
+    return next((kind for kind in kinds if kind), None)

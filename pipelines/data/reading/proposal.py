@@ -4,38 +4,23 @@ In: the first records of each file. Out: a proposal. What would be wrong without
 that answers.
 """
 
-import re
-from collections import Counter
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import polars as pl
 
 from pipelines.data.privacy import PERSONAL
 from pipelines.data.reading import records
+from pipelines.data.reading.delimited import quoted
+from pipelines.data.reading.look import EMPTY, Look, in_words, is_other_time, looked_at, table_of
 from pipelines.data.reading.mapping import Format
-from pipelines.data.reading.names import (
-    COLUMN_NAMES,
-    ITEM_KEYS,
-    NULLS,
-    OTHER_TIMES,
-    PERSONS,
-    RATINGS,
-    STATUSES,
-    kind_of,
-    plain,
-)
-from pipelines.data.reading.values import DAYS, FORMS, _is_compact, tidy
+from pipelines.data.reading.names import ITEM_KEYS, PERSONS, RATINGS, STATUSES, kind_of, kind_of_file, plain
+from pipelines.data.reading.text import SUFFIXES
+from pipelines.data.tables import SOURCE_FILE
 from pipelines.stage import StageError
 
-SAMPLE = 20_000  # records of a file that are looked at
 CODES = 20  # different whole numbers that may be codes of events
 CONSTANT = 0.9  # share of rows on which a title must say what it mostly says of the item
-MOST, SOME = 0.8, 0.3  # share of a column's texts that must be times; where it is called as times are
-EMPTY = 0.2  # share of empty cells from which another column may be the shopper
-NAME = r"^\p{Lu}[\p{L}'.-]+(?: \p{Lu}[\p{L}'.-]*)+$"  # Jane Roe
-CLOCK = re.compile(r"\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?:\s*[AaPp][Mm])?")
 EVENTS_OWN = (
     "event_id",
     "session_id",
@@ -49,22 +34,6 @@ EVENTS_OWN = (
     "visitor_id",
 )
 ITEMS_OWN = ("title", "description", "category", "brand", "price", "cost", "in_stock", "stock", "image")
-ARMS = ("segment", "treatment", "group", "variant", "arm", "exposed", "testgroup", "version", "campaign")
-OUTCOMES = (
-    "visit",
-    "visits",
-    "conversion",
-    "converted",
-    "spend",
-    "click",
-    "clicks",
-    "revenue",
-    "sumgamerounds",
-    "retention1",
-    "retention7",
-    "purchase",
-    "response",
-)
 
 
 @dataclass
@@ -91,87 +60,6 @@ class Proposal:
     kind: str = ""  # what the files are, in words
 
 
-class Look:
-    """The first records of files of one form."""
-
-    def __init__(self, paths: list[Path]):
-        self.paths = paths
-        self.records = records.read(paths[0], Format(), limit=SAMPLE)
-        frame = self.records.frame.drop(records.RECORD).collect(engine="streaming")
-        text = [pl.col(c).cast(pl.String, strict=False).str.strip_chars().replace(NULLS, None) for c in frame.columns]
-        self.frame = frame.select(text) if frame.width else frame
-        self.columns = self.frame.columns
-
-    def named(self, canonical: str, more: tuple[str, ...] = ()) -> list[str]:
-        """Columns that are called so, the best name first; of nested ones the last part counts too."""
-        names = (*COLUMN_NAMES[canonical], *more)
-        found = [c for name in names for c in self.columns if plain(c) == name]
-        found += [c for name in names for c in self.columns if "." in c and plain(c.rpartition(".")[2]) == name]
-        return list(dict.fromkeys(found))
-
-    def given(self, column: str) -> pl.Series:
-        return self.frame[column].drop_nulls()
-
-    def empty(self, column: str) -> float:
-        return self.frame[column].null_count() / max(len(self.frame), 1)
-
-    def share(self, column: str, pattern: str) -> float:
-        values = self.given(column)
-        return float(values.str.contains(pattern).mean() or 0.0) if len(values) else 0.0
-
-    def is_number(self, column: str) -> bool:
-        return self.share(column, r"^[^\d]{0,6}[-(]?\d[\d.,\s]*\)?[^\d]{0,6}$") > 0.5
-
-    def is_mail(self, column: str) -> bool:
-        return self.share(column, r"^[^@\s]+@[^@\s]+\.[^@\s]+$") > 0.5
-
-    def is_person(self, column: str) -> bool:
-        return self.share(column, NAME) > 0.8 and plain(column.rpartition(".")[2]) in (
-            "customer",
-            "user",
-            "buyer",
-            "member",
-            "shopper",
-            *PERSONS,
-        )
-
-    @cached_property
-    def times(self) -> dict[str, str]:
-        """Columns that hold times: date, clock, or both ("time")."""
-        found, called = {}, self.named("timestamp")
-        for column in self.columns:
-            values = self.given(column).unique(maintain_order=True).head(200)
-            if not len(values):
-                continue
-            tidied = values.to_frame("t").select(tidy(pl.col("t")))["t"].to_list()
-            looks = Counter(_time_look(text) for text in tidied)
-            look, count = max(
-                ((look, n) for look, n in looks.items() if look and (look != "days" or column in called)),
-                key=lambda found: found[1],
-                default=(None, 0),
-            )
-            if count > (SOME if column in called else MOST) * len(tidied):
-                found[column] = "time" if look == "days" else look
-        return found
-
-
-def _time_look(text: str) -> str | None:
-    form = next((found for pattern in FORMS if (found := pattern.fullmatch(text))), None)
-    if form:
-        return "time" if form.groupdict().get("H") else "date"
-    digits = str(int(float(text))) if re.fullmatch(r"\d\.\d+[eE]\+?\d+", text) else text.partition(".")[0]
-    if digits.isdigit():
-        if len(digits) in (8, 12, 14) and _is_compact(digits):
-            return "date" if len(digits) == 8 else "time"
-        if len(digits) == 5 and DAYS[0] <= int(digits) < DAYS[1]:
-            return "days"
-        scale = {10: 1, 13: 1e3, 16: 1e6, 19: 1e9}.get(len(digits))
-        return "time" if scale and 7e8 < int(digits) / scale < 2.1e9 else None
-    if CLOCK.fullmatch(text):
-        return "clock"
-    return None
-
-
 def propose(data: Path) -> Proposal:
     """The proposal for a file or a folder.
 
@@ -183,6 +71,8 @@ def propose(data: Path) -> Proposal:
     if "events" not in looks:
         return proposal
     events = looks["events"]
+    if not len(events.frame):
+        raise StageError(f"{', '.join(path.name for path in events.paths[:5])}: there is a header and no row")
     taken = _events(events, proposal)
     if "items" in looks:
         _items_of_their_own(looks["items"], events, taken, proposal)
@@ -217,28 +107,33 @@ def _assigned(data: Path, proposal: Proposal) -> dict[str, Look]:
     """The table that each file holds; questions where that cannot be told."""
     if data.is_file():
         proposal.files = {"events": [data]}
-        return {"events": Look([data])}
+        return {"events": looked_at([data])}
     paths = readable(data)
     if not paths:
-        raise StageError(f"source.data: no file in {data} that can be read ({', '.join(records.SUFFIXES)}, packed or not)")
+        raise StageError(f"source.data: no file in {data} that can be read ({', '.join(SUFFIXES)}, packed or not)")
     files = {table: parts for table in ("events", "items", "users") if (parts := parts_of(table, paths))}
     rest = [p for p in paths if not any(p in parts for parts in files.values())]
-    looks = {table: Look(parts) for table, parts in files.items()}
+    looks = {table: looked_at(parts) for table, parts in files.items()}
     groups: dict[tuple, list[Path]] = {}
     for path in rest:
         try:
-            groups.setdefault(tuple(records.read(path, Format(), limit=50).columns), []).append(path)
+            columns = records.read(path, Format(), limit=50).columns if path.stat().st_size else None
+            groups.setdefault(tuple(columns), []).append(path) if columns else proposal.warnings.append(
+                f"{path.name} is not used: it is empty"
+            )
         except StageError as error:
             proposal.warnings.append(f"{path.name} is not used: {error}")
-    others, joined = [Look(parts) for parts in groups.values()], None
+    others, joined = [looked_at(parts) for parts in groups.values()], None
     kinds: dict[str, list[Look]] = {}
     for look in others:
-        kinds.setdefault(_kind(look), []).append(look)
+        kinds.setdefault(table_of(look), []).append(look)
     if "events" not in looks:
         found = kinds.pop("events", [])
         lines, orders = kinds.get("lines", []), kinds.get("orders", [])
         if len(found) == 1:
             looks["events"] = found[0]
+        elif len(found) > 1 and (several := _one_kind_a_file(found)):
+            looks["events"] = several
         elif len(found) > 1:
             listed = ", ".join(look.paths[0].name for look in found)
             proposal.questions.append(f"{listed} all look like events: which is it? Name it in events: {{file: ...}}")
@@ -260,7 +155,7 @@ def _assigned(data: Path, proposal: Proposal) -> dict[str, Look]:
             looks[table] = kinds.pop(table)[0]
             files[table] = looks[table].paths
     for look in others:
-        if look is not joined and look not in looks.values():
+        if look is not joined and not any(set(look.paths) <= set(used.paths) for used in looks.values()):
             proposal.warnings += [
                 f"{p.name} is there and is not used: it holds {', '.join(look.columns[:8])}" for p in look.paths
             ]
@@ -272,50 +167,15 @@ def _assigned(data: Path, proposal: Proposal) -> dict[str, Look]:
     return looks
 
 
-def _kind(look: Look) -> str:
-    """What a file may hold: events, items, users, orders (without items), lines (of orders), or something else."""
-    user, item, order = look.named("user_id"), look.named("item_id"), look.named("order_id")
-    time = bool(set(look.times) & {c for c in look.columns if not _other_time(c)})
-    if user and item and time:
-        return "events"
-    if item and order and not user:
-        return "lines"
-    if user and order and time and not item:
-        return "orders"
-    if item and not user:
-        return "items"
-    if user and not item:
-        return "users"
-    if set(map(plain, look.columns)) & set(ITEM_KEYS) and (look.named("title") or look.named("category")):
-        return "items"
-    return "other"
-
-
-def in_words(look: Look) -> str:
-    """What a file is, and what it lacks of a log of events."""
-    words = [plain(c.rpartition(".")[2]) for c in look.columns]
-    user, item = look.named("user_id"), look.named("item_id")
-    time = bool([c for c in look.times if not _other_time(c)])
-    arms = [c for c, word in zip(look.columns, words, strict=True) if word in ARMS]
-    outcomes = [c for c, word in zip(look.columns, words, strict=True) if word in OUTCOMES]
-    missing = [name for name, there in (("shopper", user), ("item", item), ("time", time)) if not there]
-    if any("propensity" in word for word in words) and item:
-        what = f"impressions logged with the chance that they had ({', '.join(outcomes) or 'no outcome'})"
-    elif arms and len(outcomes) > 1 and not item:
-        what = f"an experiment's outcomes ({', '.join(outcomes)} by {arms[0]})"
-    elif user and time and item:
-        what = "a log of events"
-    elif user and time:
-        what = "what shoppers did or paid and when, good for their value over time but not for recommendations"
-    elif user and item:
-        what = "a log of events without times"
-    elif item and not user:
-        what = "a table of items" if not time else "a log of items"
-    elif user:
-        what = "a table of shoppers"
-    else:
-        what = "a table"
-    return what + (f"; it has no {' and no '.join(missing)}" if missing else "")
+def _one_kind_a_file(looks: list[Look]) -> Look | None:
+    """Files of which each tells of one kind of event by its name, and which call shopper, item and time alike; as one."""
+    kinds = [kind_of_file(path.name) for look in looks for path in look.paths]
+    alike = len({(look.named("user_id")[0], look.items[0], *look.named("timestamp")[:1]) for look in looks}) == 1
+    if not alike or None in kinds or any(look.explode for look in looks):
+        return None
+    widest = max(looks, key=lambda look: len(look.columns))
+    widest.paths = [*widest.paths, *(path for look in looks if look is not widest for path in look.paths)]
+    return widest
 
 
 def _common(one: Look, other: Look, canonical: str) -> str | None:
@@ -339,8 +199,10 @@ def _lines_with_orders(lines: Look, orders: Look, key: str, proposal: Proposal) 
 def _events(look: Look, proposal: Proposal) -> dict[str, str]:
     taken: dict[str, str] = {}
     proposal.mapping.setdefault("events", {})["columns"] = {}
+    if look.explode:
+        proposal.mapping["events"]["explode"] = look.explode
     if look.records.form.get("header") is False:
-        cells = [records.quoted([v or "" for v in row]) for row in look.frame.head(2).rows()]
+        cells = [quoted([v or "" for v in row]) for row in look.frame.head(2).rows()]
         proposal.questions.append(
             f"{look.paths[0].name} has no header, so nothing says what its columns are; the first rows are {' and '.join(cells)}. Name them by position: "
             "columns: {user_id: 1, item_id: 2, event: 4, timestamp: 5}, with the right numbers"
@@ -357,32 +219,40 @@ def _events(look: Look, proposal: Proposal) -> dict[str, str]:
             proposal.lost[found[0]] = "repeats, so it numbers no events"
             continue
         if found:
-            _take(proposal, taken, canonical, found[0], "called so", found[1:])
+            _take(proposal, taken, canonical, *_inside_first(look, found), "called so")
     return taken
 
 
-def _take(proposal: Proposal, taken: dict, canonical: str, column: str, why: str, others: list[str]) -> None:
-    """Takes a column of the events for something."""
-    taken[canonical] = column
+def _inside_first(look: Look, found: list[str]) -> tuple[str | dict, list[str]]:
+    """The column to take, and the others; of an exploded list and of the record itself both, the list's first."""
+    inside = [c for c in found if look.explode and (c == look.explode or c.startswith(look.explode + "."))]
+    outside = [c for c in found if c not in inside]
+    if inside and outside:
+        return {"first_of": [inside[0], outside[0]]}, [*inside[1:], *outside[1:]]
+    return found[0], found[1:]
+
+
+def _take(proposal: Proposal, taken: dict, canonical: str, column: str | dict, others: list[str], why: str) -> None:
+    """Takes a column of the events, or the first of several, for something."""
+    names = [column] if isinstance(column, str) else column["first_of"]
+    taken[canonical] = names[0]
     proposal.mapping["events"]["columns"][canonical] = column
-    proposal.reasons.append(Reason("events", canonical, column, why, others))
+    proposal.reasons.append(Reason("events", canonical, " and ".join(names), why, others))
 
 
 def _user(look: Look, taken: dict, proposal: Proposal) -> None:
     found = [c for c in look.named("user_id") if not look.is_mail(c) and not look.is_person(c)]
-    mails = [c for c in look.columns if look.is_mail(c)]
     if not found:
-        if mails or (persons := [c for c in look.named("user_id") if look.is_person(c)]):
-            column = mails[0] if mails else persons[0]
-            what = "e-mail addresses" if mails else "names of persons"
+        personal = {"e-mail addresses": look.is_mail, "telephone numbers": look.is_phone, "names of persons": look.is_person}
+        keys = [(c, what) for what, holds in personal.items() for c in look.columns if holds(c)]
+        if keys:
+            column, what = keys[0]
             proposal.questions.append(
                 f"the only column that tells shoppers apart is {column}, which holds {what}: may it be hashed under a key of yours? "
                 f"Then map user_id: {column} with hash: [user_id], and set source.hash_key"
             )
         else:
-            proposal.questions.append(
-                f"no column says who the shopper is, among {', '.join(look.columns[:20])}: map user_id in columns"
-            )
+            proposal.questions.append(f"no column says who the shopper is, among {_listed(look.columns)}: map user_id in columns")
         return
     visitors = [c for c in (*look.named("visitor_id"), *look.named("session_id")) if c != found[0]]
     ids = [c for c in found[1:] if plain(c.rpartition(".")[2]).endswith("id") and c not in visitors]
@@ -390,6 +260,10 @@ def _user(look: Look, taken: dict, proposal: Proposal) -> None:
         proposal.questions.append(
             f"{found[0]} is empty in {look.empty(found[0]):.0%} of the rows, {others[0]} in {look.empty(others[0]):.0%}: who is the shopper there? "
             f"Map user_id: {{first_of: [{found[0]}, {others[0]}]}}, or user_id: {found[0]} to leave the others to the quarantine"
+        )
+    elif look.empty(found[0]) > EMPTY:
+        proposal.warnings.append(
+            f"{found[0]} is empty in {look.empty(found[0]):.0%} of the rows, which go to the quarantine, unless where: leaves them out"
         )
     elif (
         plain(found[0].rpartition(".")[2]).endswith("id")
@@ -403,13 +277,13 @@ def _user(look: Look, taken: dict, proposal: Proposal) -> None:
         taken,
         "user_id",
         found[0],
-        f"called as shoppers are; {count:,} different in the rows looked at",
         found[1:],
+        f"called as shoppers are; {count:,} different in the rows looked at",
     )
 
 
 def _item(look: Look, taken: dict, proposal: Proposal) -> None:
-    found = [c for c in look.named("item_id") if c not in taken.values()]
+    found = [c for c in look.items if c not in taken.values()]
     if not found:
         known = [
             f"{name} ({column})"
@@ -419,7 +293,8 @@ def _item(look: Look, taken: dict, proposal: Proposal) -> None:
         proposal.questions.append(
             "no column says which item it is"
             + (f"; found were {' and '.join(known)}" if known else "")
-            + f", among {', '.join(look.columns[:20])}: map item_id in columns"
+            + f", among {_listed(look.columns)}: map item_id in columns"
+            + (f", with explode: {look.lists[0]} where that list holds them" if look.lists else "")
         )
         return
     count = look.given(found[0]).n_unique()
@@ -427,21 +302,16 @@ def _item(look: Look, taken: dict, proposal: Proposal) -> None:
         proposal,
         taken,
         "item_id",
-        found[0],
-        f"called as items are; {count:,} different in the rows looked at",
-        found[1:],
+        *_inside_first(look, found),
+        f"{f'a row for each of {look.explode}' if look.explode else 'called as items are'}; {count:,} different in the rows looked at",
     )
-
-
-def _other_time(column: str) -> bool:
-    return any(part in plain(column) for part in OTHER_TIMES)
 
 
 def _time(look: Look, taken: dict, proposal: Proposal) -> None:
     free = [c for c in look.times if c not in taken.values()]
     named = [c for c in look.named("timestamp") if c in free]
-    dates = [c for c in free if look.times[c] == "date" and not _other_time(c)]
-    clocks = [c for c in free if look.times[c] == "clock" and not _other_time(c)]
+    dates = [c for c in free if look.times[c] == "date" and not is_other_time(c)]
+    clocks = [c for c in free if look.times[c] == "clock" and not is_other_time(c)]
     full = [c for c in named if look.times[c] == "time"]
     if not full and len(dates) == 1 and len(clocks) == 1:
         proposal.mapping["events"]["columns"]["timestamp"] = {"join": [dates[0], clocks[0]]}
@@ -450,34 +320,27 @@ def _time(look: Look, taken: dict, proposal: Proposal) -> None:
             Reason("events", "timestamp", f"{dates[0]} and {clocks[0]}", "one holds dates, the other times of day", [])
         )
         return
-    best = [c for c in (*full, *named) if look.times[c] != "clock"]
+    best = [c for c in dict.fromkeys([*full, *named]) if look.times[c] != "clock"]
     if best:
-        _take(
-            proposal,
-            taken,
-            "timestamp",
-            best[0],
-            "called so, and holds times",
-            [c for c in dict.fromkeys([*best[1:], *dates]) if c != best[0]],
-        )
+        others = [c for c in dict.fromkeys([*best[1:], *dates]) if c != best[0]]
+        rivals = [
+            c
+            for c in best[1:]
+            if look.times[c] == look.times[best[0]] and not is_other_time(c) and not look.frame[c].equals(look.frame[best[0]])
+        ]
+        if rivals:
+            proposal.questions.append(f"{', '.join([best[0], *rivals])} hold times: when did it happen? Map timestamp in columns")
+        _take(proposal, taken, "timestamp", best[0], others, "called so, and holds times")
         return
-    others = [c for c in free if not _other_time(c) and look.times[c] != "clock"]
+    others = [c for c in free if not is_other_time(c) and look.times[c] != "clock"]
     if len(others) == 1:
-        _take(proposal, taken, "timestamp", others[0], "the only column that holds times", [])
+        _take(proposal, taken, "timestamp", others[0], [], "the only column that holds times")
     elif others:
         proposal.questions.append(f"{', '.join(others)} hold times: when did it happen? Map timestamp in columns")
     else:
-        order = [
-            c
-            for c in look.columns
-            if plain(c) in ("ordernumber", "orderno", "sequence", "position", "step", "rank") and look.is_number(c)
-        ]
-        way = (
-            f"time: {{order: [{', '.join(order[:2])}]}} if these number what a shopper did"
-            if order
-            else "map timestamp in columns"
-        )
-        proposal.questions.append(f"no column holds times, among {', '.join(look.columns[:20])}: {way}")
+        order = ", ".join(look.sequence[:2])
+        way = f"time: {{order: [{order}]}} if these number what a shopper did" if order else "map timestamp in columns"
+        proposal.questions.append(f"no column holds times, among {_listed(look.columns)}: {way}")
 
 
 def _event(look: Look, taken: dict, proposal: Proposal) -> None:
@@ -490,7 +353,7 @@ def _event(look: Look, taken: dict, proposal: Proposal) -> None:
         known = sum(n for v, n in spelled.items() if kind_of(v)) / max(len(values), 1)
         if known <= (0 if column in named else 0.5):
             continue
-        _take(proposal, taken, "event", column, f"holds {', '.join(list(spelled)[:4])}", [])
+        _take(proposal, taken, "event", column, [], f"holds {', '.join(list(spelled)[:4])}")
         said = {v: kind for v in sorted(spelled) if (kind := kind_of(v)) and kind != v}
         unknown = {v: n for v, n in spelled.items() if not kind_of(v)}
         if said:
@@ -529,10 +392,36 @@ def _event(look: Look, taken: dict, proposal: Proposal) -> None:
             f"{statuses[0]} holds {listed}: which rows count? Say where: '{name} = ''{first}''', with constants: {{event: purchase}}"
         )
         return
-    rules["constants"] = {"event": "purchase"}
+    flags = [c for c in free if look.is_flag(c)]
+    if flags:
+        proposal.questions.append(
+            f'{", ".join(flags)} {"say" if len(flags) > 1 else "says"} on each row whether it happened: which are to count? Say where: "{flags[-1]} = '
+            f'{_condition(look, flags[-1])}", with constants: {{event: {kind_of(flags[-1].rpartition(".")[2].removeprefix("is_"))}}}'
+        )
+        return
+    names = [rules["file"]] if isinstance(rules.get("file"), str) else rules.get("file") or [look.paths[0].name]
+    kinds = {name: kind_of_file(name) for name in names}
+    if len(names) > 1 and None not in kinds.values():
+        listed = ", ".join(f"{name} of {kind}s" for name, kind in list(kinds.items())[:4])
+        _take(proposal, taken, "event", SOURCE_FILE, [], f"each file tells of one kind, by its name: {listed}")
+        rules["values"] = {"event": kinds}
+        return
+    kind = kinds[names[0]] if len(names) == 1 and kinds[names[0]] else "purchase"
+    rules["constants"] = {"event": kind}
     proposal.warnings.append(
-        "no column says what the shopper did: every row is taken for a purchase (constants: {event: ...} says otherwise)"
+        f"no column says what the shopper did: every row is taken for a {kind} (constants: {{event: ...}} says otherwise)"
     )
+
+
+def _condition(look: Look, flag: str) -> str:
+    """What a flag that is up is compared with, in SQL."""
+    value = max(look.given(flag).unique(), key=lambda v: v.lower() in ("1", "1.0", "true", "yes"))
+    return value if value[0].isdigit() else f"'{value}'"
+
+
+def _listed(columns: list[str]) -> str:
+    """The names of columns, to show."""
+    return ", ".join(c if len(c) <= 40 else c[:37] + "..." for c in columns[:20]) + (", ..." if len(columns) > 20 else "")
 
 
 # Items and shoppers
@@ -540,7 +429,7 @@ def _event(look: Look, taken: dict, proposal: Proposal) -> None:
 
 def _items_of_the_log(look: Look, taken: dict, proposal: Proposal) -> None:
     """What a log says of its items on every row."""
-    columns = {"item_id": taken["item_id"]}
+    columns = {"item_id": proposal.mapping["events"]["columns"]["item_id"]}
     own = [c for name, c in taken.items() if name != "price"]
     for canonical in ITEMS_OWN:
         found = [c for c in look.named(canonical) if c not in own and c not in columns.values()]
@@ -622,6 +511,6 @@ def _users(look: Look, proposal: Proposal) -> None:
 def _why_lost(look: Look, column: str) -> str:
     if plain(column.rpartition(".")[2]) in PERSONS or look.is_mail(column) or look.is_person(column):
         return "tells who the person is, and is not collected"
-    if _other_time(column) and column in look.times:
+    if is_other_time(column) and column in look.times:
         return "a time of something else"
     return "not needed"

@@ -16,7 +16,7 @@ import polars as pl
 from pipelines.data.reading import records
 from pipelines.data.reading.mapping import Column, FirstOf, Joined, Mapping, Table
 from pipelines.data.reading.names import NO, NULLS, PERSONS, YES, kind_of, plain
-from pipelines.data.reading.records import RECORD, Records
+from pipelines.data.reading.text import ELEMENT, RECORD, UNREAD_SCHEMA, Records, encoding_of_all
 from pipelines.data.reading.values import (
     EXAMPLES,
     Times,
@@ -56,7 +56,7 @@ class Reading:
     """What was made of a shop's files."""
 
     tables: dict[str, pl.LazyFrame] = field(default_factory=dict)
-    unread: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=records.UNREAD))
+    unread: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=UNREAD_SCHEMA))
     left_out: dict[str, int] = field(default_factory=dict)  # rows of the events, by reason
     records: int = 0  # in the events' files
     rows: int = 0  # that they tell, those left out among them
@@ -95,16 +95,22 @@ def translate(
 def source(paths: list[Path], table: Table, folder: Path, notes: list[str], limit: int | None = None) -> Source:
     """The files of one table as one frame, joined with others where the mapping says so."""
     form = table.format
-    if form.encoding is None and (encoding := records.encoding_of_all(paths, limit)):
+    if form.encoding is None and (encoding := encoding_of_all(paths, limit)):
         form = form.model_copy(update={"encoding": encoding})
         notes.append(f"the files are read as {encoding}")
-    read = [records.read(path, form, table.explode, limit) for path in paths]
+    empty = [path for path in paths if path.stat().st_size == 0] if len(paths) > 1 else []
+    notes += [f"{path.name} is empty" for path in empty]
+    read = [records.read(path, form, table.explode, limit) for path in paths if path not in empty]
+    if not any(one.count for one in read):
+        raise StageError(f"{', '.join(path.name for path in paths[:5])}: there is a header and no row")
     for one in read:
         notes += one.notes
+    notes += _forms(read)
     frames, before = [], 0
     for one in read:
         frame = one.frame.with_columns((pl.col(RECORD) + before).cast(pl.UInt32).alias(SOURCE_ROW)).drop(RECORD)
-        frames.append(frame.with_columns(pl.lit(one.path.name).alias(SOURCE_FILE)) if len(read) > 1 else frame)
+        named = len(read) > 1 or SOURCE_FILE in table.columns.values()
+        frames.append(frame.with_columns(pl.lit(_below(one.path, folder)).alias(SOURCE_FILE)) if named else frame)
         before += one.count
     columns = list(dict.fromkeys(column for one in read for column in one.columns))
     if len({tuple(one.columns) for one in read}) > 1:
@@ -118,6 +124,21 @@ def source(paths: list[Path], table: Table, folder: Path, notes: list[str], limi
     for join in table.join:
         frame, columns = _joined(frame, columns, join, folder, table, notes)
     return Source(frame, columns, read)
+
+
+def _below(path: Path, folder: Path) -> str:
+    """A file's name, with the folders between."""
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) and path != folder else path.name
+
+
+def _forms(read: list[Records]) -> list[str]:
+    """The forms that the files have, in words."""
+    files: dict[str, list[str]] = {}
+    for one in read:
+        words = {"header": lambda header: "with a header" if header else "without a header", "form": str}
+        said = ", ".join(words.get(name, lambda value, name=name: f"{name} {value!r}")(value) for name, value in one.form.items())
+        files.setdefault(said, []).append(one.path.name)
+    return [f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {said}" for said, names in files.items()]
 
 
 def _joined(frame, columns: list[str], join, folder: Path, table: Table, notes: list[str]) -> tuple[pl.LazyFrame, list[str]]:
@@ -152,6 +173,7 @@ class _Translation:
     def __init__(self, name: str, rules: Table, found: Source, key: bytes | None, reading: Reading):
         self.name, self.rules, self.source, self.key, self.reading = name, rules, found, key, reading
         self.where = f"source.mapping.{name}"
+        self.left_out_before = 0  # rows that are gone before the texts are looked at
         if rules.hash and key is None:
             raise StageError(
                 f"{self.where}.hash: set source.hash_key to a file outside the checkout that holds a secret (head -c 32 /dev/urandom | base64)"
@@ -225,7 +247,7 @@ class _Translation:
     def _name(self, spec: str | int, column: str) -> str:
         """The file's own name of a column: a name, a dotted path, or a position where there is no header."""
         name, there = str(spec), self.source.columns
-        if name in there:
+        if name in there or (name == SOURCE_FILE and name in self.source.frame.collect_schema()):
             return name
         inside = [c for c in there if c.startswith(name + ".")]
         if inside:
@@ -352,7 +374,11 @@ class _Translation:
     # Rows
 
     def _filtered(self, frame: pl.LazyFrame) -> pl.LazyFrame:
-        """The rows that `where` lets through; columns of numbers are numbers to it."""
+        """The rows that tell of an item, where lists are exploded, and that `where` lets through; columns of numbers are numbers to it."""
+        if self.rules.explode and "item_id" in self.texts:
+            told = pl.col(ELEMENT).is_not_null() | self.texts["item_id"].is_not_null()
+            self._leave_out(f"no {self.rules.explode}", frame.select((~told).sum()).collect(engine="streaming").item())
+            frame = frame.filter(told)
         if not self.rules.where:
             return frame
         try:
@@ -377,10 +403,14 @@ class _Translation:
             counted = kept.select(pl.len(), condition.fill_null(False).sum().alias("kept")).collect(engine="streaming").row(0)
         except pl.exceptions.PolarsError as error:
             raise StageError(f"{self.where}.where: {str(error).splitlines()[0]}") from error
-        if self.name == "events":
-            self.reading.left_out[f"where {self.rules.where}"] = counted[0] - counted[1]
+        self._leave_out(f"where {self.rules.where}", counted[0] - counted[1])
         kept = kept.filter(condition.fill_null(False)).with_columns([pl.col(f"\0{c}").alias(c) for c in numbers])
         return kept.drop([f"\0{c}" for c in numbers])
+
+    def _leave_out(self, reason: str, rows: int) -> None:
+        if self.name == "events" and rows:
+            self.reading.left_out[reason] = rows
+            self.left_out_before += rows
 
     def _without_what_is_left_out(self, frame: pl.LazyFrame, facts: dict) -> pl.LazyFrame:
         """Events by their canonical names, without those that the mapping leaves out; the rest keep the shop's word, for the check to find."""
@@ -413,7 +443,7 @@ class _Translation:
 
     def _count(self, facts: dict) -> None:
         self.reading.records = sum(r.count for r in self.source.files)
-        self.reading.rows = facts["rows"] + sum(n for reason, n in self.reading.left_out.items() if reason.startswith("where "))
+        self.reading.rows = facts["rows"] + self.left_out_before
         self.reading.unread = pl.concat([self.reading.unread, *(r.unread for r in self.source.files)])
         if not self.rules.explode and self.reading.rows != self.reading.records - sum(len(r.unread) for r in self.source.files):
             self._tell_where_they_part()

@@ -60,11 +60,12 @@ def id_of(name: str, text: pl.Expr, facts: dict, notes: list[str]) -> pl.Expr:
 
 # What may stand around a number: signs and names of currencies.
 AROUND = r"(?:[^\d.,()'+\-−]{0,8})"
-NUMBER = rf"^{AROUND}([(+\-−]?){AROUND}(\d[\d.,'’\s]*?(?:[eE][+\-]?\d+)?|[.,]\d+)(\)?){AROUND}$"
+NUMBER = rf"^{AROUND}([(+\-−]?){AROUND}(\d[\d.,'’\s]*?(?:[eE][+\-]?\d+)?|[.,]\d+)(\s?[)\-−])?{AROUND}$"
+MULTIPLE = r"(?i)\d\s*(?:[万萬亿億千百]|(?:k|m|mn|mio|mln|bn|tsd|lakh|crore|thousand|million|billion|ngàn|nghìn|triệu|tr)\b)"  # 1.5万 is not 1.5
 _SPACES = r"[\s\u00a0\u202f'’]"
 _STYLES = {
     "comma": r"^\d*,(?:\d{1,2}|\d{4,})$|^\d{1,3}(?:\.\d{3})+,\d+$|^\d{1,3}(?:\.\d{3}){2,}$|^0,\d+$",
-    "point": r"^\d*\.(?:\d{1,2}|\d{4,})$|^\d{1,3}(?:,\d{3})+\.\d+$|^\d{1,3}(?:,\d{3}){2,}$|^0\.\d+$",
+    "point": r"^\d*\.(?:\d{1,2}|\d{4,})$|^\d{1,3}(?:,\d{2,3})*,\d{3}\.\d+$|^\d{1,3}(?:,\d{2,3})+,\d{3}$|^0\.\d+$",
     "comma3": r"^[1-9]\d{0,2},\d{3}$",
     "point3": r"^[1-9]\d{0,2}\.\d{3}$",
 }
@@ -121,9 +122,11 @@ def number_of(name: str, text: pl.Expr, facts: dict, decimal: str | None, doubts
     mark = decimal or ("," if comma or (comma3 and point3) else ".")
     other = "." if mark == "," else ","
     core = _core(text)
-    fits = core.str.contains(rf"^(?:\d+|\d{{1,3}}(?:{re.escape(other)}\d{{3}})+)?(?:{re.escape(mark)}\d*)?(?:[eE][+\-]?\d+)?$")
+    parted = rf"\d{{1,3}}(?:{re.escape(other)}\d{{2,3}})*{re.escape(other)}\d{{3}}"  # by thousands, or as in India 1,23,456
+    fits = core.str.contains(rf"^(?:\d+|{parted})?(?:{re.escape(mark)}\d*)?(?:[eE][+\-]?\d+)?$") & ~text.str.contains(MULTIPLE)
     number = core.str.replace_all(other, "", literal=True).str.replace(mark, ".", literal=True).cast(pl.Float64, strict=False)
-    sign = pl.when(text.str.extract(NUMBER, 1).is_in(["-", "−", "("])).then(-1.0).otherwise(1.0)
+    before, after = text.str.extract(NUMBER, 1), text.str.extract(NUMBER, 3).str.strip_chars().fill_null("")
+    sign = pl.when(before.is_in(["-", "−", "("]) | after.is_in(["-", "−"])).then(-1.0).otherwise(1.0)
     return pl.when(fits).then(number * sign)
 
 
@@ -137,7 +140,7 @@ MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
 _CHINESE = ("十二月", "十一月", "十月", "九月", "八月", "七月", "六月", "五月", "四月", "三月", "二月", "一月")
 _CLOCK = r"(?P<H>\d{1,2})(?:[:：时点h](?P<M>\d{1,2})(?:[:：分](?P<S>\d{1,2})(?P<f>[.]\d{1,9})?)?)?[分秒]?"
 _ZONE = r"(?P<z>[+-]\d{2}(?::?\d{2})?)"
-_TIME = rf"(?:(?P<gap>[T\s,]+)(?:(?P<before>AM|PM)\s*)?{_CLOCK}(?:\s*(?P<p>AM|PM|am|pm|a\.m\.|p\.m\.))?(?:\s*{_ZONE})?)?"
+_TIME = rf"(?:(?P<gap>[T\s,:]+)(?:(?P<before>AM|PM)\s*)?{_CLOCK}(?:\s*(?P<p>AM|PM|am|pm|a\.m\.|p\.m\.))?(?:\s*{_ZONE})?)?"
 _MONTH = rf"(?P<b>(?:{MONTHS})[a-z]*)\.?"
 _DAY = r"(?:(?P<a>(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*)[,.]?\s+)?"
 FORMS = [
@@ -164,6 +167,9 @@ def tidy(text: pl.Expr) -> pl.Expr:
         .str.replace(r"\+00:00([+-])", "$1")
     )
     text = text.str.replace(r"(?i)\s(?:UTC|GMT)\s(\d{4})$", " +00:00 $1").str.replace(r"(\d{2}:\d{2}:\d{2}),(\d)", "$1.$2")
+    text = text.str.replace(
+        r"[\s-](\d{1,2})\.(\d{2})\.(\d{2})(\.\d+|\D|$)", " $1:$2:$3$4"
+    )  # 10.00.00 AM, as Oracle and DB2 write
     text = (
         text.str.replace("上午", "AM", literal=True).str.replace("下午", "PM", literal=True).str.replace(r"(?i)\bsept\b", "Sep")
     )
@@ -273,19 +279,19 @@ def _digital(row: dict) -> str | None:
     size = len(digits)
     if size == 5 and DAYS[0] <= float(least) <= float(most) < DAYS[1]:
         return "days"
-    if size in DIGITAL and "." not in row["first"] and all(_is_compact(text) for text in (least, most, *row["rows"])):
+    if size in DIGITAL and "." not in row["first"] and all(is_compact(text) for text in (least, most, *row["rows"])):
         return DIGITAL[size]
     if (
         size == 10
         and "." not in row["first"]
-        and all(_is_compact(text) for text in (least, most, *row["rows"]))
+        and all(is_compact(text) for text in (least, most, *row["rows"]))
         and least[:2] == "20"
     ):
         return "%Y%m%d%H"  # as seconds they would be of 2033 and later
     return UNITS.get(size)
 
 
-def _is_compact(text: str) -> bool:
+def is_compact(text: str) -> bool:
     """Is this a year, month, day, and so on, without anything between?"""
     year, rest = int(text[:4]), [int(text[i : i + 2]) for i in range(4, min(len(text), 14), 2)]
     bounds = [(1, 12), (1, 31), (0, 23), (0, 59), (0, 59)]

@@ -16,6 +16,7 @@ import yaml
 from pipelines.data.reading import proposal as proposals
 from pipelines.data.reading import records
 from pipelines.data.reading.mapping import Mapping, parse
+from pipelines.data.reading.text import SUFFIXES
 from pipelines.data.reading.translation import Reading, hash_key, translate
 from pipelines.stage import StageError
 
@@ -94,7 +95,7 @@ def files_of(data: Path, mapping: Mapping) -> dict[str, list[Path]]:
         }
     there = proposals.readable(data)
     if not there:
-        raise StageError(f"source.data: no file in {data} that can be read ({', '.join(records.SUFFIXES)}, packed or not)")
+        raise StageError(f"source.data: no file in {data} that can be read ({', '.join(SUFFIXES)}, packed or not)")
     found = {}
     for name, table in mapping.tables().items():
         files = _named(data, table.files, name) if table.files else proposals.parts_of(name, there)

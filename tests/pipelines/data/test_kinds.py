@@ -18,6 +18,7 @@ import yaml
 from pipelines.data import doctor
 from pipelines.data.privacy import personal
 from pipelines.data.reading import records
+from pipelines.data.reading.text import RECORD, Records
 from pipelines.data.sources import files
 from pipelines.stage import StageError
 from tests.conftest import ROOT
@@ -54,6 +55,8 @@ def said(path: Path, mapping: dict | None = None, **settings) -> str:
         ("2024052813", "2024-05-28 13:00:00"), ("1716901500", "2024-05-28 13:05:00"), ("1716901500000", "2024-05-28 13:05:00"),
         ("1716901500000000000", "2024-05-28 13:05:00"), ("1716901500.25", "2024-05-28 13:05:00"), ("1.7169015e9", "2024-05-28 13:05:00"),
         ("45440.545138888889", "2024-05-28 13:05:00"), ("2024-05-28T13:05:00+05:30", "2024-05-28 07:35:00"), ("2024-05-28 13:05:00,500", "2024-05-28 13:05:00"),
+        ("28-MAY-24 01.05.00.000000 PM", "2024-05-28 13:05:00"), ("2024-05-28-13.05.00.000000", "2024-05-28 13:05:00"),
+        ("28/May/2024:13:05:00 +0200", "2024-05-28 11:05:00"),
     ],
 )  # fmt: skip
 def test_times(tmp_path: Path, written: str, moment: str):
@@ -84,6 +87,7 @@ def test_day_and_month_are_told_over_the_whole_column_or_asked(tmp_path: Path):
         (["12,50", "1.299,00"], [12.5, 1299.0]), (["12.50", "1,299.00"], [12.5, 1299.0]), (["1'299.50", "5"], [1299.5, 5.0]), (["1 299,5", "7"], [1299.5, 7.0]),
         (["¥1,234.5", "€ 5.00"], [1234.5, 5.0]), (["12.5 USD", "EUR 7"], [12.5, 7.0]), (["350.000 đ", "1.290.000 đ"], [350_000.0, 1_290_000.0]),
         (["(5.00)", "3.00"], [-5.0, 3.0]), (["-5.00", "1.5e3"], [-5.0, 1500.0]), (["99元", "88.8元"], [99.0, 88.8]), (["", "NA"], [None, None]),
+        (["₹ 1,23,456.50", "₹ 99.00"], [123_456.5, 99.0]), (["12.50-", "3.00"], [-12.5, 3.0]), (["CHF 1’299.50", "1 299.50 kr"], [1299.5, 1299.5]),
     ],
 )  # fmt: skip
 def test_numbers(tmp_path: Path, written: list[str], numbers: list[float]):
@@ -96,6 +100,10 @@ def test_numbers(tmp_path: Path, written: list[str], numbers: list[float]):
 def test_what_does_not_read_is_kept_as_it_is_written(tmp_path: Path):
     found = read(log(tmp_path, f"{HEADER},price\nu,i,view,1700000000,free\nu,j,view,soon,5\nu,k,view,1700000000,7\n"))["events"]
     assert found["unread"].to_list() == ["price: free", "timestamp: soon", None]
+    found = read(log(tmp_path, f"{HEADER},price\nu,i,view,1700000000,1.5万\nu,j,view,1700000000,350k\nu,k,view,1700000000,7\n"))[
+        "events"
+    ]
+    assert found["unread"].to_list() == ["price: 1.5万", "price: 350k", None]
     both = f"{HEADER},price\n" + 'u,i,view,1700000000,"12,5"\nu,j,view,1700000000,12.5\n'
     assert "has a decimal comma and '12.5' a decimal point" in said(log(tmp_path, both))
 
@@ -146,9 +154,9 @@ def test_stray_quotes_are_text_and_what_cannot_be_read_has_its_line(tmp_path: Pa
 def test_a_record_that_gets_lost_stops_the_run_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     whole = records.read
 
-    def leaking(*arguments) -> records.Records:
+    def leaking(*arguments) -> Records:
         found = whole(*arguments)
-        found.frame = found.frame.filter(pl.col(records.RECORD) != 3)
+        found.frame = found.frame.filter(pl.col(RECORD) != 3)
         return found
 
     monkeypatch.setattr(records, "read", leaking)
@@ -177,6 +185,66 @@ def test_forms_of_delimited_files(tmp_path: Path):
     assert "cannot be read" in said(tmp_path / "log.csv.gz")
     assert "holds no row" in said(log(tmp_path, "sep=;\n\n"))
     assert "has no header" in said(log(tmp_path, "u1,p1,view,1700000000\nu2,p2,view,1700000060\n"))
+
+
+def test_delimited_files_as_other_programs_write_them(tmp_path: Path):
+    rows = {
+        "escaped quotes": f'{HEADER},title\nu,i,view,1700000000,"Screen 5\\" wide"\nu,j,view,1700000001,"a \\"b\\",\nc"\n',
+        "single quotes": "'user_id','item_id','event','timestamp','title'\n'u','i','view','1700000000','Screen 5\" wide'\n".replace(
+            '"', "″"
+        )
+        + "'u','j','view','1700000001','a, b'\n",
+        "a separator at the end": f"{HEADER},title\nu,i,view,1700000000,Screen 5,\nu,j,view,1700000001,b,\n",
+    }
+    titles = {
+        "escaped quotes": ['Screen 5" wide', 'a "b",\nc'],
+        "single quotes": ["Screen 5″ wide", "a, b"],
+        "a separator at the end": ["Screen 5", "b"],
+    }
+    for form, text in rows.items():
+        found = read(log(tmp_path, text))
+        assert found["unread"].is_empty(), form
+        assert found["items"]["title"].to_list() == titles[form], form
+    assert "there is a header and no row" in said(log(tmp_path, HEADER + "\n"))
+
+
+def test_a_file_for_each_kind_of_event(tmp_path: Path):
+    for name in ("views", "purchases"):
+        log(
+            tmp_path,
+            f"user_id,item_id,timestamp{',price' if name == 'purchases' else ''}\nu,i,1700000000{',5' if name == 'purchases' else ''}\n",
+            f"{name}.csv",
+        )
+    assert sorted(read(tmp_path)["events"].select("event", "price").rows(), key=str) == [("purchase", 5.0), ("view", None)]
+    alone = read(tmp_path / "views.csv")["events"]
+    assert alone["event"].to_list() == ["view"]
+
+
+def test_lists_are_taken_apart_wherever_they_stand(tmp_path: Path):
+    stream = [
+        {"uid": "u", "event": "view", "ts": 1700000000, "properties": {"product_id": "i"}},
+        {
+            "uid": "u",
+            "event": "purchase",
+            "ts": 1700000001,
+            "properties": {"products": [{"product_id": "i", "price": 5}, {"product_id": "j"}]},
+        },
+        {"uid": "u", "event": "view", "ts": 1700000002, "properties": {"products": []}},
+    ]
+    found = read(log(tmp_path, "\n".join(map(json.dumps, stream)), "stream.jsonl"))
+    assert found["events"].select("item_id", "event", "price").rows() == [
+        ("i", "view", None),
+        ("i", "purchase", 5.0),
+        ("j", "purchase", None),
+    ]
+    assert found["left_out"].rows() == [("no properties.products", 1)]
+    for cell in ("i;j", "['i', 'j']", '"[""i"", ""j""]"', "i j"):
+        cell = f'"{cell}"' if cell.startswith("['") else cell
+        found = read(
+            log(tmp_path, f"order_id,user_id,date,items\n1,u,2024-05-01,{cell}\n2,u,2024-05-02,{cell}\n3,u,2024-05-03,\n")
+        )
+        assert found["events"]["item_id"].to_list() == ["i", "j", "i", "j"], cell
+        assert found["left_out"].rows() == [("no items", 1)]
 
 
 def test_json_in_its_forms(tmp_path: Path):
@@ -304,7 +372,7 @@ def test_a_key_of_a_person_is_hashed_under_a_secret(tmp_path: Path):
         ({"columns": COLUMNS, "where": "status = 'paid'"}, "where: no column 'status'"),
         ({"columns": COLUMNS, "format": {"encoding": "utf8x"}}, "'utf8x', which is no encoding"),
         ({"columns": COLUMNS, "hash": ["email"]}, "hash: email is not known"),
-        ({"columns": COLUMNS, "explode": "lines"}, "explode is for JSON and Parquet"),
+        ({"columns": COLUMNS, "explode": "lines"}, "explode names lines, but the columns are user_id"),
         ({"columns": COLUMNS | {"price": ["a"]}}, "events.columns.price is"),
     ],
 )
@@ -331,6 +399,18 @@ def test_every_key_is_checked(tmp_path: Path, rules: dict, sentence: str):
         (
             "user_id,customer_id,item_id,timestamp\nu,a,i,1700000000\nu,b,j,1700000001\n",
             "user_id or customer_id: which one is the shopper?",
+        ),
+        (
+            "phone,item_id,timestamp\n13800138000,i,1700000000\n13800138001,j,1700000001\n",
+            "holds telephone numbers: may it be hashed",
+        ),
+        (
+            "user_id,item_id,timestamp,click,purchase\nu,i,1700000000,1,0\nu,j,1700000001,0,1\n",
+            'click, purchase say on each row whether it happened: which are to count? Say where: "purchase = 1"',
+        ),
+        (
+            "user_id,item_id,event,event_time,created_at\nu,i,view,2024-05-01 10:00,2024-05-01 10:01\n",
+            "event_time, created_at hold times: when did it happen?",
         ),
         ("email,item_id,timestamp\na@b.de,i,1700000000\nc@d.de,j,1700000001\n", "hash: [user_id]"),
         ("user_id,item_id,event,timestamp\nu,i,view,1700000000\nu,j,wobble,1700000001\n", "wobble (1 rows)"),

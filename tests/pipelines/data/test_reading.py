@@ -46,6 +46,7 @@ def tables(draw) -> tuple[list[dict], dict]:
         "encoding": encoding,
         "separator": draw(st.sampled_from([",", ";", "\t", "|"])),
         "quoting": draw(st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL])),
+        "escaped": draw(st.booleans()),
         "decimal": draw(st.sampled_from([".", ","])),
         "time": draw(st.sampled_from([form for form in TIMES if form.isascii() or encoding in ("utf-8", "utf-16", "gb18030")])),
         "zone": draw(st.sampled_from(["UTC", "Asia/Shanghai", "America/New_York"])),
@@ -107,8 +108,9 @@ def write(rows: list[dict], form: dict, folder: Path) -> None:
         if form["kind"] == "csv":
             text = io.StringIO()
             writer = csv.DictWriter(
-                text, COLUMNS, delimiter=form["separator"], quoting=form["quoting"], lineterminator=form["newline"]
-            )
+                text, COLUMNS, delimiter=form["separator"], quoting=form["quoting"], lineterminator=form["newline"],
+                doublequote=not form["escaped"], escapechar="\\" if form["escaped"] else None,
+            )  # fmt: skip
             writer.writeheader()
             writer.writerows(some)
             text, suffix = text.getvalue(), ".csv"
@@ -181,7 +183,7 @@ def test_most_tables_come_back():
     for time in TIMES:
         for kind in ("csv", "json lines", "parquet"):
             form = {"kind": kind, "encoding": "utf-8", "separator": ";", "quoting": csv.QUOTE_MINIMAL, "decimal": ",", "time": time, "zone": "UTC",
-                    "parts": 2, "packed": "", "newline": "\n"}  # fmt: skip
+                    "parts": 2, "packed": "", "newline": "\n", "escaped": False}  # fmt: skip
             step = TIMES[time]
             rows = [{"user_id": f"u{i}", "item_id": f"{i:08d}", "event": "view", "timestamp": (start + i * 90_061) // step * step, "price": i + 0.5,
                      "title": f'Lamp {i}" wide; "{i}"'} for i in range(30)]  # fmt: skip
