@@ -130,14 +130,9 @@ def _mended(path: Path, encoding: str, layout: Layout, limit: int | None, told: 
             copy.write(f"{record}{layout.inner}{line}\n")
             continue
         values = next((apart for way in ways if way.is_neat(apart := way.apart(line))), None)
-        for way in ways if values is None else ():
-            if way.opens(line):
-                following = list(_until_closed(again, numbered, way, line))
-                text = "\n".join([line, *(one for _, one, _ in following)])
-                if way.is_whole(whole := way.apart(text)):
-                    values, line = whole, text
-                    break
-                again.extendleft(reversed(following))
+        if values is None:
+            values, taken = _closed_later(again, numbered, ways, line)
+            line = "\n".join([line, *taken])
         closed, values = values is not None, values or fields.apart(line)
         reason = _why_not(line, values, fields, closed)
         if reason:
@@ -163,17 +158,28 @@ def _numbered(path: Path, encoding: str, layout: Layout) -> Iterator[tuple[int, 
                 yield number, line, fits and "\ufffd" not in line
 
 
-def _until_closed(again: deque, numbered: Iterator, fields: "_Fields", line: str) -> Iterator[tuple[int, str, bool]]:
-    """The lines that follow, up to the one with which a quoted field closes; at most LONGEST."""
-    text = line
-    for _ in range(LONGEST):
-        found = again.popleft() if again else next(numbered, None)
-        if found is None:
-            return
-        yield found
-        text += "\n" + found[1]
-        if fields.layout.quote in found[1] and fields.is_whole(fields.apart(text)):
-            return
+def _closed_later(
+    again: deque, numbered: Iterator, ways: tuple["_Fields", ...], line: str
+) -> tuple[list[tuple[str, bool]] | None, list[str]]:
+    """The fields of a record that goes on in the lines that follow, and those lines, which are taken; the fewer the likelier. None, and
+    nothing is taken, where no quoted field closes within LONGEST lines.
+    """
+    found: list[tuple[int, list[tuple[str, bool]]]] = []
+    for way in ways:
+        if not way.opens(line):
+            continue
+        seen, text, most = [], line, min((count for count, _ in found), default=LONGEST)
+        while len(seen) < most and (following := again.popleft() if again else next(numbered, None)):
+            seen.append(following)
+            text += "\n" + following[1]
+            if way.layout.quote in following[1] and way.is_whole(apart := way.apart(text)):
+                found.append((len(seen), apart))
+                break
+        again.extendleft(reversed(seen))
+    if not found:
+        return None, []
+    count, values = min(found, key=lambda one: one[0])
+    return values, [again.popleft()[1] for _ in range(count)]
 
 
 def _why_not(line: str, values: list[tuple[str, bool]], fields: "_Fields", closed: bool) -> str | None:
@@ -196,10 +202,11 @@ class _Fields:
         q, end = re.escape(layout.quote or ""), f"(?={re.escape(layout.separator)}|$)"
         inside = rf"[^{q}\\]|\\.|{q}{q}" if escaped else rf"[^{q}]|{q}{q}"
         self._quoted = re.compile(rf"\s*{q}((?:{inside})*){q}\s*?{end}") if layout.quote else None
+        self._marked = re.compile(rf"\\.|{q}{q}" if escaped else f"{q}{q}")  # a letter that another one marks
         self._rest = re.compile(rf"\s*{q}(?:{inside})*$") if layout.quote else None
 
     def apart(self, line: str) -> list[tuple[str, bool]]:
-        """The fields, each with whether it was quoted; a quote that is not around a whole field is text."""
+        """The fields, each with whether its quotes are those of the form; a quote that is not around a whole field, and not escaped, is text."""
         separator, quote = self.layout.separator, self.layout.quote
         if separator == BLANKS:
             return [(value, False) for value in line.split()]
@@ -209,13 +216,14 @@ class _Fields:
         while True:
             found = self._quoted.match(line, at)
             if found:
-                text = re.sub(r"\\(.)", r"\1", found[1]) if self.escaped else found[1]
-                values.append((text.replace(quote * 2, quote), True))
+                values.append((self._marked.sub(lambda mark: mark[0][1], found[1]), True))
                 at = found.end()
             else:
                 end = line.find(separator, at)
                 end = len(line) if end < 0 else end
-                values.append((line[at:end], False))
+                text = line[at:end]
+                marked = self.escaped and quote not in text.replace(f"\\{quote}", "")
+                values.append((text.replace(f"\\{quote}", quote), True) if marked else (text, False))
                 at = end
             if at >= len(line):
                 return values
