@@ -24,6 +24,7 @@ from pathlib import Path
 import polars as pl
 
 from models.encoders.sasrec import SelfAttention
+from models.retrieval.blend import Blend
 from models.retrieval.network import NextItemNetwork
 from models.retrieval.sparse_item_model import SparseItemModel
 from models.served.pruning import dense_layers
@@ -65,13 +66,14 @@ def main() -> None:
 
 def applies(steps: dict, network: Model, target: str) -> bool:
     """Can these steps be taken with this model, for this target?"""
+    counts = isinstance(network, SparseItemModel | Blend) or getattr(network, "prior", None) is not None
+    network = network.network if isinstance(network, Blend) else network
     sequence = isinstance(network, NextItemNetwork)
-    counts = isinstance(network, SparseItemModel) or (sequence and network.prior is not None)
     return (
         (steps.get("layers") in (None, *KINDS[target]))
         and (steps.get("layers") != "fp16" or steps.get("table", "fp32") in ("fp32", "fp16"))  # its converter knows no codes
         and ("neighbours" not in steps or counts)
-        and ("rank" not in steps or not isinstance(network, SparseItemModel))
+        and ("rank" not in steps or not (network is None or isinstance(network, SparseItemModel)))
         and ("units" not in steps or (sequence and isinstance(network.encoder, SelfAttention)))
         and ("sparsity" not in steps or (sequence and bool(dense_layers(network))))
     )

@@ -2,8 +2,8 @@
 
 In:  data/checked, settings `prepare`, `source`.
 Out: data/prepared/histories.parquet (a row a shopper, oldest item first), items.parquet (number 1.. = row order, features),
-     impressions.parquet (what was shown to whom, and what came of it), attributes.json (what the numbers in items' `attributes`
-     mean, from 1), users.parquet (features), prepared.json (sizes, platforms by number, ties, what was removed and why).
+     content.parquet (words of what is written of items, counted), impressions.parquet (what was shown to whom, and what came of it),
+     attributes.json (what the numbers in items' `attributes` mean, from 1), users.parquet (features), prepared.json (sizes, platforms by number, ties, what was removed and why).
 
 A history holds the first time a shopper meets each item: that is what the protocol of the published tables ranks (items
 already seen are filtered out). Its columns: user_id, items (list of item number), timestamps (list), actions (list: the
@@ -25,6 +25,7 @@ from pathlib import Path
 import polars as pl
 
 from pipelines.data.cleaning import clean
+from pipelines.data.content import content
 from pipelines.data.features import attributes, item_features, user_features
 from pipelines.data.histories import BASKETS, meetings, platforms, vocabulary
 from pipelines.data.impressions import impressions
@@ -64,6 +65,7 @@ def main() -> None:
         raise StageError("prepare: no shopper has a history long enough to validate and test on (3 different items, at 3 times where times "
                          "name baskets)")  # fmt: skip
     described = item_features(items, catalogue, split, shown, ordered_only, settings["min_item_events"])
+    written, terms = content(described, settings["content"])
     features, names = attributes(described, settings["attributes"])
     people = user_features(actions)
     facts = {
@@ -73,10 +75,12 @@ def main() -> None:
         "baskets": ties > BASKETS,
         "ordered_only": ordered_only,
         "min_item_events": settings["min_item_events"],
+        "terms": len(terms),
     }
     with output("data/prepared") as folder:
         split.write_parquet(folder / "histories.parquet")
         features.write_parquet(folder / "items.parquet")
+        written.write_parquet(folder / "content.parquet")
         shown.write_parquet(folder / "impressions.parquet")
         write_json(folder / "attributes.json", names)
         people.write_parquet(folder / "users.parquet")

@@ -9,7 +9,7 @@ are repeated on all of the data. With `train.refit: false` the honest model is s
 
 import shutil
 
-from pipelines.learning import choices, fitting, prepared, saved
+from pipelines.learning import blending, choices, fitting, prepared, saved
 from pipelines.learning.prepared import Prepared
 from pipelines.learning.saved import Model
 from pipelines.stage import log, output, params, read_json, run
@@ -35,6 +35,8 @@ def learn(settings: dict, data: Prepared, recipe: dict) -> tuple[Model, dict]:
     if settings["model"] in saved.ITEM_MODELS:
         model, recipe = choices.item_model(settings["model"], data, recipe.get("recent"))
         return model, {"model": settings["model"], "recipe": recipe}
+    if settings["model"] == "blend":
+        return blending.again(settings, data, recipe)
     return fitting.learn(settings, data, recipe=recipe)[:2]
 
 

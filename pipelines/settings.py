@@ -14,11 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 Share = Annotated[float, Field(ge=0, le=1)]
 NetworkName = Literal["mlp", "ncf", "two_tower", "cnn", "gru", "sasrec", "hstu"]
-RetrieverName = Literal[
-    "popularity", "item_knn", "transitions", "ease", "mlp", "ncf", "two_tower", "cnn", "gru", "sasrec", "hstu"
-]
+PartName = Literal[
+    "popularity", "transitions", "transitions_back", "two_hops", "item_knn", "ease", "content", "mlp", "ncf", "two_tower", "cnn", "gru",
+    "sasrec", "hstu",
+]  # fmt: skip
 ModelName = Literal[
-    "auto", "popularity", "item_knn", "transitions", "ease", "mlp", "ncf", "two_tower", "cnn", "gru", "sasrec", "hstu", "din", "dien",
+    "auto", "popularity", "item_knn", "transitions", "ease", "content", "mlp", "ncf", "two_tower", "cnn", "gru", "sasrec", "hstu", "din", "dien",
     "fusion",
 ]  # fmt: skip
 Event = Literal["view", "search", "favourite", "cart", "purchase", "impression", "click"]
@@ -31,6 +32,8 @@ RENAMED = {
     "baseline.vocabulary": "nothing: numbers of items follow their first appearance",
     "train.unnamed": "train.id_dropout",
     "train.memory": "train.transition_prior",
+    "train.candidates_of_auto": "train.blend.parts",
+    "train.budget_of_auto": "train.blend.budget",
 }
 
 
@@ -55,6 +58,7 @@ class Source(Section):
     data: str = Field(min_length=1)
     mapping: dict[str, Any] | str | None
     hash_key: str | None
+    titles: str | None
     shop: Shop
 
 
@@ -76,6 +80,7 @@ class Prepare(Section):
     min_item_events: int = Field(ge=1)
     history_events: Annotated[list[Event], Field(min_length=1)]
     attributes: list[Literal["category", "brand", "price", "attributes", "words"]]
+    content: list[Literal["title", "description", "category", "brand", "attributes"]]
     split: Literal["leave_one_out", "time"]
     valid_share: Kept
     test_share: Kept
@@ -93,10 +98,21 @@ class RankerTraining(Section):
     epochs: int = Field(ge=1)
 
 
+class Blend(Section):
+    parts: Annotated[list[PartName], Field(min_length=1)]
+    budget: float = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _one_network(self) -> "Blend":
+        networks = [part for part in self.parts if part in get_args(NetworkName)]
+        if len(networks) > 1:
+            raise ValueError(f"parts holds {' and '.join(networks)}; a blend has one network at most")
+        return self
+
+
 class Train(Section):
     model: ModelName
-    candidates_of_auto: Annotated[list[RetrieverName], Field(min_length=1)]
-    budget_of_auto: float = Field(gt=0)
+    blend: Blend
     refit: bool
     retriever: NetworkName
     candidates: int = Field(ge=1)

@@ -1,4 +1,4 @@
-"""train: the recommender that `train.model` names, or the best of a few (`auto`), on the prepared histories; networks with Lightning.
+"""train: the recommender that `train.model` names, or a blend of all that is known (`auto`), on the prepared histories; networks with Lightning.
 
 In:  data/prepared, reports/verified.json (that the data may be trained on), settings `train`.
 Out: data/model/weights.npz and model.json (the network's shape), reports/train (DVCLive metrics and plots).
@@ -7,7 +7,7 @@ A ranker is trained after its retriever (`train.retriever`), and both together a
 on from the last finished epoch (pipelines/learning/fitting.py).
 """
 
-from pipelines.learning import auto, choices, fitting, prepared, saved
+from pipelines.learning import blending, choices, fitting, prepared, saved
 from pipelines.learning.ranking import valid_ndcg
 from pipelines.stage import output, params, run
 
@@ -16,7 +16,7 @@ def main() -> None:
     settings, data = params("train"), prepared.load()
     named = {"chosen": {"model": settings["model"], "reason": "train.model names it"}}
     if settings["model"] == "auto":
-        model, shape, curves = auto.choose(settings, data)
+        model, shape, curves = blending.choose(settings, data)
     elif settings["model"] in saved.ITEM_MODELS:
         model, recipe = choices.item_model(settings["model"], data)
         shape = {"model": settings["model"], "recipe": recipe}

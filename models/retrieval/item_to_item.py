@@ -76,6 +76,32 @@ def transitions(histories: list[np.ndarray], items: int, neighbours: int = 32) -
     return model
 
 
+def two_hops(one: SparseItemModel, neighbours: int = 100) -> SparseItemModel:
+    """Recommends what stands two steps away: the neighbours of neighbours by a model of one step, whose decay holds."""
+    matrix = as_matrix(one)
+    return strongest(matrix, matrix, neighbours, one.decay.item())
+
+
+def strongest(left: "sp.csr_matrix", right: "sp.csr_matrix", neighbours: int, decay: float) -> SparseItemModel:
+    """The strongest neighbours of each item by the product of two sparse float32 matrices (V, T) and (T, V), which is never whole in memory."""
+    from sparse_dot_topn import sp_matmul_topn
+
+    most = min(neighbours + 1, left.shape[0])  # an item is its own neighbour here, and is left out next
+    product = sp_matmul_topn(left.tocsr(), right.tocsr(), top_n=most, sort=True, n_threads=torch.get_num_threads())
+    model = from_rows([product.tocsr()], left.shape[0], neighbours)
+    model.decay.fill_(decay)
+    return model
+
+
+def as_matrix(model: SparseItemModel) -> "sp.csr_matrix":
+    """The weights of a model as a sparse (V, V) float32 matrix."""
+    import scipy.sparse as sp
+
+    items, weights = model.items.numpy(), model.weights.numpy()
+    kept = weights != 0
+    return sp.csr_matrix((weights[kept], (np.nonzero(kept)[0], items[kept])), shape=(len(items), len(items)))
+
+
 def ease(met: "sp.csr_matrix", neighbours: int = 200, regularisation: float = 500.0) -> SparseItemModel:
     """Predicts each item from all others by ridge regression, in closed form (Steck, "Embarrassingly Shallow Autoencoders", 2019).
 

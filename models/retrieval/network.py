@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.encoders.items import ItemTable, take
-from models.retrieval.transition_prior import TransitionPrior
+from models.retrieval.evidence import Evidence
 
 
 class Cosine(nn.Module):
@@ -57,7 +57,7 @@ class NextItemNetwork(ItemTable):
         items, width, attributes, id_dropout: of the item table. max_len: longest history it reads. dropout: of the embedded history.
         event_dropout: share of a history's events that are blanked in training.
 
-    `memory` (models.retrieval.item_models.TransitionPrior), where one was given after training, adds to the scores.
+    `prior` (counts of which item followed which), where one was given after training, adds to the scores.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class NextItemNetwork(ItemTable):
         super().__init__(items, width, attributes, id_dropout)
         self.encoder, self.head, self.max_len = encoder, head, max_len
         self.event_dropout = event_dropout
-        self.prior: TransitionPrior | None = None
+        self.prior: Evidence | None = None
         self.dropout = nn.Dropout(dropout)
 
     def encode(self, embedded: Tensor, times: Tensor | None) -> Tensor:

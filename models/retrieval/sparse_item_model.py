@@ -17,18 +17,20 @@ if TYPE_CHECKING:
 
 
 class SparseItemModel(nn.Module):
-    """score of item j = bias_j + sum over the history's items i of decay^(events after i) * weight_ij, for j among i's neighbours.
+    """score of item j = bias_j + sum over the history's items i of w_i * weight_ij, for j among i's neighbours, with
+    w_i = decay^(events after i) * 2^(-(time since i, at the newest event) / half_life).
 
     Args:
         items: (V, N) integers, neighbours of each item, padded with 0. weights: (V, N) float32. bias: (V,) float32.
-        decay: 1 where all events count alike.
+        decay: 1 where all events count alike. half_life: seconds; infinite where time says nothing.
     """
 
-    def __init__(self, items: Tensor, weights: Tensor, bias: Tensor, decay: float = 1.0):
+    def __init__(self, items: Tensor, weights: Tensor, bias: Tensor, decay: float = 1.0, half_life: float = math.inf):
         super().__init__()
         self.items = nn.Buffer(items.to(torch.int16 if len(bias) <= 1 << 15 else torch.int32))
         self.weights = nn.Buffer(weights)
         self.bias, self.decay = nn.Buffer(bias), nn.Buffer(torch.tensor(float(decay)))
+        self.half_life = nn.Buffer(torch.tensor(float(half_life)))
         self.max_len = 200
 
     def strongest(self, share: float) -> tuple[Tensor, Tensor]:
@@ -40,21 +42,34 @@ class SparseItemModel(nn.Module):
         """history (B, L) int64 -> weights of each event's neighbours (B, L, N) float."""
         return F.embedding(history, self.weights)
 
-    def neighbours_of(self, history: Tensor) -> tuple[Tensor, Tensor]:
-        """history (B, L) int64 -> neighbours of its items (B, L * N) int64, possibly repeated, and the evidence for each, float."""
+    def event_weights(self, history: Tensor, times: Tensor | None = None) -> Tensor:
+        """history, times (B, L) int64 -> what each event counts (B, L) float, 0 of padding."""
         position = torch.arange(history.shape[1], device=history.device)
         after = ((history > 0).sum(1, keepdim=True) - 1 - position).clamp(min=0)
-        weights = self.lookup(history) * (self.decay**after)[:, :, None]
+        weights = self.decay**after * (history > 0)
+        if times is not None and self.timed:
+            since = times.masked_fill(history == 0, 0).amax(1, keepdim=True) - times
+            weights = weights * torch.exp2(-since.clamp(min=0) / self.half_life)
+        return weights
+
+    @property
+    def timed(self) -> bool:
+        """Does the time since an event count?"""
+        return math.isfinite(float(self.half_life))
+
+    def neighbours_of(self, history: Tensor, times: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """history, times (B, L) int64 -> neighbours of its items (B, L * N) int64, possibly repeated, and the evidence for each, float."""
+        weights = self.lookup(history) * self.event_weights(history, times)[:, :, None]
         return tuple(part.reshape(history.shape[0], -1) for part in (F.embedding(history, self.items).long(), weights))
 
-    def evidence(self, history: Tensor) -> Tensor:
-        """history (B, L) int64 -> (B, V) float, without the bias."""
+    def evidence(self, history: Tensor, times: Tensor | None = None) -> Tensor:
+        """history, times (B, L) int64 -> (B, V) float, without the bias."""
         evidence = torch.zeros_like(self.bias).repeat(history.shape[0], 1)
-        return evidence.scatter_add(1, *self.neighbours_of(history)) if self.items.shape[1] else evidence
+        return evidence.scatter_add(1, *self.neighbours_of(history, times)) if self.items.shape[1] else evidence
 
     def scores(self, history: Tensor, times: Tensor | None = None) -> Tensor:
         """history (B, L) int64 -> (B, V) float; padding scores -inf."""
-        scores = self.bias + self.evidence(history)
+        scores = self.bias + self.evidence(history, times)
         return scores.index_fill(1, torch.zeros(1, dtype=torch.long, device=scores.device), -torch.inf)
 
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from models.encoders.items import ItemTable
 from models.rankers.two_stage import SecondStage
+from models.retrieval.evidence import Evidence
 from models.retrieval.sparse_item_model import SparseItemModel
-from models.retrieval.transition_prior import TransitionPrior
 from models.served.table import Table
 
 
@@ -24,25 +24,33 @@ class StoredItemModel(SparseItemModel):
 
     def __init__(self, model: SparseItemModel, form: str, share: float = 1.0):
         items, weights = model.strongest(share)
-        super().__init__(items, weights, model.bias, model.decay.item())
+        super().__init__(items, weights, model.bias, model.decay.item(), model.half_life.item())
         whole = form.endswith("fp32") or not weights.shape[1]
         self.weights, self.table = None, Table(weights, "fp32" if whole else {"int4": "int8"}.get(form, form))
+
+        self.by_time = model.timed
+
+    @property
+    def timed(self) -> bool:
+        """See SparseItemModel; known before the graph is exported."""
+        return self.by_time
 
     def lookup(self, history: Tensor) -> Tensor:
         return self.table.lookup(history)
 
 
-class StoredPrior(TransitionPrior):
-    """A transition prior whose counts are a StoredItemModel; the arguments are those of StoredItemModel."""
+class StoredEvidence(Evidence):
+    """Evidence whose counts are a StoredItemModel; the arguments are those of StoredItemModel."""
 
-    def __init__(self, prior: TransitionPrior, form: str, share: float = 1.0):
-        super().__init__(StoredItemModel(prior.counts, form, share), prior.weight.item())
+    def __init__(self, evidence: Evidence, form: str, share: float = 1.0):
+        counts = StoredItemModel(evidence.counts, form, share)
+        super().__init__(counts, evidence.weight.item(), evidence.floor.item(), evidence.mean)
 
-    def added(self, scores: Tensor, history: Tensor) -> Tensor:
-        """scores + forward(history) - floor(), computed only where there is evidence, which is of few items: (B, V) float."""
-        items, weights = self.counts.neighbours_of(history)
+    def added(self, scores: Tensor, history: Tensor, times: Tensor) -> Tensor:
+        """scores + forward(history, times) - lowest(), computed only where there is evidence, which is of few items: (B, V) float."""
+        items, weights = self.neighbours_of(history, times)
         evidence = torch.zeros_like(scores).scatter_add(1, items, weights).gather(1, items)
-        return scores.scatter(1, items, scores.gather(1, items) + self.above_floor(evidence))
+        return scores.scatter(1, items, scores.gather(1, items) + self.above_lowest(evidence))
 
 
 class StoredItems(nn.Module):

@@ -8,30 +8,55 @@ from torch import Tensor, nn
 
 from models.batches import ShopperBatch
 from models.rankers.two_stage import TwoStage, first_stage
+from models.retrieval.blend import Blend
+from models.retrieval.evidence import Evidence
 from models.retrieval.network import NextItemNetwork
 from models.retrieval.sparse_item_model import SparseItemModel
-from models.served.stored import StoredItemModel, StoredPrior, stored_second_stage
+from models.served.stored import StoredEvidence, StoredItemModel, stored_second_stage
 from models.served.table import Table
 
 SHORTLIST = 4  # times k items are scored again by a table that keeps its rows beside the codes
 
 
-class NetworkScores(nn.Module):
-    """A trained network, with what is known of items folded into the table, as one step from history to scores.
+class EvidenceScores(nn.Module):
+    """A bias an item, and evidence above it, as one step from history to scores.
 
     Args:
-        network: of any family. form, rank: of its tables. neighbours: share kept of those that its prior has of an item.
+        bias: (V,) float32. parts: of a blend, or a network's prior. form: of the evidence's weights. neighbours: share kept of those of an item.
     """
 
-    def __init__(self, network: NextItemNetwork, form: str, rank: int | None, neighbours: float):
+    def __init__(self, bias: Tensor, parts: list[Evidence], form: str, neighbours: float):
         super().__init__()
+        self.bias = nn.Buffer(bias.detach() + sum(part.lowest() for part in parts))
+        self.parts = nn.ModuleList(StoredEvidence(part, form, neighbours) for part in parts)
+
+    def scores(self, history: Tensor, times: Tensor) -> Tensor:
+        """(B, L) int64 both -> (B, V) float."""
+        return self.with_evidence(self.bias.repeat(history.shape[0], 1), history, times)
+
+    def with_evidence(self, scores: Tensor, history: Tensor, times: Tensor) -> Tensor:
+        """Other scores and what the evidence adds: (B, V) float, (B, L) int64 both -> (B, V) float."""
+        for part in self.parts:
+            scores = part.added(scores, history, times)
+        return scores
+
+
+class NetworkScores(EvidenceScores):
+    """A trained network, with what is known of items folded into the table, and the evidence beside it, as one step from history to scores.
+
+    Args:
+        network: of any family. form, rank: of its tables. neighbours: share kept of those that its prior has of an item. blend: in which it
+            stands.
+    """
+
+    def __init__(self, network: NextItemNetwork, form: str, rank: int | None, neighbours: float, blend: Blend | None = None):
+        parts = ([network.prior] if network.prior else []) + (list(blend.parts.values()) if blend else [])
+        super().__init__(network.head.bias + (blend.bias if blend else 0), parts, form, neighbours)
         self.network = network
         embeddings = network.embeddings().detach()
         vectors = network.head.vectors(embeddings).detach()
         self.table = Table(embeddings, form, rank)
-        self.prior = network.prior and StoredPrior(network.prior, form, neighbours)
         self.rescored = form.endswith("+fp32") and network.head.dot
-        self.bias = nn.Buffer(network.head.bias.detach() + (self.prior.floor() if self.prior else 0))
         if network.head.tied:
             self.vectors, scale = self.table, vectors.norm(dim=1) / embeddings.norm(dim=1).clamp(min=1e-12)
         else:
@@ -40,27 +65,23 @@ class NetworkScores(nn.Module):
 
     def scores(self, history: Tensor, times: Tensor) -> Tensor:
         """(B, L) int64 both -> (B, V) float."""
-        return self.with_prior(self.network_scores(self.query(history, times)), history)
+        return self.with_evidence(self.network_scores(self.query(history, times)), history, times)
 
     def query(self, history: Tensor, times: Tensor) -> Tensor:
         """(B, L) int64 both -> (B, D') float."""
         return self.network.newest(self.table.lookup(history), history, times)
 
     def network_scores(self, query: Tensor) -> Tensor:
-        """Scores without the prior: (B, D') -> (B, V) float."""
+        """Scores without the evidence: (B, D') -> (B, V) float."""
         if self.network.head.dot:
             return self.vectors.product(query, self.scale, self.bias)
         return self.network.head.scores(query, self.vectors.all(), self.bias)
-
-    def with_prior(self, scores: Tensor, history: Tensor) -> Tensor:
-        """The network's scores and what the prior adds: (B, V) float, (B, L) int64 -> (B, V) float."""
-        return scores if self.prior is None else self.prior.added(scores, history)
 
     def shortlist(self, history: Tensor, times: Tensor, allowed: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """The `count` best allowed (B, V) by codes, and their scores by the rows that the table keeps: (B, count) both."""
         query = self.query(history, times)
         alone = self.network_scores(query)
-        scores = torch.where(allowed, self.with_prior(alone, history), -torch.inf)
+        scores = torch.where(allowed, self.with_evidence(alone, history, times), -torch.inf)
         by_codes, items = scores.topk(min(count, scores.shape[1]))
         return items, by_codes - alone.gather(1, items) + self.exact(query, items)
 
@@ -86,7 +107,7 @@ class IndexQuery(nn.Module):
         """
         query = self.scores.query(history, times)
         none = (history, torch.zeros_like(history).float())
-        evidence = none if self.scores.prior is None else self.scores.prior.counts.neighbours_of(history)
+        evidence = self.scores.parts[0].neighbours_of(history, times) if self.scores.parts else none
         return torch.cat([query, torch.ones_like(query[:, :1])], 1), *evidence
 
 
@@ -99,8 +120,8 @@ class CandidateScores(nn.Module):
 
     def forward(self, query: Tensor, items: Tensor, evidence: Tensor) -> Tensor:
         """query (B, D + 1), items (B, C) int64, evidence of the prior for each (B, C) -> scores (B, C) float."""
-        scores, prior = self.scores.exact(query[:, :-1], items), self.scores.prior
-        return scores if prior is None else scores + prior.above_floor(evidence)
+        scores = self.scores.exact(query[:, :-1], items)
+        return scores + self.scores.parts[0].above_lowest(evidence) if self.scores.parts else scores
 
 
 def index_rows(scores: NetworkScores) -> Tensor:
@@ -112,13 +133,13 @@ class TopK(nn.Module):
     """Wraps a trained model for export.
 
     Args:
-        model: a network, neighbours, or two stages. k: length of the answer (at most the number of items).
+        model: a network, neighbours, a blend, or two stages. k: length of the answer (at most the number of items).
         form, rank: of item tables and neighbours' weights (models.served.table.Table). neighbours: share of an item's neighbours kept.
     """
 
     def __init__(
         self,
-        model: NextItemNetwork | SparseItemModel | TwoStage,
+        model: NextItemNetwork | SparseItemModel | Blend | TwoStage,
         k: int,
         form: str = "fp32",
         rank: int | None = None,
@@ -127,9 +148,15 @@ class TopK(nn.Module):
         super().__init__()
         first, self.k = first_stage(model), k
         self.second = stored_second_stage(model.second, k, form, rank) if isinstance(model, TwoStage) else None
-        network = isinstance(first, NextItemNetwork)
-        self.first = NetworkScores(first, form, rank, neighbours) if network else StoredItemModel(first, form, neighbours)
-        self.rescored = network and self.second is None and self.first.rescored
+        blend = first if isinstance(first, Blend) else None
+        network = blend.network if blend else first if isinstance(first, NextItemNetwork) else None
+        if network is not None:
+            self.first = NetworkScores(network, form, rank, neighbours, blend)
+        elif blend:
+            self.first = EvidenceScores(blend.bias, list(blend.parts.values()), form, neighbours)
+        else:
+            self.first = StoredItemModel(first, form, neighbours)
+        self.rescored = network is not None and self.second is None and self.first.rescored
 
     def forward(
         self, history: Tensor, times: Tensor, actions: Tensor, platform: Tensor, exclude: Tensor, allowed: Tensor

@@ -12,6 +12,7 @@ import numpy as np
 
 from models.batches import Sequences
 from models.rankers.two_stage import first_stage
+from models.retrieval.blend import Blend
 from models.served.pruning import narrowed, settled, sparse
 from pipelines.artefact import graph
 from pipelines.artefact.quantise import quantise
@@ -59,7 +60,7 @@ class Workshop:
         network = self.smaller(steps.get("units"), steps.get("sparsity"))
         stored = {"form": steps.get("table", "fp32"), "neighbours": steps.get("neighbours", 1.0)}
         if "rank" in steps:
-            stored["rank"] = max(1, round(first_stage(network).table.embedding_dim * steps["rank"]))
+            stored["rank"] = max(1, round(network_of(network).table.embedding_dim * steps["rank"]))
         graph.export(network, self.data.items, self.k, path, **stored)
         if "layers" in steps:
             whole = path.rename(path.with_suffix(".whole.onnx"))
@@ -83,15 +84,17 @@ class Workshop:
 
     def _smaller(self, units: float | None, sparsity: float | str | None) -> Model:
         """The network with units removed and weights held at zero, fine-tuned."""
-        network = self.network
+        network = whole = network_of(self.network)
         if units:
             network = narrowed(network, units)
         if sparsity:
             network = sparse(network, sparsity)
-        if network is self.network:
-            return network
+        if network is whole:
+            return self.network
         train, compress = params("train", "compress")
-        return settled(distil(network, self.network, self.data, train, compress["finetune_epochs"]))
+        network = settled(distil(network, whole, self.data, train, compress["finetune_epochs"]))
+        blend = self.network
+        return Blend(dict(blend.parts), blend.bias, network, blend.max_len) if isinstance(blend, Blend) else network
 
     def measure(self, path: Path) -> dict:
         session, items = graph.session(path), self.data.items
@@ -116,6 +119,12 @@ class Workshop:
             return float(graph.ndcg_at_10(answers, part.targets).mean())
 
         return quality(best["steps"]) / max(quality({}), 1e-12)
+
+
+def network_of(model: Model) -> Model:
+    """The network that proposes: of two stages the first, of a blend its network."""
+    first = first_stage(model)
+    return first.network if isinstance(first, Blend) else first
 
 
 def steps_of(report: dict) -> dict:

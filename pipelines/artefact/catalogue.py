@@ -7,11 +7,14 @@ from hashlib import blake2b
 
 import numpy as np
 import polars as pl
+import scipy.sparse as sp
 import torch
 
 from models.batches import Sequences
+from models.retrieval.blend import Blend
+from models.retrieval.item_to_item import as_matrix
 from models.retrieval.network import NextItemNetwork
-from models.retrieval.sparse_item_model import SparseItemModel
+from models.retrieval.sparse_item_model import SparseItemModel, from_rows
 
 EXACT = 20_000  # items up to which the most similar are found by comparing all pairs
 PROBES, PER_LIST = 16, 64  # lists looked through of an inverted file, and items a list, for larger catalogues
@@ -59,13 +62,16 @@ def stored_histories(users: pl.Series, full: Sequences) -> dict[str, np.ndarray]
     }
 
 
-def similar(network: NextItemNetwork | SparseItemModel, k: int, listed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def similar(network: NextItemNetwork | SparseItemModel | Blend, k: int, listed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Each item's k nearest among the listed ones: numbers (V, k) int32, padded with 0, and cosines (or neighbours' weights) (V, k) float16.
+    Of a blend its parts say what is near, and its network where it has no others.
 
     Over EXACT items they are found by an inverted file (FAISS), which looks at a share of the catalogue that shrinks as it grows.
 
     listed: (V,) bool, false of padding and of items that may not be answered.
     """
+    if isinstance(network, Blend):
+        network = neighbours_of_a_blend(network, 2 * k) if network.parts or not network.network else network.network
     if isinstance(network, SparseItemModel):
         shown = network.weights.masked_fill(~torch.from_numpy(listed)[network.items.long()], 0.0)
         weights, order = (part[:, :k] for part in shown.sort(1, descending=True))
@@ -86,6 +92,17 @@ def similar(network: NextItemNetwork | SparseItemModel, k: int, listed: np.ndarr
         numbers.append(top.indices.where(found, 0).numpy().astype(np.int32))
         cosines.append(top.values.where(found, 0.0).numpy().astype(np.float16))
     return np.concatenate(numbers), np.concatenate(cosines)
+
+
+def neighbours_of_a_blend(blend: Blend, k: int) -> SparseItemModel:
+    """What the parts of a blend say of a history of one item."""
+    total = None
+    for part in blend.parts.values():
+        said = as_matrix(part.counts)
+        said.data = part.above_lowest(torch.from_numpy(said.data)).numpy()
+        total = said if total is None else total + said
+    total = sp.csr_matrix((len(blend.bias), len(blend.bias)), dtype=np.float32) if total is None else total
+    return from_rows([total.tocsr()], total.shape[0], k)
 
 
 def _similar_by_lists(vectors: np.ndarray, k: int, listed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -4,11 +4,12 @@ import torch
 
 from models.batches import Histories
 from models.rankers.two_stage import TwoStage
-from models.retrieval.item_to_item import ease, incidence, item_knn, transitions
+from models.retrieval.content import content
+from models.retrieval.evidence import Evidence
+from models.retrieval.item_to_item import ease, incidence, item_knn, transitions, two_hops
 from models.retrieval.network import NextItemNetwork
 from models.retrieval.popularity import popularity
 from models.retrieval.sparse_item_model import SparseItemModel
-from models.retrieval.transition_prior import TransitionPrior
 from pipelines.learning.device import device_of
 from pipelines.learning.prepared import Prepared
 from pipelines.learning.ranking import SAMPLE, ndcg_by_blend, ndcg_by_prior_weight, valid_ndcg
@@ -16,6 +17,7 @@ from pipelines.stage import StageError, log
 
 PRIOR_WEIGHTS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 BLENDS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+NEIGHBOURS = 100  # of an item that followed it, kept
 ADMISSION = 1024  # shoppers by whose queries new items are placed
 
 
@@ -37,12 +39,10 @@ def fit_prior(network: NextItemNetwork, data: Prepared, weight: float | None = N
     """Gives the network the transition prior of the training part, with this weight or that which validation likes best; none if it is 0."""
     counts = transitions(data.train.items, data.items + 1).to(device_of(network))
     if weight is None:
-        found = ndcg_by_prior_weight(
-            network, TransitionPrior(counts).to(device_of(network)), data.valid.sample(SAMPLE), PRIOR_WEIGHTS
-        )
+        found = ndcg_by_prior_weight(network, Evidence(counts).to(device_of(network)), data.valid.sample(SAMPLE), PRIOR_WEIGHTS)
         weight = max(found, key=found.get)
         log.info("train: transition prior of weight %s: valid NDCG@10 %.4f (%.4f without)", weight, found[weight], found[0.0])
-    network.prior = TransitionPrior(counts, weight).to(device_of(network)) if weight else None
+    network.prior = Evidence(counts, weight).to(device_of(network)) if weight else None
 
 
 def fit_blend(model: TwoStage, data: Prepared) -> None:
@@ -68,9 +68,14 @@ def item_model(name: str, data: Prepared, recent: bool | None = None) -> tuple[S
         return popularity(data.recency if recent else data.popularity), {"recent": bool(recent)}
     makers = {
         "item_knn": lambda: item_knn(incidence(data.train.items, items)),
-        "transitions": lambda: transitions(data.train.items, items),
+        "transitions": lambda: transitions(data.train.items, items, NEIGHBOURS),
+        "transitions_back": lambda: transitions([h[::-1] for h in data.train.items], items, NEIGHBOURS),
+        "two_hops": lambda: two_hops(transitions(data.train.items, items, NEIGHBOURS // 2)),
         "ease": lambda: ease(incidence(data.train.items, items)),
+        "content": lambda: content(data.content),
     }
+    if name == "content" and data.content is None:
+        raise StageError("train.model: nothing is written of the items (prepare.content), so there is no content to compare")
     try:
         return makers[name](), {}
     except ValueError as error:

@@ -42,7 +42,7 @@ RATES = ("learning_rate", "weight_decay")
 CHECKPOINTS = Path("data/.checkpoints")
 # What a training's outcome depends on beside data and settings: not how a graph is served.
 CODE = ("models/*.py", "models/[!s]*/*.py", "pipelines/learning/*.py")
-DATA = ("histories", "impressions", "items")
+DATA = ("histories", "impressions", "items", "content")
 FINISHED: list[Path] = []  # checkpoints of trainings that this process ended, until their models are saved
 SCORES_VALIDATED = 300_000_000  # scores that an epoch's validation computes, about
 FEWEST_VALIDATED = 2000  # shoppers that it has at least

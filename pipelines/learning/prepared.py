@@ -3,11 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from models.batches import Impressions, Sequences
 from pipelines.stage import read_json
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
 
 PREPARED = Path("data/prepared")
 NUMBERS = ("log_price", "relative_price", "log_popularity", "click_rate", "purchase_rate")  # of items, standardised
@@ -37,6 +41,7 @@ class Prepared:
     before_test: Sequences  # what each shopper met before the test item, or all of it where there is none
     min_item_events: int = 1
     ordered_only: bool = False
+    content: "sp.csr_matrix | None" = None  # (V, T) counts of words in what is written of each item; None: nothing is
 
     @property
     def items(self) -> int:
@@ -95,6 +100,7 @@ def load() -> Prepared:
         before_test=_until(full, frame.select(pl.coalesce("test_at", pl.col("items").list.len())).to_series().to_list()),
         min_item_events=facts["min_item_events"],
         ordered_only=facts["ordered_only"],
+        content=_content(len(features) + 1, facts["terms"]),
     )  # fmt: skip
 
 
@@ -106,6 +112,18 @@ def _without(histories: Sequences, rare: np.ndarray) -> Sequences:
     columns = ([c[k] for c, k in zip(column, kept, strict=True)] for column in (histories.items, histories.times))
     rest = ([c[k] for c, k in zip(column, kept, strict=True)] for column in (histories.actions, histories.platforms))
     return Sequences(*columns, None, *rest)
+
+
+def _content(items: int, terms: int) -> "sp.csr_matrix | None":
+    import polars as pl
+    import scipy.sparse as sp
+
+    rows = pl.read_parquet(PREPARED / "content.parquet")
+    if rows.is_empty():
+        return None
+    return sp.csr_matrix(
+        (rows["count"].to_numpy().astype(np.float32), (rows["item"].to_numpy(), rows["term"].to_numpy())), shape=(items, terms)
+    )
 
 
 def vocabulary_size() -> int:

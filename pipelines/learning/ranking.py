@@ -10,8 +10,8 @@ from models import metrics
 from models.batches import ByLength, Candidates, Histories, Impressions, Sequences, ShopperBatch, pad
 from models.rankers.ranker import log_probabilities
 from models.rankers.two_stage import TwoStage, unseen
+from models.retrieval.evidence import Evidence
 from models.retrieval.network import NextItemNetwork
-from models.retrieval.transition_prior import TransitionPrior
 from pipelines.learning.device import device_of, moved
 from pipelines.learning.saved import Model
 
@@ -62,7 +62,7 @@ def valid_ndcg(model: Model, valid: Sequences) -> float:
 
 
 def ndcg_by_prior_weight(
-    network: NextItemNetwork, prior: TransitionPrior, part: Sequences, weights: tuple[float, ...]
+    network: NextItemNetwork, prior: Evidence, part: Sequences, weights: tuple[float, ...]
 ) -> dict[float, float]:
     """NDCG@10 of a network without a prior for each weight of one beside it; both are computed once a batch."""
     gains = dict.fromkeys(weights, 0.0)

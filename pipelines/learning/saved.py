@@ -7,13 +7,14 @@ import torch
 
 from models.families import RANKERS, build, build_ranker
 from models.rankers.two_stage import SecondStage, TwoStage
+from models.retrieval.blend import Blend
+from models.retrieval.evidence import Evidence
 from models.retrieval.network import NextItemNetwork
 from models.retrieval.sparse_item_model import SparseItemModel
-from models.retrieval.transition_prior import TransitionPrior
 from pipelines.stage import output, read_json, write_json
 
-Model = NextItemNetwork | SparseItemModel | TwoStage
-ITEM_MODELS = ("popularity", "item_knn", "transitions", "ease")
+Model = NextItemNetwork | SparseItemModel | Blend | TwoStage
+ITEM_MODELS = ("popularity", "transitions", "transitions_back", "two_hops", "item_knn", "ease", "content")
 
 
 def save(folder: str | Path, shape: dict, model: Model) -> None:
@@ -34,7 +35,11 @@ def rebuild(shape: dict, state: dict[str, torch.Tensor]) -> Model:
     """The model of this shape with these weights."""
     if shape["model"] in ITEM_MODELS:
         return _item_model(state)
-    if shape["model"] in RANKERS:
+    if shape["model"] == "blend":
+        parts = {name: Evidence(_item_model(_below(f"parts.{name}.counts", state)), mean=True) for name in shape["parts"]}
+        network = shape["network"] and rebuild(shape["network"], _below("network", state))
+        model = Blend(parts, state["bias"], network, shape["max_len"])
+    elif shape["model"] in RANKERS:
         retriever, own = rebuild(shape["retriever"], _below("retriever", state)), shape["ranker"]
         of_ranker = _below("second.ranker", state)
         ranker = build_ranker(
@@ -44,7 +49,7 @@ def rebuild(shape: dict, state: dict[str, torch.Tensor]) -> Model:
     else:
         model = build(shape["model"], shape["items"], shape, state.get("known"))
         if "prior.weight" in state:
-            model.prior = TransitionPrior(_item_model(_below("prior.counts", state)))
+            model.prior = Evidence(_item_model(_below("prior.counts", state)))
     model.load_state_dict(state)
     return model
 
@@ -54,4 +59,4 @@ def _below(name: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
 
 
 def _item_model(state: dict[str, torch.Tensor]) -> SparseItemModel:
-    return SparseItemModel(state["items"], state["weights"], state["bias"], state["decay"].item())
+    return SparseItemModel(state["items"], state["weights"], state["bias"], state["decay"].item(), state["half_life"].item())

@@ -11,9 +11,9 @@ from models import metrics
 from models.batches import Histories, HistoryData, Sequences, pad
 from models.families import FAMILIES, build, loss_of
 from models.rankers.two_stage import unseen
+from models.retrieval.evidence import Evidence
 from models.retrieval.item_to_item import transitions
 from models.retrieval.network import NextItemNetwork
-from models.retrieval.transition_prior import TransitionPrior
 from models.served.topk import TopK
 from models.training.learner import NextItem
 
@@ -181,7 +181,7 @@ class TestTopK:
 
     def test_a_short_list_scored_again_is_what_fp32_answers(self):
         network = made("sasrec")
-        network.prior = TransitionPrior(transitions([np.array([5, 8]), np.array([2, 9])], ITEMS + 1), 0.5)
+        network.prior = Evidence(transitions([np.array([5, 8]), np.array([2, 9])], ITEMS + 1), 0.5)
         allowed = (torch.arange(ITEMS + 1) > 0)[None]
         asked = (HISTORY, TIMES, *UNTOLD, torch.zeros(1, 1, dtype=torch.long), allowed)
         items, scores = TopK(network, 7)(*asked)
@@ -193,10 +193,10 @@ class TestTopK:
 def test_memory_adds_what_was_seen_to_what_the_network_says():
     network = made("sasrec")
     before = network.scores(HISTORY, TIMES)
-    network.prior = TransitionPrior(transitions([np.array([5, 8]), np.array([2, 9])], ITEMS + 1), 0.5)
+    network.prior = Evidence(transitions([np.array([5, 8]), np.array([2, 9])], ITEMS + 1), 0.5)
     evidence = network.prior.counts.evidence(HISTORY)[0]
     assert evidence[8] > evidence[9] > 0  # item 5 is the newest of the history
-    expected = before[0] + 0.5 * torch.log(evidence + TransitionPrior.FLOOR)
+    expected = before[0] + 0.5 * torch.log(evidence + Evidence.FLOOR)
     torch.testing.assert_close(network.scores(HISTORY, TIMES)[0], expected)
     exclude, allowed = torch.zeros(1, 1, dtype=torch.long), (torch.arange(ITEMS + 1) > 0)[None]
     items, scores = TopK(network, 5)(HISTORY, TIMES, *UNTOLD, exclude, allowed)

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from benchmarks.gpu import SETTINGS, ranked, tiny
 from models.rankers.two_stage import SecondStage, TwoStage
-from models.retrieval.transition_prior import TransitionPrior
+from models.retrieval.evidence import Evidence
 from pipelines.learning import choices, device, fitting
 from pipelines.learning.ranking import SAMPLE, ndcg_by_blend, task_probabilities
 
@@ -114,7 +114,7 @@ def test_a_trained_network_is_finished_where_it_is(elsewhere: Elsewhere, trained
         moved = network.to("cuda")
         choices.finish(moved, data, prior=True, weight=0.5)
         choices.fit_prior(moved, data)  # the step after which every training on a GPU died
-        assert isinstance(moved.prior, TransitionPrior)
+        assert isinstance(moved.prior, Evidence)
         assert elsewhere.there(moved.prior.counts.weights)
         assert 0 <= ranked(moved, data) <= 1
         moved.cpu()

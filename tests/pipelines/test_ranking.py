@@ -6,8 +6,8 @@ import pytest
 from models.batches import Sequences
 from models.metrics import ndcg
 from models.rankers.two_stage import SecondStage, TwoStage
+from models.retrieval.evidence import Evidence
 from models.retrieval.item_to_item import transitions
-from models.retrieval.transition_prior import TransitionPrior
 from pipelines.learning.ranking import ndcg_by_blend, ndcg_by_prior_weight, rank_all
 from tests.models.test_models import ITEMS, made
 from tests.models.test_rankers import ranker_of
@@ -34,9 +34,9 @@ def test_blend_in_a_ranker_is_measured_as_rank_all_does():
 def test_weights_of_a_memory_are_measured_as_rank_all_does():
     part, network = held_out(), made("sasrec").eval()
     evidence = transitions(part.items, ITEMS + 1)
-    found = ndcg_by_prior_weight(network, TransitionPrior(evidence), part, (0.0, 0.4, 2.0))
+    found = ndcg_by_prior_weight(network, Evidence(evidence), part, (0.0, 0.4, 2.0))
     assert network.prior is None
     for weight, told in found.items():
-        network.prior = TransitionPrior(evidence, weight)
+        network.prior = Evidence(evidence, weight)
         assert told == pytest.approx(ndcg(rank_all(network, part, 10)[0], 10).mean())
     assert len(set(found.values())) == 3

@@ -4,6 +4,7 @@ import codecs
 import contextlib
 import gzip
 import io
+import resource
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -126,6 +127,9 @@ def told_encoding(path: Path, form: Format, notes: list[str], limit: int | None 
 
 def copy_without_a_name(mode: str = "w") -> io.IOBase:
     """A temporary file without a name: it goes with the process, however that ends."""
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if len(COPIES) > allowed // 4 and allowed < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a folder of a thousand packed parts
     copy = tempfile.TemporaryFile(mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": ""}))  # noqa: SIM115
     COPIES.append(copy)
     return copy

@@ -1,6 +1,7 @@
 """Sequence files of the Amazon benchmarks: `user item item ...` a line, oldest first, no times.
 
-In: a .txt file, or a folder holding one and, optionally, `*_item2attributes.json` (item -> attribute ids).
+In: a .txt file, or a folder holding one and, optionally, `*_item2attributes.json` (item -> attribute ids); beside it the CSV file that
+`source.titles` names (columns item, title).
 Out: events (all of them purchases, one a day from 2000-01-01, so that order is kept) and items.
 """
 
@@ -19,7 +20,7 @@ def ordered_only(settings: dict) -> bool:
 
 
 def read(data: Path, settings: dict) -> dict[str, pl.LazyFrame]:
-    """Raises: StageError: no .txt file, or a line with a shopper and no item (file and line are named)."""
+    """Raises: StageError: no .txt file, a line with a shopper and no item (file and line are named), or no file of titles where one is named."""
     files = [data] if data.is_file() else sorted(data.glob("*.txt"))
     if len(files) != 1:
         raise StageError(f"source.data: expected one .txt sequence file in {data}, found {len(files)}")
@@ -45,4 +46,17 @@ def read(data: Path, settings: dict) -> dict[str, pl.LazyFrame]:
         ids = json.loads(attributes[0].read_text(encoding="utf-8"))
         described = pl.LazyFrame({"item_id": list(ids), "attributes": [" ".join(map(str, a)) for a in ids.values()]})
         items = items.join(described, on="item_id", how="left", maintain_order="left")
-    return {"events": events, "items": items.with_columns(title=pl.format("Item {}", "item_id"))}
+    items = items.with_columns(title=pl.format("Item {}", "item_id"))
+    if settings.get("titles"):
+        items = items.update(_titles(files[0].parent / settings["titles"]), on="item_id")
+    return {"events": events, "items": items}
+
+
+def _titles(path: Path) -> pl.LazyFrame:
+    """Raises: StageError: there is no such file, or it lacks a column."""
+    if not path.is_file():
+        raise StageError(f"source.titles: {path} is not there")
+    titles = pl.scan_csv(path, infer_schema=False)
+    if missing := {"item", "title"} - set(titles.collect_schema()):
+        raise StageError(f"source.titles: {path} has no column {', '.join(sorted(missing))}")
+    return titles.select(item_id="item", title="title").drop_nulls().unique("item_id", keep="first", maintain_order=True)

@@ -208,6 +208,21 @@ def test_delimited_files_as_other_programs_write_them(tmp_path: Path):
     assert "there is a header and no row" in said(log(tmp_path, HEADER + "\n"))
 
 
+def test_more_packed_parts_than_files_may_be_open(tmp_path: Path):
+    for i in range(80):
+        (tmp_path / f"events-{i:03d}.csv.gz").write_bytes(gzip.compress(f"{HEADER}\nu{i},i,view,{1_700_000_000 + i}\n".encode()))
+    code = (
+        "import os, resource; from pathlib import Path; from pipelines.data.sources import files; "
+        "open_now = len(os.listdir('/proc/self/fd')); "
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 40, resource.getrlimit(resource.RLIMIT_NOFILE)[1])); "
+        f"print(len(files.read(Path({str(tmp_path)!r}), {{}})['events'].collect()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "80", done.stderr[-500:]
+
+
 def test_a_file_for_each_kind_of_event(tmp_path: Path):
     for name in ("views", "purchases"):
         log(

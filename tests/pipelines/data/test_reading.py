@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipelines.data.reading.names import NULLS
+from pipelines.data.reading.text import COPIES
 from pipelines.data.sources import files
 from pipelines.data.tables import UNREAD
 from pipelines.stage import StageError
@@ -142,6 +143,7 @@ def held(example: tuple[list[dict], dict]) -> bool:
         except StageError:
             return False
         unread = found["unread"].collect()
+    COPIES.clear()  # as the end of a process does
     flawed = set(events.filter(pl.col(UNREAD).is_not_null())["source_row"]) if UNREAD in events.columns else set()
     assert len(events) + len(unread) == len(rows), (events, unread)
     for row in events.iter_rows(named=True):

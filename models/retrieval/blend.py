@@ -1,0 +1,39 @@
+"""All that is known of a shop in one score: what followed what, who met what, what reads alike, what is popular, a network. Tensors only."""
+
+import torch
+from torch import Tensor, nn
+
+from models.retrieval.evidence import Evidence
+from models.retrieval.network import NextItemNetwork
+
+
+class Blend(nn.Module):
+    """A log-linear blend: the network's logits, a bias an item, and weight_k * ln(floor_k + evidence_k) of each part k.
+
+    A logarithmic opinion pool (Genest & Zidek 1986): an item must be likely by all of the parts, and each part's floor says how much its
+    silence weighs. The scale of a score is free, so a network, where there is one, has weight 1.
+
+    Args:
+        parts: by name. bias: (V,) float32, of each item, such as its popularity. network: or None. max_len: most recent items of a history
+            that are read.
+    """
+
+    def __init__(self, parts: dict[str, Evidence], bias: Tensor, network: NextItemNetwork | None, max_len: int):
+        super().__init__()
+        self.parts, self.bias, self.network, self.max_len = nn.ModuleDict(parts), nn.Buffer(bias), network, max_len
+
+    def scores(self, history: Tensor, times: Tensor) -> Tensor:
+        """(B, L) int64 both -> (B, V) float; padding scores -inf."""
+        scores = self.bias.repeat(history.shape[0], 1)
+        if self.network is not None:
+            scores = scores + self.network.scores(history, times)
+        for part in self.parts.values():
+            scores = scores + part(history, times)
+        return scores.index_fill(1, torch.zeros(1, dtype=torch.long, device=scores.device), -torch.inf)
+
+    def without(self, name: str) -> "Blend":
+        """The same without one of its parts, or without "popularity" or its network, the others as they are."""
+        kept = {k: part for k, part in self.parts.items() if k != name}
+        network = None if self.network is not None and name not in (*self.parts, "popularity") else self.network
+        bias = torch.zeros_like(self.bias) if name == "popularity" else self.bias
+        return Blend(kept, bias, network, self.max_len)
