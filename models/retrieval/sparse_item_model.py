@@ -38,6 +38,11 @@ class SparseItemModel(nn.Module):
         order = self.weights.abs().topk(math.ceil(self.items.shape[1] * share)).indices
         return self.items.long().gather(1, order), self.weights.gather(1, order)
 
+    def shortened(self, neighbours: int) -> "SparseItemModel":
+        """The same with so many neighbours of each item at most, the strongest."""
+        items, weights = self.strongest(min(1.0, neighbours / max(self.items.shape[1], 1)))
+        return SparseItemModel(items, weights, self.bias, self.decay.item(), self.half_life.item())
+
     def lookup(self, history: Tensor) -> Tensor:
         """history (B, L) int64 -> weights of each event's neighbours (B, L, N) float."""
         return F.embedding(history, self.weights)

@@ -24,7 +24,7 @@ from pipelines.learning.ranking import batches
 from pipelines.learning.saved import ITEM_MODELS, Model
 from pipelines.stage import log
 
-SHOPPERS = 4000  # of the validation part that a blend is fitted on, at most
+SHOPPERS = 10_000  # of the validation part that a blend is fitted on, at most
 NEAR, POPULAR = 50, 50  # candidates that each part, and popularity, name for a shopper
 DECAYS = (0.4, 0.6, 0.8, 1.0)
 HALF_LIVES = (1, 7, 30)  # days, tried where times tell time
@@ -36,7 +36,8 @@ PASSES = 4
 WORTH = 1e-4  # NDCG@10 that a pass must bring
 FOLDS = 2
 SURE = 2.6  # standard errors by which a model must be ahead of popularity to be more than luck (one side in 200)
-HURTS = 0.5  # standard errors of the paired differences that the blend may lose with all the parts that it is served without
+HURTS = 0.25  # standard errors of the paired differences that the blend may lose with all the parts, or neighbours, that it is served without
+NEIGHBOURS = (10, 20, 40)  # of an item that are tried to be enough
 SMALL = 5000  # items up to which EASE is a part
 TRIED = 1024  # rows of the product by which the machine's speed is measured
 
@@ -46,25 +47,44 @@ class Asked:
     """Candidates of N shoppers, M in all, ordered by shopper."""
 
     row: np.ndarray  # (M,) whose
+    item: np.ndarray  # (M,)
     wanted: np.ndarray  # (M,) bool: is it the held-out item?
-    shoppers: int
+    reached: np.ndarray  # (N,) bool: does any part name the held-out item? Else no weights bring it to the top
     columns: dict[
         str, np.ndarray
     ]  # (M,) float32: each part's evidence, popularity as a share of the largest, the network's logit
+
+    def __post_init__(self) -> None:
+        self.shoppers = len(self.reached)
+        self.counts = np.bincount(self.row, minlength=self.shoppers)
+        self.logs: dict[str, tuple[float, np.ndarray]] = {}  # of each column the logarithm taken last, and above which floor
 
     def of(self, kept: np.ndarray) -> "Asked":
         """Those of some shoppers (N,) bool."""
         here = kept[self.row]
         number = np.cumsum(kept) - 1
         columns = {name: column[here] for name, column in self.columns.items()}
-        return Asked(number[self.row[here]], self.wanted[here], int(kept.sum()), columns)
+        return Asked(number[self.row[here]], self.item[here], self.wanted[here], self.reached[kept], columns)
 
     def gains(self, scores: np.ndarray) -> np.ndarray:
         """NDCG@10 (N,) of scores (M,)."""
         own = np.full(self.shoppers, -np.inf, scores.dtype)
         own[self.row[self.wanted]] = scores[self.wanted]
-        rank = np.bincount(self.row[scores > own[self.row]], minlength=self.shoppers)
+        rank = np.bincount(self.row[scores > np.repeat(own, self.counts)], minlength=self.shoppers)
         return metrics.ndcg(np.where(np.isneginf(own), len(scores), rank), 10)
+
+    def term(self, name: str, weight: float, floor: float) -> np.ndarray:
+        """What a part adds to the score of each candidate (M,) float32."""
+        if name not in ITEM_MODELS:
+            return np.float32(weight) * self.columns[name]
+        if name not in self.logs or self.logs[name][0] != floor:
+            self.logs[name] = (floor, np.log(np.float32(floor) + self.columns[name]))
+        return np.float32(weight) * self.logs[name][1]
+
+    def take(self, name: str, column: np.ndarray) -> None:
+        """Another column for a part."""
+        self.columns[name] = column
+        self.logs.pop(name, None)
 
 
 Weights = dict[str, tuple[float, float]]  # of each part its weight and its floor; of the network 1 and 0
@@ -77,12 +97,15 @@ def choose(settings: dict, data: Prepared) -> tuple[Model, dict, list[dict]]:
     popularity. A network that would cost more than `blend.budget` (epochs x events x items) is not trained.
     """
     parts, network, curves, left_out = _made(settings, data)
-    part = data.valid.sample(min(SHOPPERS, max(500, 400_000_000 // (data.items + 1))))
+    count = min(SHOPPERS, len(data.valid), max(500, 400_000_000 // (data.items + 1)))
+    part = data.valid.rows(np.linspace(0, len(data.valid) - 1, count).astype(int))
     started = time.perf_counter()
     for name, model in parts.items():
         parts[name] = remembering(model, part, data)
     asked = candidates(parts, network, data, part, settings["max_len"])
     weights, gains, report = fitted(asked)
+    shorten(asked, weights, parts, part, settings["max_len"])
+    weights = searched(asked, list(weights), weights)
     log.info("train: the blend is fitted on %s shoppers in %.1f s", f"{len(part):,}", time.perf_counter() - started)
     base = asked.gains(asked.columns["popularity"])
     ahead = _errors(gains - base)
@@ -98,6 +121,7 @@ def choose(settings: dict, data: Prepared) -> tuple[Model, dict, list[dict]]:
             if name in parts:
                 decay, half_life = parts[name].decay.item(), parts[name].half_life.item()
                 recipe["parts"][name] |= {"decay": decay, "half_life": half_life if np.isfinite(half_life) else None}
+                recipe["parts"][name] |= {"neighbours": parts[name].items.shape[1]}
         kept_network = network if network_name(settings, weights) else None
         if kept_network is not None:
             recipe["network"] = network[1]["recipe"] | {"model": network[1]["model"]}
@@ -119,7 +143,7 @@ def again(settings: dict, data: Prepared, recipe: dict) -> tuple[Blend, dict]:
     parts = {}
     for name, one in recipe["parts"].items():
         if name in ITEM_MODELS and name != "popularity":
-            parts[name] = choices.item_model(name, data)[0]
+            parts[name] = choices.item_model(name, data)[0].shortened(one["neighbours"])
             parts[name].decay.fill_(one["decay"])
             parts[name].half_life.fill_(one["half_life"] or np.inf)
     network = None
@@ -243,12 +267,11 @@ def _gains_of(evidence, part: Sequences) -> np.ndarray:
 
 def candidates(parts: dict[str, SparseItemModel], network: tuple | None, data: Prepared, part: Sequences, max_len: int) -> Asked:
     """Of each shopper of the part what any part names, popularity and the held-out item, without what was met before."""
-    import scipy.sparse as sp
     from sparse_dot_topn import sp_matmul_topn
 
     rows, width, popular = np.arange(len(part)), data.items + 1, popularity_share(data)
     found = {name: shares(model, part, max_len) for name, model in parts.items()}
-    pairs = [(rows, part.targets)]
+    pairs = []
     for model in parts.values():
         top = sp_matmul_topn(
             _event_weights(model, part, max_len), as_matrix(model), top_n=min(NEAR, width), n_threads=torch.get_num_threads()
@@ -259,21 +282,18 @@ def candidates(parts: dict[str, SparseItemModel], network: tuple | None, data: P
     if network is not None:
         pairs.append(_named_by(network[0], part))
     row, column = (np.concatenate(side).astype(np.int64) for side in zip(*pairs, strict=True))
-    named = sp.csr_matrix((np.ones(len(row), bool), (row, column)), shape=(len(rows), width))
-    met = _met(part, width)
-    met.data[:] = 1
-    named = (named.astype(np.float32) > 0).astype(np.float32)
-    named = (named - named.multiply(met)).tocsr()
-    named.eliminate_zeros()
-    named.sort_indices()
-    row, column = named.nonzero()
+    reached = np.zeros(len(rows), bool)
+    reached[row[column == part.targets[row]]] = True
+    named = np.unique(np.concatenate([row * width + column, rows * width + part.targets]))
+    met = np.repeat(rows, [len(h) for h in part.items]) * width + np.concatenate([*part.items, np.zeros(0, np.int64)])
+    row, column = np.divmod(np.setdiff1d(named, met, assume_unique=False), width)
     kept = column > 0
     row, column = row[kept], column[kept]
     columns = {name: np.asarray(evidence[row, column]).ravel().clip(min=0) for name, evidence in found.items()}
     columns["popularity"] = popular[column]
     if network is not None:
         columns[network[1]["model"]] = _logits(network[0], part, row, column)
-    return Asked(row, column == part.targets[row], len(rows), columns)
+    return Asked(row, column, column == part.targets[row], reached, columns)
 
 
 def _named_by(network: NextItemNetwork, part: Sequences) -> tuple[np.ndarray, np.ndarray]:
@@ -312,7 +332,8 @@ def fitted(asked: Asked) -> tuple[Weights, np.ndarray, dict]:
     """
     names = list(asked.columns)
     alone = {name: asked.gains(asked.columns[name]) for name in names}
-    whole, kept = crossed(asked, names), names
+    halves: dict[int, Weights] = {}  # what was fitted on each fold's others, from which later searches start
+    whole, kept, weights = crossed(asked, names, halves), names, searched(asked, names)
     gains = whole
     untrained = [name for name in names if name in ITEM_MODELS]
     report = {"valid_ndcg@10": {name: round(float(g.mean()), 4) for name, g in alone.items()}, "without": {}}
@@ -320,38 +341,40 @@ def fitted(asked: Asked) -> tuple[Weights, np.ndarray, dict]:
     if untrained != names:
         report["valid_ndcg@10"]["untrained"] = round(float(crossed(asked, untrained).mean()), 4)
     while len(kept) > 1:
-        weights = searched(asked, kept)
         losses = {name: _lost_without(asked, weights, name) for name in kept}
         report["without"] = report["without"] or {name: round(loss, 4) for name, loss in losses.items()}
         least = min(losses, key=losses.get)
         fewer = [name for name in kept if name != least]
-        without = crossed(asked, fewer)
+        without = crossed(asked, fewer, halves)
         if _errors(whole - without) > HURTS:
             break
-        kept, gains = fewer, without
+        kept, gains, weights = fewer, without, searched(asked, fewer, weights)
     best = max(names, key=lambda name: alone[name].mean())
     if len(kept) > 1 and alone[best].mean() >= gains.mean():
-        kept, gains = [best], alone[best]
-    return searched(asked, kept), gains, report
+        gains, weights = alone[best], searched(asked, [best])
+    return weights, gains, report
 
 
-def crossed(asked: Asked, names: list[str]) -> np.ndarray:
-    """NDCG@10 (N,) of each shopper by weights fitted on the others."""
+def crossed(asked: Asked, names: list[str], starts: dict[int, Weights] | None = None) -> np.ndarray:
+    """NDCG@10 (N,) of each shopper by weights fitted on the others; `starts`, by fold: where to begin, filled in where it is empty."""
     if len(names) == 1:
         return asked.gains(asked.columns[names[0]])
     gains, fold = np.zeros(asked.shoppers), np.arange(asked.shoppers) % FOLDS
     for i in range(FOLDS):
-        there = asked.of(fold == i)
-        gains[fold == i] = there.gains(blended(there, searched(asked.of(fold != i), names)))
+        there, weights = asked.of(fold == i), searched(asked.of(fold != i), names, (starts or {}).get(i))
+        gains[fold == i] = there.gains(blended(there, weights))
+        if starts is not None:
+            starts.setdefault(i, weights)
     return gains
 
 
-def searched(asked: Asked, names: list[str]) -> Weights:
+def searched(asked: Asked, names: list[str], start: Weights | None = None) -> Weights:
     """Weights and floors by coordinate search: one number at a time, whatever raises NDCG@10, until a pass brings no more than WORTH."""
-    weights = {name: START if name in ITEM_MODELS else (1.0, 0.0) for name in names}
-    columns = {name: term(asked, name, *weights[name]) for name in names}
+    shoppers, asked = asked.shoppers, asked.of(asked.reached)
+    weights = {name: (start or {}).get(name) or (START if name in ITEM_MODELS else (1.0, 0.0)) for name in names}
+    columns = {name: asked.term(name, *weights[name]) for name in names}
     scores = sum(columns.values())
-    best = asked.gains(scores).mean()
+    best = asked.gains(scores).sum() / shoppers
     for _ in range(PASSES if len(names) > 1 else 0):
         before = best
         for name in (n for n in names if n in ITEM_MODELS):
@@ -359,8 +382,8 @@ def searched(asked: Asked, names: list[str]) -> Weights:
             first = weight or SLIGHT * START[0]
             tried = [(weight * share, floor) for share in WEIGHTS] if weight else [(first, floor)]
             for option in [*tried, *((first, floor * share) for share in FLOORS)]:
-                column = term(asked, name, *option)
-                gain = asked.gains(scores - columns[name] + column).mean()
+                column = asked.term(name, *option)
+                gain = asked.gains(scores - columns[name] + column).sum() / shoppers
                 if gain > best + 1e-7:
                     best, scores = gain, scores - columns[name] + column
                     weights[name], columns[name] = option, column
@@ -369,14 +392,22 @@ def searched(asked: Asked, names: list[str]) -> Weights:
     return {name: one for name, one in weights.items() if one[0]}
 
 
-def term(asked: Asked, name: str, weight: float, floor: float) -> np.ndarray:
-    """What a part adds to the score of each candidate (M,) float32."""
-    column = asked.columns[name]
-    return np.float32(weight) * (np.log(np.float32(floor) + column) if name in ITEM_MODELS else column)
-
-
 def blended(asked: Asked, weights: Weights) -> np.ndarray:
-    return sum(term(asked, name, *one) for name, one in weights.items())
+    return sum(asked.term(name, *one) for name, one in weights.items())
+
+
+def shorten(asked: Asked, weights: Weights, parts: dict[str, SparseItemModel], part: Sequences, max_len: int) -> None:
+    """Leaves each part of the blend as few neighbours an item as are enough, in place."""
+    whole = asked.gains(blended(asked, weights))
+    for name in (n for n in weights if n in parts):
+        before = asked.columns[name]
+        for neighbours in (n for n in NEIGHBOURS if n < parts[name].items.shape[1]):
+            shorter = parts[name].shortened(neighbours)
+            asked.take(name, np.asarray(shares(shorter, part, max_len)[asked.row, asked.item]).ravel().clip(min=0))
+            if _errors(whole - asked.gains(blended(asked, weights))) <= HURTS:
+                parts[name] = shorter
+                break
+            asked.take(name, before)
 
 
 def _lost_without(asked: Asked, weights: Weights, name: str) -> float:
