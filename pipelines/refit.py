@@ -36,7 +36,7 @@ def learn(settings: dict, data: Prepared, recipe: dict) -> tuple[Model, dict]:
         model, recipe = choices.item_model(settings["model"], data, recipe.get("recent"))
         return model, {"model": settings["model"], "recipe": recipe}
     if settings["model"] == "blend":
-        return blending.again(settings, data, recipe)
+        return blending.built(settings, data, recipe)
     return fitting.learn(settings, data, recipe=recipe)[:2]
 
 

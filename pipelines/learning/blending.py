@@ -6,6 +6,7 @@ shoppers, so that a small validation part is not learnt by heart.
 """
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from models import metrics
 from models.batches import Sequences
 from models.retrieval.blend import Blend
 from models.retrieval.evidence import Evidence
-from models.retrieval.item_to_item import MAX_EASE_ITEMS, as_matrix
+from models.retrieval.item_to_item import as_matrix
 from models.retrieval.network import NextItemNetwork
 from models.retrieval.sparse_item_model import SparseItemModel
 from pipelines.learning import choices, device, fitting
@@ -96,86 +97,86 @@ def choose(settings: dict, data: Prepared) -> tuple[Model, dict, list[dict]]:
     Popularity alone is chosen where nothing is ahead of it by SURE standard errors of the shoppers' paired differences, so that noise ends in
     popularity. A network that would cost more than `blend.budget` (epochs x events x items) is not trained.
     """
-    parts, network, curves, left_out = _made(settings, data)
-    count = min(SHOPPERS, len(data.valid), max(500, 400_000_000 // (data.items + 1)))
-    part = data.valid.rows(np.linspace(0, len(data.valid) - 1, count).astype(int))
     started = time.perf_counter()
+    earlier = data.without_newest()
+    parts, left_out = _parts(settings, data, earlier)
+    part = _asked_of(data)
     for name, model in parts.items():
         parts[name] = remembering(model, part, data)
-    asked = candidates(parts, network, data, part, settings["max_len"])
-    weights, gains, report = fitted(asked)
+    log.info("train: %s are counted in %.1f s", ", ".join(parts) or "no parts", time.perf_counter() - started)
+    network, curves, why = _network(settings, data)
+    started = time.perf_counter()
+    asked = candidates(parts, network, earlier, part, settings["max_len"])
+    weights, gains, report = fitted(asked, [name for name in settings["blend"]["parts"] if name in asked.columns])
     shorten(asked, weights, parts, part, settings["max_len"])
     weights = searched(asked, list(weights), weights)
     log.info("train: the blend is fitted on %s shoppers in %.1f s", f"{len(part):,}", time.perf_counter() - started)
-    base = asked.gains(asked.columns["popularity"])
-    ahead = _errors(gains - base)
+    ahead = _errors(gains - asked.gains(asked.columns["popularity"]))
     if ahead <= SURE:
         model, recipe = choices.item_model("popularity", data)
-        reason = f"nothing beats popularity for sure on the validation part (NDCG@10: {_listed(report['valid_ndcg@10'])})"
         shape = {"model": "popularity", "recipe": recipe}
-        chosen = {"model": "popularity", "reason": reason}
+        reason = f"nothing beats popularity for sure on the validation part (NDCG@10: {_listed(report['valid_ndcg@10'])})"
     else:
-        recipe = {"parts": {}, "network": None}
-        for name, (weight, floor) in weights.items():
-            recipe["parts"][name] = {"weight": weight, "floor": floor}
-            if name in parts:
-                decay, half_life = parts[name].decay.item(), parts[name].half_life.item()
-                recipe["parts"][name] |= {"decay": decay, "half_life": half_life if np.isfinite(half_life) else None}
-                recipe["parts"][name] |= {"neighbours": parts[name].items.shape[1]}
-        kept_network = network if network_name(settings, weights) else None
-        if kept_network is not None:
-            recipe["network"] = network[1]["recipe"] | {"model": network[1]["model"]}
-        model = assembled(weights, parts, kept_network and kept_network[0], data, settings)
-        shape = shape_of(weights, kept_network and kept_network[1], settings, recipe)
-        chosen = {"model": "blend", "reason": _reason(weights, report, ahead)}
-    proposed = [name for name in settings["blend"]["parts"] if name in weights]
-    if chosen["model"] == "blend" and proposed != settings["blend"]["parts"]:
-        report["proposed"] = {"train.blend.parts": proposed}
-        chosen["reason"] += f"; train.blend.parts: [{', '.join(proposed)}] would do as well here"
-    chosen["reason"] = "; ".join([chosen["reason"], *left_out])
+        model, shape = built(settings, data, _recipe(weights, parts, network), network)
+        reason = _reason(weights, report, ahead)
+        proposed = [name for name in settings["blend"]["parts"] if name in weights]
+        if proposed != settings["blend"]["parts"]:
+            report["proposed"] = {"train.blend.parts": proposed}
+            reason += f"; train.blend.parts: [{', '.join(proposed)}] would do as well here"
+    chosen = {"model": shape["model"], "reason": "; ".join([reason, *left_out, *why])}
     log.info("train: %s: %s", chosen["model"], chosen["reason"])
     return model, shape | {"chosen": chosen | report}, curves or [{"valid/ndcg@10": float(gains.mean())}]
 
 
-def again(settings: dict, data: Prepared, recipe: dict) -> tuple[Blend, dict]:
-    """The blend of a recipe (shape["recipe"] of a blend), learnt from these data, and its shape."""
-    weights = {name: (one["weight"], one["floor"]) for name, one in recipe["parts"].items()}
+def built(
+    settings: dict, data: Prepared, recipe: dict, network: tuple[NextItemNetwork, dict] | None = None
+) -> tuple[Blend, dict]:
+    """The blend of a recipe, learnt from these data, and its shape, which holds the recipe.
+
+    network: trained already, with its shape; None: it is trained by the recipe, where the blend has one.
+    """
     parts = {}
     for name, one in recipe["parts"].items():
         if name in ITEM_MODELS and name != "popularity":
-            parts[name] = choices.item_model(name, data)[0].shortened(one["neighbours"])
-            parts[name].decay.fill_(one["decay"])
-            parts[name].half_life.fill_(one["half_life"] or np.inf)
-    network = None
-    if recipe["network"]:
+            model = choices.item_model(name, data)[0].shortened(one["neighbours"])
+            model.decay.fill_(one["decay"])
+            model.half_life.fill_(one["half_life"] or np.inf)
+            parts[name] = Evidence(model, one["weight"], one["floor"], mean=True)
+    bias = torch.zeros(data.items + 1)
+    if one := recipe["parts"].get("popularity"):
+        bias = one["weight"] * torch.log(one["floor"] + torch.from_numpy(popularity_share(data)))
+    if recipe["network"] and network is None:
         own = settings | {"model": recipe["network"]["model"], "transition_prior": False}
         network = fitting.learn(own, data, recipe=recipe["network"])[:2]
-    shape = shape_of(weights, network and network[1], settings, recipe)
-    return assembled(weights, parts, network and network[0], data, settings), shape
+    network = network if recipe["network"] else None
+    blend = Blend(parts, bias, network and network[0], settings["max_len"]).to(device.choose(settings["accelerator"]))
+    shape = {
+        "model": "blend",
+        "parts": list(parts),
+        "network": network and network[1],
+        "max_len": settings["max_len"],
+        "recipe": recipe,
+    }
+    return blend, shape
 
 
-def network_name(settings: dict, names) -> str | None:
+def _recipe(weights: Weights, parts: dict[str, SparseItemModel], network: tuple[NextItemNetwork, dict] | None) -> dict:
+    """How a blend is made again: of each part its numbers, and the network's own recipe."""
+    recipe = {"parts": {}, "network": None}
+    for name, (weight, floor) in weights.items():
+        recipe["parts"][name] = {"weight": weight, "floor": floor}
+        if name in parts:
+            decay, half_life = parts[name].decay.item(), parts[name].half_life.item()
+            memory = {"decay": decay, "half_life": half_life if np.isfinite(half_life) else None}
+            recipe["parts"][name] |= memory | {"neighbours": parts[name].items.shape[1]}
+    if network is not None and network[1]["model"] in weights:
+        recipe["network"] = network[1]["recipe"] | {"model": network[1]["model"]}
+    return recipe
+
+
+def network_name(names: Iterable[str]) -> str | None:
     """The network among the names of parts."""
     return next((name for name in names if name not in ITEM_MODELS), None)
-
-
-def assembled(
-    weights: Weights, parts: dict[str, SparseItemModel], network: NextItemNetwork | None, data: Prepared, settings: dict
-) -> Blend:
-    """The blend of these weights, on the network's device."""
-    evidence = {name: Evidence(parts[name], *weights[name], mean=True) for name in weights if name in parts}
-    bias = torch.zeros(data.items + 1)
-    if "popularity" in weights:
-        weight, floor = weights["popularity"]
-        bias = weight * torch.log(floor + torch.from_numpy(popularity_share(data)))
-    place = device.choose(settings["accelerator"])
-    return Blend(evidence, bias, network, settings["max_len"]).to(place)
-
-
-def shape_of(weights: Weights, network: dict | None, settings: dict, recipe: dict) -> dict:
-    """What saved.rebuild needs beside the weights."""
-    names = [name for name in weights if name in ITEM_MODELS and name != "popularity"]
-    return {"model": "blend", "parts": names, "network": network, "max_len": settings["max_len"], "recipe": recipe}
 
 
 def popularity_share(data: Prepared) -> np.ndarray:
@@ -186,26 +187,36 @@ def popularity_share(data: Prepared) -> np.ndarray:
 # The parts
 
 
-def _made(settings: dict, data: Prepared):
-    """The parts of the training part, the network with its shape, its curves, and why some are left out."""
-    named, left_out, parts, network, curves = settings["blend"]["parts"], [], {}, None, []
-    for name in named:
+def _asked_of(data: Prepared) -> Sequences:
+    """The shoppers of the validation part that a blend is fitted on, evenly spaced."""
+    count = min(SHOPPERS, len(data.valid), max(500, 400_000_000 // (data.items + 1)))
+    return data.valid.rows(np.linspace(0, len(data.valid) - 1, count).astype(int))
+
+
+def _parts(settings: dict, data: Prepared, earlier: Prepared) -> tuple[dict[str, SparseItemModel], list[str]]:
+    """The parts that are no network, without the newest event of each history, as the test will find them; and why some are left out."""
+    left_out, parts = [], {}
+    for name in settings["blend"]["parts"]:
         if name == "content" and data.content is None:
             left_out.append("nothing is written of the items, so there is no content")
-        elif name == "ease" and data.items > min(SMALL, MAX_EASE_ITEMS):
+        elif name == "ease" and data.items > SMALL:
             left_out.append(f"ease is for catalogues of up to {SMALL:,} items")
         elif name in ITEM_MODELS and name != "popularity":
-            parts[name] = choices.item_model(name, data)[0]
-    if name := network_name(settings, named):
-        cost = fitting_cost(settings, data)
-        if cost > settings["blend"]["budget"]:
-            left_out.append(f"{name} was not tried: {cost:.1e} epochs x events x items are over train.blend.budget")
-            log.info("train: %s", left_out[-1])
-        else:
-            log.info("train: %s may take about %.0f s", name, cost / speed(settings, data))
-            model, shape, curves = fitting.learn(settings | {"model": name, "transition_prior": False}, data)
-            network = (model, shape)
-    return parts, network, curves, left_out
+            parts[name] = choices.item_model(name, earlier)[0]
+    return parts, left_out
+
+
+def _network(settings: dict, data: Prepared) -> tuple[tuple[NextItemNetwork, dict] | None, list[dict], list[str]]:
+    """The trained network with its shape, its curves, and why there is none."""
+    name = network_name(settings["blend"]["parts"])
+    if name is None:
+        return None, [], []
+    cost = fitting_cost(settings, data)
+    if cost > settings["blend"]["budget"]:
+        return None, [], [f"{name} was not tried: {cost:.1e} epochs x events x items are over train.blend.budget"]
+    log.info("train: %s may take about %.0f s", name, cost / speed(settings, data))
+    model, shape, curves = fitting.learn(settings | {"model": name, "transition_prior": False}, data)
+    return (model, shape), curves, []
 
 
 def remembering(model: SparseItemModel, part: Sequences, data: Prepared) -> SparseItemModel:
@@ -324,13 +335,12 @@ def _logits(network: NextItemNetwork, part: Sequences, row: np.ndarray, column: 
 # The fit
 
 
-def fitted(asked: Asked) -> tuple[Weights, np.ndarray, dict]:
+def fitted(asked: Asked, names: list[str]) -> tuple[Weights, np.ndarray, dict]:
     """The weights of the parts that are worth their place; the cross-validated NDCG@10 (N,) of that blend; and what was measured.
 
     Parts go one by one, the least missed first, as long as the blend without all of those loses no more than HURTS standard errors; and where
     the best part by itself does as well as any blend, it alone stays.
     """
-    names = list(asked.columns)
     alone = {name: asked.gains(asked.columns[name]) for name in names}
     halves: dict[int, Weights] = {}  # what was fitted on each fold's others, from which later searches start
     whole, kept, weights = crossed(asked, names, halves), names, searched(asked, names)

@@ -53,6 +53,16 @@ class Prepared:
         parts = ("train", "valid", "test")
         return self._learning_from(self.full, lambda _: _together([self.impressions(part) for part in parts]))
 
+    def without_newest(self) -> "Prepared":
+        """The same without the newest event of each history of the training part: what is counted there knows as little of a validation shopper's
+        newest event as what is counted in all of the training part knows of a test shopper's.
+        """
+        histories = self.train
+        if max(map(len, histories.items), default=0) < 2:
+            return self
+        shorter = ([values[:-1] for values in column] for column in (histories.items, histories.times))
+        return self._learning_from(Sequences(*shorter), self.impressions)
+
     def up_to_the_test(self) -> "Prepared":
         """The same with all that came before the test items as its training part, to show by a backtest what the newest events bring."""
         return self._learning_from(self.before_test, lambda _: _together([self.impressions(part) for part in ("train", "valid")]))
