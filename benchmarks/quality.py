@@ -81,10 +81,10 @@ def guess(data: Path) -> str:
     return "files"
 
 
-def prepared(folder: Path, source: str, data: Path, split: str, shop: dict | None = None) -> Path:
-    """A workspace in which the stages up to verify have run on the data; `shop`: settings of the simulated shop."""
+def prepared(folder: Path, source: str, data: Path, split: str, shop: dict | None = None, **settings) -> Path:
+    """A workspace in which the stages up to verify have run on the data; `shop`: settings of the simulated shop; others: of the source."""
     params = shipped()
-    params["source"] |= {"name": source, "data": str(data)}
+    params["source"] |= {"name": source, "data": str(data)} | settings
     params["source"]["shop"] |= shop or {}
     params["prepare"]["split"] = split
     folder.mkdir(parents=True, exist_ok=True)

@@ -19,8 +19,8 @@ PartName = Literal[
     "sasrec", "hstu",
 ]  # fmt: skip
 ModelName = Literal[
-    "auto", "popularity", "item_knn", "transitions", "ease", "content", "mlp", "ncf", "two_tower", "cnn", "gru", "sasrec", "hstu", "din", "dien",
-    "fusion",
+    "auto", "popularity", "transitions", "transitions_back", "two_hops", "item_knn", "ease", "content", "mlp", "ncf", "two_tower", "cnn", "gru",
+    "sasrec", "hstu", "din", "dien", "fusion",
 ]  # fmt: skip
 Event = Literal["view", "search", "favourite", "cart", "purchase", "impression", "click"]
 Layers = Literal["dynamic8", "static8", "weight8", "weight4", "fp16"]

@@ -38,7 +38,7 @@ def small_params() -> dict:
     params = shipped()
     params["source"]["data"] = str(ROOT / "pipelines/data/sources/shop.yaml")
     params["source"]["shop"] |= {"shoppers": 300, "items": 120, "days": 30}
-    params["train"] |= {"width": 32, "layers": 1, "heads": 2, "epochs": 3, "max_len": 20, "batch_users": 32}
+    params["train"] |= {"model": "sasrec", "width": 32, "layers": 1, "heads": 2, "epochs": 3, "max_len": 20, "batch_users": 32}
     params["evaluate"]["bootstrap"] = 50
     params["compress"]["steps"] = {"table": ["int8", "int4"], "layers": ["weight4"], "units": [0.5]}
     return params

@@ -31,6 +31,7 @@ DECAYS = (0.4, 0.6, 0.8, 1.0)
 HALF_LIVES = (1, 7, 30)  # days, tried where times tell time
 START = (0.5, 0.03)  # weight and floor
 WEIGHTS = (0.0, 0.5, 0.7, 0.85, 1.2, 1.5, 2.0)  # times the weight so far
+SCALES = (0.25, 0.5, 0.7, 1.4, 2.0, 4.0)  # times the weights of all parts beside a network
 FLOORS = (0.1, 0.3, 0.6, 1.6, 3.0, 10.0)
 SLIGHT = 0.2  # of START's weight: with which a part that was given none is tried again
 PASSES = 4
@@ -91,20 +92,22 @@ class Asked:
 Weights = dict[str, tuple[float, float]]  # of each part its weight and its floor; of the network 1 and 0
 
 
-def choose(settings: dict, data: Prepared) -> tuple[Model, dict, list[dict]]:
+def choose(settings: dict, data: Prepared, network: tuple[NextItemNetwork, dict] | None = None) -> tuple[Model, dict, list[dict]]:
     """The blend of `blend.parts`, as fitting.learn returns it; shape["chosen"] says of what it is made, and why.
 
     Popularity alone is chosen where nothing is ahead of it by SURE standard errors of the shoppers' paired differences, so that noise ends in
     popularity. A network that would cost more than `blend.budget` (epochs x events x items) is not trained.
+
+    network: trained already without a prior, with its shape; None: it is trained here.
     """
     started = time.perf_counter()
     earlier = data.without_newest()
     parts, left_out = _parts(settings, data, earlier)
-    part = _asked_of(data)
+    part = asked_of(data)
     for name, model in parts.items():
         parts[name] = remembering(model, part, data)
     log.info("train: %s are counted in %.1f s", ", ".join(parts) or "no parts", time.perf_counter() - started)
-    network, curves, why = _network(settings, data)
+    network, curves, why = (network, [], []) if network else _network(settings, data)
     started = time.perf_counter()
     asked = candidates(parts, network, earlier, part, settings["max_len"])
     weights, gains, report = fitted(asked, [name for name in settings["blend"]["parts"] if name in asked.columns])
@@ -187,7 +190,7 @@ def popularity_share(data: Prepared) -> np.ndarray:
 # The parts
 
 
-def _asked_of(data: Prepared) -> Sequences:
+def asked_of(data: Prepared) -> Sequences:
     """The shoppers of the validation part that a blend is fitted on, evenly spaced."""
     count = min(SHOPPERS, len(data.valid), max(500, 400_000_000 // (data.items + 1)))
     return data.valid.rows(np.linspace(0, len(data.valid) - 1, count).astype(int))
@@ -338,13 +341,13 @@ def _logits(network: NextItemNetwork, part: Sequences, row: np.ndarray, column: 
 def fitted(asked: Asked, names: list[str]) -> tuple[Weights, np.ndarray, dict]:
     """The weights of the parts that are worth their place; the cross-validated NDCG@10 (N,) of that blend; and what was measured.
 
-    Parts go one by one, the least missed first, as long as the blend without all of those loses no more than HURTS standard errors; and where
-    the best part by itself does as well as any blend, it alone stays.
+    Parts go one by one, the least missed first, as long as the blend without all of those loses no more than HURTS standard errors against the
+    best blend so far; and where the best part by itself does as well as any blend, it alone stays.
     """
     alone = {name: asked.gains(asked.columns[name]) for name in names}
     halves: dict[int, Weights] = {}  # what was fitted on each fold's others, from which later searches start
     whole, kept, weights = crossed(asked, names, halves), names, searched(asked, names)
-    gains = whole
+    gains = best = whole
     untrained = [name for name in names if name in ITEM_MODELS]
     report = {"valid_ndcg@10": {name: round(float(g.mean()), 4) for name, g in alone.items()}, "without": {}}
     report["valid_ndcg@10"]["blend"] = round(float(whole.mean()), 4)
@@ -356,12 +359,13 @@ def fitted(asked: Asked, names: list[str]) -> tuple[Weights, np.ndarray, dict]:
         least = min(losses, key=losses.get)
         fewer = [name for name in kept if name != least]
         without = crossed(asked, fewer, halves)
-        if _errors(whole - without) > HURTS:
+        if _errors(best - without) > HURTS:
             break
         kept, gains, weights = fewer, without, searched(asked, fewer, weights)
-    best = max(names, key=lambda name: alone[name].mean())
-    if len(kept) > 1 and alone[best].mean() >= gains.mean():
-        gains, weights = alone[best], searched(asked, [best])
+        best = max(best, without, key=np.mean)
+    first = max(names, key=lambda name: alone[name].mean())
+    if len(kept) > 1 and alone[first].mean() >= gains.mean():
+        gains, weights = alone[first], searched(asked, [first])
     return weights, gains, report
 
 
@@ -397,6 +401,15 @@ def searched(asked: Asked, names: list[str], start: Weights | None = None) -> We
                 if gain > best + 1e-7:
                     best, scores = gain, scores - columns[name] + column
                     weights[name], columns[name] = option, column
+        if network := network_name(names):  # its weight is 1: how much are all others together to weigh?
+            rest = scores - columns[network]
+            by_scale = {scale: asked.gains(columns[network] + np.float32(scale) * rest).sum() / shoppers for scale in SCALES}
+            scale = max(by_scale, key=by_scale.get)
+            if by_scale[scale] > best + 1e-7:
+                best = by_scale[scale]
+                weights = {n: (w * scale, f) if n != network else (w, f) for n, (w, f) in weights.items()}
+                columns = {n: c * np.float32(scale) if n != network else c for n, c in columns.items()}
+                scores = sum(columns.values())
         if best - before < WORTH:
             break
     return {name: one for name, one in weights.items() if one[0]}
