@@ -39,6 +39,7 @@ WORTH = 1e-4  # NDCG@10 that a pass must bring
 FOLDS = 2
 SURE = 2.6  # standard errors by which a model must be ahead of popularity to be more than luck (one side in 200)
 HURTS = 0.25  # standard errors of the paired differences that the blend may lose with all the parts, or neighbours, that it is served without
+CLEAR = 1.0  # standard errors by which a part by itself must be ahead of the blend
 NEIGHBOURS = (10, 20, 40)  # of an item that are tried to be enough
 SMALL = 5000  # items up to which EASE is a part
 TRIED = 1024  # rows of the product by which the machine's speed is measured
@@ -342,7 +343,8 @@ def fitted(asked: Asked, names: list[str]) -> tuple[Weights, np.ndarray, dict]:
     """The weights of the parts that are worth their place; the cross-validated NDCG@10 (N,) of that blend; and what was measured.
 
     Parts go one by one, the least missed first, as long as the blend without all of those loses no more than HURTS standard errors against the
-    best blend so far; and where the best part by itself does as well as any blend, it alone stays.
+    best blend so far; and where a part by itself is clearly ahead of any blend, it alone stays. Where they are near, the blend is taken: what many
+    parts say changes less from one day to the next.
     """
     alone = {name: asked.gains(asked.columns[name]) for name in names}
     halves: dict[int, Weights] = {}  # what was fitted on each fold's others, from which later searches start
@@ -364,7 +366,7 @@ def fitted(asked: Asked, names: list[str]) -> tuple[Weights, np.ndarray, dict]:
         kept, gains, weights = fewer, without, searched(asked, fewer, weights)
         best = max(best, without, key=np.mean)
     first = max(names, key=lambda name: alone[name].mean())
-    if len(kept) > 1 and alone[first].mean() >= gains.mean():
+    if len(kept) > 1 and _errors(alone[first] - gains) > CLEAR:
         gains, weights = alone[first], searched(asked, [first])
     return weights, gains, report
 
