@@ -353,8 +353,12 @@ def fitted(asked: Asked, names: list[str]) -> tuple[Weights, np.ndarray, dict]:
     untrained = [name for name in names if name in ITEM_MODELS]
     report = {"valid_ndcg@10": {name: round(float(g.mean()), 4) for name, g in alone.items()}, "without": {}}
     report["valid_ndcg@10"]["blend"] = round(float(whole.mean()), 4)
-    if untrained != names:
-        report["valid_ndcg@10"]["untrained"] = round(float(crossed(asked, untrained).mean()), 4)
+    if untrained and untrained != names:
+        without = crossed(asked, untrained)
+        report["valid_ndcg@10"]["untrained"] = round(float(without.mean()), 4)
+        if without.mean() >= whole.mean():  # a network that is worth nothing is in the way of the search for weights
+            kept, gains, weights, halves = untrained, without, searched(asked, untrained), {}
+            best = without
     while len(kept) > 1:
         losses = {name: _lost_without(asked, weights, name) for name in kept}
         report["without"] = report["without"] or {name: round(loss, 4) for name, loss in losses.items()}
