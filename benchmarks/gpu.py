@@ -26,6 +26,7 @@ from models import metrics
 from models.batches import Impressions, Sequences
 from models.families import FAMILIES, RANKERS
 from models.losses import LOSSES
+from models.retrieval.item_to_item import incidence
 from models.served.pruning import narrowed, settled, sparse
 from pipelines.learning import choices, device, fitting, saved
 from pipelines.learning.prepared import Prepared
@@ -34,7 +35,7 @@ from pipelines.learning.ranking import rank_all, task_probabilities
 SHOPPERS, ITEMS, LENGTH = 200, 60, 14
 SETTINGS = {
     "retriever": "sasrec", "candidates": 20, "rank_by": "next", "branches": ["interest", "preference", "purchasing_power"],
-    "ranker": {"batch_users": 16, "learning_rate": 0.003, "epochs": 2}, "side_information": True, "transition_prior": True,
+    "ranker": {"batch_users": 16, "learning_rate": 0.003, "epochs": 2}, "blend": {"parts": ["popularity", "transitions", "two_hops", "content", "sasrec"], "budget": 1e18}, "side_information": True, "transition_prior": True,
     "id_dropout": 0.1, "seed": 42, "max_len": 12, "width": 16, "layers": 1, "heads": 2, "dropout": 0.1, "event_dropout": 0.1, "gated": False,
     "loss": "auto", "negatives": 16, "batch_users": 16, "accumulate": 1, "learning_rate": 0.003, "weight_decay": 0.01, "epochs": 2,
     "patience": 4, "precision": "32-true", "devices": 1, "strategy": "auto",
@@ -100,9 +101,10 @@ def walk(kind: str) -> list[dict]:
         step(f"{model}, stopped and resumed", lambda model=model: resumed(settings | {"model": model}, data))
     step("sasrec, refit by its recipe", lambda: refitted(settings | {"model": "sasrec"}, data, kind))
     step("sasrec, narrower and sparse, fine-tuned", lambda: finetuned(settings | {"model": "sasrec"}, data, kind))
-    if find_spec("scipy"):
+    if find_spec("scipy") and find_spec("sparse_dot_topn"):
         for name in saved.ITEM_MODELS:
             step(name, lambda name=name: ranked(choices.item_model(name, data)[0].to(kind), data))
+        step("blend", lambda: blended(settings, data, kind))
     return rows
 
 
@@ -167,6 +169,22 @@ class StopOnce(Callback):
             raise KeyboardInterrupt
 
 
+def blended(settings: dict, data: Prepared, kind: str) -> float:
+    """A blend of a network and what is counted, chosen, saved, loaded, made again by its recipe."""
+    from pipelines.learning import blending
+
+    model, shape, _ = blending.choose(settings, data)
+    fitting.forget()
+    assert device.device_of(model).type == kind, f"the model is on {device.device_of(model)}"
+    saved.save("model", shape, model)
+    value = ranked(saved.load("model", kind), data)
+    assert value == ranked(model, data)
+    assert shape["model"] == "blend", shape["chosen"]["reason"]
+    assert np.isfinite(ranked(blending.built(settings, data.everything(), shape["recipe"])[0], data))
+    fitting.forget()
+    return value
+
+
 def tiny() -> Prepared:
     """Random walks over a ring of items, with attributes, prices and impressions."""
     rng = np.random.default_rng(0)
@@ -193,8 +211,10 @@ def tiny() -> Prepared:
     cut["valid"] = ~cut["train"] & ~cut["test"]
     numbers = np.vstack([np.zeros((1, 3)), rng.normal(size=(ITEMS, 3))]).astype(np.float32)
     known = np.vstack([np.zeros((1, 2), np.int64), rng.integers(1, 9, (ITEMS, 2))])
+    written = incidence(list(known), int(known.max()) + 1) if find_spec("scipy") else None
     return Prepared(full, train, valid, test, ["app", "web"], counts, counts.astype(float), known, numbers, [0, 1],
-                    lambda name: shown.rows(np.flatnonzero(cut[name])), [np.array([t]) for t in test.targets], part(lengths - 1, False))  # fmt: skip
+                    lambda name: shown.rows(np.flatnonzero(cut[name])), [np.array([t]) for t in test.targets], part(lengths - 1, False),
+                    content=written)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -333,7 +333,7 @@ def _logits(network: NextItemNetwork, part: Sequences, row: np.ndarray, column: 
         for i, shopper in enumerate(chosen):
             here = slice(first[shopper], first[shopper + 1])
             logits[here] = scores[i, column[here]]
-    return logits
+    return np.nan_to_num(logits, nan=-1e9, posinf=-1e9, neginf=-1e9)  # what is no number can never win
 
 
 # The fit

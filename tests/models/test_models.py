@@ -201,5 +201,5 @@ def test_memory_adds_what_was_seen_to_what_the_network_says():
     exclude, allowed = torch.zeros(1, 1, dtype=torch.long), (torch.arange(ITEMS + 1) > 0)[None]
     items, scores = TopK(network, 5)(HISTORY, TIMES, *UNTOLD, exclude, allowed)
     torch.testing.assert_close(scores, expected[items])
-    rounded = TopK(network, 5, form="int8").first.prior(HISTORY) - network.prior(HISTORY)
+    rounded = TopK(network, 5, form="int8").first.parts[0](HISTORY) - network.prior(HISTORY)
     assert rounded.abs().max() < 0.05

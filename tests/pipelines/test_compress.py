@@ -45,7 +45,7 @@ def test_the_compressed_table_stands_once(workshop: compress.Workshop):
     workshop.candidate({"table": "int8", "layers": "dynamic8"})
     weights = onnx.load(workshop.path({"table": "int8", "layers": "dynamic8"})).graph.initializer
     items = workshop.data.items + 1
-    codes = [t for t in weights if t.dims and t.dims[0] == items and t.dims[-1] == 32 and "prior" not in t.name]
+    codes = [t for t in weights if t.dims and t.dims[0] == items and t.dims[-1] == 32 and "parts" not in t.name]
     assert [t.data_type for t in codes] == [onnx.TensorProto.UINT8]
     assert not [t.name for t in weights if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) == 2 and t.dims[0] == 32]
 
