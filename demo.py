@@ -183,6 +183,7 @@ def summarise(stages: list[dict], answers: dict[str, dict]) -> dict:
         "stages": stages,
         "chosen": json.loads((CHECKOUT / "data" / "model" / "model.json").read_text(encoding="utf-8"))["chosen"],
         "metrics": {m: {k: metrics[m][k] for k in ("ndcg@10", "recall@10")} for m in ("test", "popularity", "item_knn")},
+        "blend": metrics.get("blend", []),
         "artifact": {k: compression[k] for k in ("fp32_bytes", "bytes", "ndcg_kept")},
         "serving": {
             "version": current["version"],
@@ -205,6 +206,11 @@ def show(summary: dict, answers: dict[str, dict]) -> None:
     for name, label in (("test", "this model"), ("popularity", "popularity"), ("item_knn", "item-kNN")):
         values = summary["metrics"][name]
         table.add_row(label, f"{values['ndcg@10']:.4f}", f"{values['recall@10']:.4f}", "")
+    if summary["blend"]:
+        table.add_section()
+        table.add_row("the blend is made of", "weight", "valid NDCG@10", "test without it", style="bold", end_section=True)
+        for part in summary["blend"]:
+            table.add_row(part["part"], f"{part['weight']:.2g}", f"{part['valid_ndcg@10']:.4f}", f"{part['without']:.4f}")
     table.add_section()
     sizes = summary["artifact"]
     table.add_row("size", "fp32", "compressed", "NDCG@10 kept", style="bold", end_section=True)

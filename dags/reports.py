@@ -123,8 +123,27 @@ def _metrics(reports: Path) -> str:
     return (
         "<h2>Quality on the test part</h2>" + _table(["", *columns], rows) + note
         + "<h2>NDCG@10 by segment</h2>" + _table(["", "this model", "item-kNN", "popularity"], segments)
+        + _blend(metrics.get("blend"))
         + _impressions(metrics.get("impressions"))
     )  # fmt: skip
+
+
+def _blend(parts: list[dict] | None) -> str:
+    """What a blend is made of; nothing for other models."""
+    if not parts:
+        return ""
+    rows = [
+        [
+            p["part"],
+            f"{p['weight']:.2g}",
+            f"{p['valid_ndcg@10']:.4f}",
+            f"{p['without']:.4f} ({p['without'] - p['test_ndcg@10']:+.4f})",
+        ]
+        for p in parts
+    ]
+    return "<h2>What the blend is made of</h2>" + _table(
+        ["part", "weight", "by itself, validation NDCG@10", "test NDCG@10 without it"], rows
+    )
 
 
 def _impressions(tasks: dict | None) -> str:

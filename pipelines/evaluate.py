@@ -7,7 +7,7 @@ Every item of the events or the catalogue that the shopper has not met is ranked
 that have a test item, in the vocabulary of training or not, with 95 % bootstrap intervals. Where times name baskets, `basket_recall@10` says
 how many of the whole last basket (or of ten, where it holds more) are among the first ten.
 
-Of rankers also what they expect of the impressions of the test part: AUC, log-loss and calibration error, a task each.
+Of a blend also what it is made of. Of rankers also what they expect of the impressions of the test part: AUC, log-loss and calibration error, a task each.
 """
 
 import numpy as np
@@ -16,11 +16,12 @@ import polars as pl
 from models import metrics
 from models.rankers.ranker import TASKS
 from models.rankers.two_stage import TwoStage
+from models.retrieval.blend import Blend
 from models.retrieval.item_to_item import incidence, item_knn
 from pipelines.learning import device, prepared, saved
 from pipelines.learning.choices import best_popularity
 from pipelines.learning.prepared import Prepared
-from pipelines.learning.ranking import rank_all, task_probabilities
+from pipelines.learning.ranking import SAMPLE, rank_all, task_probabilities
 from pipelines.stage import log, output, params, read_json, run, shop_name, write_json
 
 RARE = 3  # events in training under which an item is rare
@@ -63,6 +64,8 @@ def main() -> None:
         report["impressions"] = tasks(task_probabilities(models["test"], data.full, shown), shown.labels)
         for task, values in report["impressions"].items():
             log.info("evaluate: %-10s AUC %.4f, calibration error %.4f", task, values["auc"], values["calibration_error"])
+    if isinstance(models["test"], Blend):
+        report["blend"] = made_of(models["test"], data, read_json("data/model/model.json"))
     report["segments"] = {s: {r["model"]: r["ndcg@10"] for r in by_segment if r["segment"] == s} for s in parts}
     facts = read_json(prepared.PREPARED / "prepared.json")
     report["targets"] = {
@@ -79,6 +82,19 @@ def main() -> None:
     with output("reports/plots") as folder:
         pl.DataFrame(at_k).write_csv(folder / "at_k.csv")
         pl.DataFrame(by_segment).write_csv(folder / "segments.csv")
+
+
+def made_of(model: Blend, data: Prepared, shape: dict) -> list[dict]:
+    """A row a part of the blend: its weight, its NDCG@10 by itself on the validation part, and the blend's on (a sample of) the test part
+    without it, the others as they are.
+    """
+    part, rows = data.test.sample(SAMPLE), []
+    whole = metrics.ndcg(rank_all(model, part, 10)[0], 10)
+    for name, one in shape["recipe"]["parts"].items():
+        rest = metrics.ndcg(rank_all(model.without(name), part, 10)[0], 10)
+        rows.append({"part": name, "weight": one["weight"], "valid_ndcg@10": shape["chosen"]["valid_ndcg@10"][name]})
+        rows[-1] |= {"test_ndcg@10": float(whole.mean()), "without": float(rest.mean())}
+    return rows
 
 
 def segments(data: Prepared, counts: np.ndarray) -> dict[str, np.ndarray]:

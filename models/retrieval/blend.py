@@ -32,8 +32,8 @@ class Blend(nn.Module):
         return scores.index_fill(1, torch.zeros(1, dtype=torch.long, device=scores.device), -torch.inf)
 
     def without(self, name: str) -> "Blend":
-        """The same without one of its parts, or without "popularity" or its network, the others as they are."""
-        kept = {k: part for k, part in self.parts.items() if k != name}
-        network = None if self.network is not None and name not in (*self.parts, "popularity") else self.network
+        """The same without one of its parts, "popularity" (the bias), or, by any other name, the network; the others as they are."""
+        parts = {k: part for k, part in self.parts.items() if k != name}
         bias = torch.zeros_like(self.bias) if name == "popularity" else self.bias
-        return Blend(kept, bias, network, self.max_len)
+        network = self.network if name in (*self.parts, "popularity") else None
+        return Blend(parts, bias, network, self.max_len)

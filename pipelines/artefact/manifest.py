@@ -55,6 +55,7 @@ def facts(settings: dict, shop: str, network: Model, data: Prepared, platforms: 
         },
         "code_sha256": code_digest(),
         "serving_sha256": serving_digest(),
+        "model": made_of(read_json("data/refit/model.json")),
         "params": {s: settings[s] for s in PARAMS},
         "metrics": {name: {m: metrics[name][m] for m in figures} for name in ("test", "popularity", "item_knn")},
         "quality": {"passed": quality["passed"], "verified": read_json("reports/verified.json")["passed"]},
@@ -71,6 +72,12 @@ def facts(settings: dict, shop: str, network: Model, data: Prepared, platforms: 
         },
         "outputs": {"items": "int64 (batch, max_k)", "scores": "float32 (batch, max_k), -inf where no item was left"},
     }
+
+
+def made_of(shape: dict) -> dict:
+    """What the model is, and of a blend the weight of each part."""
+    parts = shape["recipe"]["parts"] if shape["model"] == "blend" else {}
+    return {"name": shape["model"], "parts": {name: round(one["weight"], 4) for name, one in parts.items()}}
 
 
 def sha256(path: Path) -> str:

@@ -70,10 +70,10 @@ class Asked:
         return Asked(number[self.row[here]], self.item[here], self.wanted[here], self.reached[kept], columns)
 
     def gains(self, scores: np.ndarray) -> np.ndarray:
-        """NDCG@10 (N,) of scores (M,)."""
+        """NDCG@10 (N,) of scores (M,); of equal ones the held-out item is the last."""
         own = np.full(self.shoppers, -np.inf, scores.dtype)
         own[self.row[self.wanted]] = scores[self.wanted]
-        rank = np.bincount(self.row[scores > np.repeat(own, self.counts)], minlength=self.shoppers)
+        rank = np.bincount(self.row[scores >= np.repeat(own, self.counts)], minlength=self.shoppers) - 1
         return metrics.ndcg(np.where(np.isneginf(own), len(scores), rank), 10)
 
     def term(self, name: str, weight: float, floor: float) -> np.ndarray:
@@ -422,7 +422,7 @@ def searched(asked: Asked, names: list[str], start: Weights | None = None) -> We
 
 
 def blended(asked: Asked, weights: Weights) -> np.ndarray:
-    return sum(asked.term(name, *one) for name, one in weights.items())
+    return sum((asked.term(name, *one) for name, one in weights.items()), np.zeros(len(asked.row), np.float32))
 
 
 def shorten(asked: Asked, weights: Weights, parts: dict[str, SparseItemModel], part: Sequences, max_len: int) -> None:

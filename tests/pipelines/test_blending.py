@@ -1,0 +1,209 @@
+"""The blend: it says the same fitted, in torch and as a graph; it is no worse than its parts; nothing held out leaves a trace in any of them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from models import metrics
+from models.batches import Histories, Sequences
+from models.retrieval.blend import Blend
+from models.retrieval.item_to_item import as_matrix
+from models.served.topk import TopK
+from pipelines.artefact import graph
+from pipelines.artefact.catalogue import similar
+from pipelines.data.content import content, words
+from pipelines.learning import blending, choices, prepared, saved
+from pipelines.learning.prepared import Prepared
+from pipelines.learning.ranking import rank_all
+from pipelines.stage import params, read_json
+from tests.conftest import run_stages
+
+COUNTED = [name for name in saved.ITEM_MODELS if name != "popularity"]
+
+
+@pytest.fixture(scope="module")
+def data(finished: Path) -> Prepared:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(finished)
+        return prepared.load()
+
+
+@pytest.fixture(scope="module")
+def settings(finished: Path) -> dict:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(finished)
+        return params("train")
+
+
+@pytest.fixture(scope="module")
+def network(finished: Path) -> tuple:
+    folder = finished / "data/model"
+    model = saved.load(folder)
+    model.prior = None
+    return model, read_json(folder / "model.json")
+
+
+@pytest.fixture(scope="module")
+def chosen(settings: dict, data: Prepared, network: tuple) -> tuple:
+    return blending.choose(settings, data, network)
+
+
+def test_what_is_fitted_is_what_torch_scores(settings: dict, data: Prepared, network: tuple):
+    part = blending.asked_of(data)
+    counted = {name: blending.remembering(choices.item_model(name, data)[0], part, data) for name in COUNTED}
+    asked = blending.candidates(counted, network, data, part, settings["max_len"])
+    weights = {
+        name: (0.3 + 0.1 * i, 0.02 * (i + 1)) if name in saved.ITEM_MODELS else (1.0, 0.0) for i, name in enumerate(asked.columns)
+    }
+    model = blending.built(settings, data, blending._recipe(weights, counted, network), network)[0]
+    expected = blending.blended(asked, weights)
+    for row in (0, len(part) // 2, len(part) - 1):
+        [shoppers, _, _] = Histories(part, settings["max_len"])[[row]]
+        with torch.inference_mode():
+            scores = model.scores(shoppers.history, shoppers.times)[0].numpy()
+        here = asked.row == row
+        found = scores[asked.item[here]]
+        np.testing.assert_allclose(found - found.max(), expected[here] - expected[here].max(), atol=2e-4)
+
+
+def test_a_blend_is_saved_made_again_and_served(settings: dict, data: Prepared, chosen: tuple, tmp_path: Path):
+    model, shape, _ = chosen
+    assert shape["model"] == "blend", shape["chosen"]["reason"]
+    saved.save(tmp_path / "model", shape, model)
+    again = saved.load(tmp_path / "model")
+    ranks = rank_all(model, data.test, 10)[0]
+    assert (rank_all(again, data.test, 10)[0] == ranks).all()
+    assert (rank_all(blending.built(settings, data, shape["recipe"])[0], data.test, 10)[0] == ranks).mean() > 0.9 or shape[
+        "recipe"
+    ]["network"]
+    for form, kept in (("fp32", 1.0), ("int8", 0.95)):
+        graph.export(model, data.items, 20, tmp_path / f"{form}.onnx", form=form)
+        found = graph.answers(graph.session(tmp_path / f"{form}.onnx"), data.test, model.max_len, data.items)
+        gains = graph.ndcg_at_10(found, data.test.targets)
+        assert gains.mean() >= kept * metrics.ndcg(ranks, 10).mean() - 1e-6
+    numbers, scores = similar(model, 10, np.arange(data.items + 1) > 0)
+    assert numbers.shape == (data.items + 1, 10)
+    assert (scores[:, 0] >= scores[:, 1]).all()
+    assert not (numbers == np.arange(data.items + 1)[:, None])[1:].any()
+
+
+def test_a_blend_without_a_network_is_one_graph_too(settings: dict, data: Prepared, tmp_path: Path):
+    own = settings | {"blend": settings["blend"] | {"parts": ["popularity", *COUNTED]}}
+    model, shape, _ = blending.choose(own, data)
+    assert isinstance(model, Blend)
+    assert shape["network"] is None
+    graph.export(model, data.items, 20, tmp_path / "model.onnx")
+    assert graph.parity(model, tmp_path / "model.onnx", data.test, data.items, 20)["max_score_error"] < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["as it is", "few", "no texts", "short histories"])
+def test_a_blend_is_not_worse_than_its_parts(settings: dict, data: Prepared, kind: str):
+    if kind == "few":
+        data = replace(data, valid=data.valid.rows(range(0, len(data.valid), 5)))
+    if kind == "no texts":
+        data = replace(data, content=None)
+    if kind == "short histories":
+        last = Sequences([h[-1:] for h in data.test.items], [t[-1:] for t in data.test.times], data.test.targets)
+        before = Sequences([h[-1:] for h in data.valid.items], [t[-1:] for t in data.valid.times], data.valid.targets)
+        data = replace(data, valid=before, test=last)
+    own = settings | {"blend": settings["blend"] | {"parts": ["popularity", *COUNTED]}}
+    model, shape, _ = blending.choose(own, data)
+    blend = metrics.ndcg(rank_all(model, data.test, 10)[0], 10)
+    part = blending.asked_of(data)
+    for name in ("popularity", *COUNTED):
+        if name == "content" and data.content is None:
+            continue
+        one = choices.item_model(name, data)[0]
+        one = one if name == "popularity" else blending.remembering(one, part, data)
+        alone = metrics.ndcg(rank_all(one, data.test, 10)[0], 10)
+        error = (blend - alone).std() / len(blend) ** 0.5
+        assert blend.mean() >= alone.mean() - 1.5 * error, (name, shape["chosen"]["reason"])
+
+
+def test_noise_ends_in_popularity(settings: dict, data: Prepared):
+    rng = np.random.default_rng(0)
+    items = [rng.permutation(data.items)[:6] + 1 for _ in range(400)]
+    times = [np.arange(6) for _ in items]
+
+    def part(end: int) -> Sequences:
+        return Sequences([h[:end] for h in items], [t[:end] for t in times], np.array([h[end] for h in items]))
+
+    train = Sequences([h[:4] for h in items], [t[:4] for t in times])
+    noise = replace(data, train=train, valid=part(4), test=part(5), content=None)._learning_from(train, data.impressions)
+    own = settings | {"blend": settings["blend"] | {"parts": ["popularity", "transitions", "item_knn"]}}
+    assert blending.choose(own, noise)[1]["chosen"]["model"] == "popularity"
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_what_is_held_out_leaves_no_trace_in_a_part(data: Prepared, name: str):
+    canary, others = data.items, np.arange(1, data.items)
+    train = Sequences(
+        [h[h != canary] for h in data.train.items],
+        [t[h != canary] for h, t in zip(data.train.items, data.train.times, strict=True)],
+    )
+    held = replace(data, train=train, popularity=np.where(np.arange(data.items + 1) == canary, 0, data.popularity))
+    matrix = as_matrix(choices.item_model(name, held)[0])
+    if name == "content":  # knows what is written of an item, and no event
+        assert (matrix != as_matrix(choices.item_model(name, data)[0])).nnz == 0
+    else:
+        assert matrix[canary].nnz == matrix[:, [canary]].nnz == 0
+        assert matrix[others].nnz > 0
+
+
+def test_an_item_without_events_is_found_by_what_is_written_of_it(settings: dict, data: Prepared):
+    matrix = as_matrix(choices.item_model("content", data)[0])
+    new = int(np.argmax(np.diff(matrix.indptr) > 5))
+    train = Sequences(
+        [h[h != new] for h in data.train.items], [t[h != new] for h, t in zip(data.train.items, data.train.times, strict=True)]
+    )
+    own = settings | {"blend": settings["blend"] | {"parts": ["transitions", "content"]}}
+    weights = {"transitions": (1.0, 0.03), "content": (1.0, 0.03)}
+    held = replace(data, train=train)
+    parts = {name: choices.item_model(name, held)[0] for name in weights}
+    model = blending.built(own, held, blending._recipe(weights, parts, None))[0]
+    near = int(matrix[[new]].tocoo().col[matrix[[new]].data.argmax()])
+    history = torch.tensor([[near]])
+    scores = model.scores(history, torch.zeros_like(history))[0]
+    assert scores[new] > scores[1:].median()
+
+
+def test_a_network_that_is_no_number_wins_nothing(settings: dict, data: Prepared, network: tuple):
+    broken = saved.rebuild(network[1], dict(network[0].state_dict())).eval()
+    broken.table.weight.data.fill_(float("nan"))
+    shape = blending.choose(settings, data, (broken, network[1]))[1]
+    assert shape.get("network") is None
+
+
+def test_time_since_an_event_counts_where_times_are_told():
+    from models.retrieval.sparse_item_model import SparseItemModel
+
+    model = SparseItemModel(torch.zeros(4, 1).long(), torch.zeros(4, 1), torch.zeros(4), decay=0.5, half_life=3600)
+    weights = model.event_weights(torch.tensor([[1, 2, 3, 0]]), torch.tensor([[0, 3600, 7200, 0]]))
+    torch.testing.assert_close(weights, torch.tensor([[0.25 * 0.25, 0.5 * 0.5, 1.0, 0.0]]))
+    assert TopK(model, 2).first.timed
+
+
+def test_words_of_texts_with_and_without_blanks():
+    assert words("HP 74-Black, 2 Cartridges_XL!") == ["hp", "74", "black", "2", "cartridges", "xl"]
+    assert words("蓝山不锈钢 kettle") == ["蓝山", "山不", "不锈", "锈钢", "kettle"]
+    items = pl.DataFrame(
+        {"item": [1, 2, 3], "title": ["red mug", "blue mug", None], "category": ["a > b", "a", "c"], "brand": ["x", None, "x"]}
+    )
+    rows, terms = content(items.cast({"item": pl.UInt32}), ["title", "category", "brand", "description"])
+    assert terms == ["brand:x", "category:a", "mug"]
+    assert rows.rows() == [(1, 0, 1), (1, 1, 1), (1, 2, 1), (2, 1, 1), (2, 2, 1), (3, 0, 1)]
+
+
+def test_a_run_by_auto_says_what_it_is_made_of(workspace):
+    workspace(train__model="auto", train__epochs=1)
+    run_stages(
+        "collect", "check", "prepare", "check_prepared", "train", "evaluate", "export", "compress", "refit", "replay", "bundle"
+    )
+    shape, manifest, report = (read_json(f) for f in ("data/model/model.json", "artefact/manifest.json", "reports/metrics.json"))
+    assert shape["chosen"]["model"] == manifest["model"]["name"] == "blend"
+    assert set(manifest["model"]["parts"]) == set(shape["recipe"]["parts"]) == {row["part"] for row in report["blend"]}
+    assert read_json("reports/refit.json")["overlap"] >= 0.9
