@@ -50,8 +50,7 @@ def main() -> int:
         return 1
     run = f"demo-{chosen.source}-{datetime.now():%Y%m%dT%H%M%S}"
     conf = {"source": chosen.source, "data": chosen.data, "mapping": chosen.mapping, "environment": ENVIRONMENT}
-    model = chosen.model or ("auto" if chosen.source == "files" else None)
-    conf |= {name: value for name, value in (("model", model), ("epochs", chosen.epochs)) if value}
+    conf |= {name: value for name, value in (("model", chosen.model), ("epochs", chosen.epochs)) if value}
     console.print(f"[bold]Pushcart[/bold]: retrain [cyan]{run}[/cyan] on {chosen.source} ({chosen.data})")
     processes.stoppable()
     try:
@@ -82,7 +81,7 @@ def arguments() -> argparse.Namespace:
     cli.add_argument("--source", default="shop", choices=["shop", "files", "sequences", "recbole", "reviews"])
     cli.add_argument("--data", default=None, help="file or folder the source reads")
     cli.add_argument("--mapping", default=None, help="source `files`: YAML file saying which column is what")
-    cli.add_argument("--model", default=None, help="the model family, one of those in params.yaml; of source `files` auto")
+    cli.add_argument("--model", default=None, help="the model family, one of those in params.yaml")
     cli.add_argument("--epochs", type=int, default=None)
     chosen = cli.parse_args()
     if chosen.data is None:

@@ -36,7 +36,7 @@ def form() -> dict[str, Param]:
         "data": Param(source["data"], type="string", title="Data", description="File or folder the source reads; relative paths start at the checkout."),
         "mapping": Param(None, type=["null", "string"], title="Mapping", description="For source `files`: a YAML file saying which column is what. Left out, it is guessed."),
         "split": Param(params["prepare"]["split"], title="Split", enum=choices(settings.Prepare, "split"), description="How test events are held out."),
-        "model": Param(train["model"], title="Model", enum=choices(settings.Train, "model"), description="The model family, or auto: the best of a few on the validation part; docs/models.md says when to choose which."),
+        "model": Param(train["model"], title="Model", enum=choices(settings.Train, "model"), description="The model family, or auto: a blend of all that is known of the shop; docs/models.md says when to choose which."),
         "rank_by": Param(train["rank_by"], title="Rank by", enum=choices(settings.Train, "rank_by"), description="What din, dien and fusion order by: what is met next, or what is probable if shown."),
         "size": Param("as params.yaml", title="Model size", enum=list(SIZES), description="Width and depth of the network."),
         "epochs": Param(train["epochs"], type="integer", minimum=1, maximum=1000, title="Epochs", description="At most; training stops early when validation NDCG@10 no longer rises."),
