@@ -131,6 +131,8 @@ def measured(folder: Path, params: dict) -> tuple[dict, np.ndarray]:
     from models import metrics
     from models.families import loss_of
     from models.rankers.two_stage import TwoStage, first_stage
+    from models.retrieval.blend import Blend
+    from models.retrieval.network import NextItemNetwork
     from models.retrieval.sparse_item_model import SparseItemModel
     from pipelines import evaluate
     from pipelines.learning import device, saved
@@ -146,12 +148,15 @@ def measured(folder: Path, params: dict) -> tuple[dict, np.ndarray]:
         expected = task_probabilities(model, data.full, shown) if isinstance(model, TwoStage) else None
     gains = metrics.ndcg(rank, 10)
     first = first_stage(model)
-    networks = not isinstance(first, SparseItemModel)
+    first = first.network if isinstance(first, Blend) else first
+    networks = isinstance(first, NextItemNetwork)
     share = counts / counts.sum()
     counted = [part for part in model.modules() if isinstance(part, SparseItemModel)]
     row = {
         "family": settings["model"],
-        "loss": loss_of(settings["retriever" if first is not model else "model"], settings["loss"]) if networks else None,
+        "loss": loss_of(settings["retriever"] if isinstance(model, TwoStage) else settings["model"], settings["loss"])
+        if networks and not isinstance(model, Blend)
+        else None,
         "seed": settings["seed"],
         "side_information": networks and first.attributes is not None,
         "params": sum(p.numel() for p in model.parameters()) + sum(n.weights.numel() for n in counted),

@@ -44,6 +44,7 @@ def main() -> None:
 def backtest(seeds: int, epochs: int | None) -> dict:
     """The report: a row a seed, and the gain over all of them."""
     from models.metrics import interval, ndcg
+    from pipelines import refit, train
     from pipelines.learning import fitting
     from pipelines.learning import prepared as histories
     from pipelines.learning.ranking import rank_all
@@ -52,9 +53,9 @@ def backtest(seeds: int, epochs: int | None) -> dict:
     data, rows, gains = histories.load(), [], []
     for seed in range(seeds):
         settings = params("train") | {"seed": 42 + seed} | ({"epochs": epochs} if epochs else {})
-        model, shape, _ = fitting.learn(settings, data)
+        model, shape, _ = train.learn(settings, data)
         before = ndcg(rank_all(model, data.test, 10)[0], 10)
-        model, _, _ = fitting.learn(settings, data.up_to_the_test(), recipe=shape["recipe"])
+        model, _ = refit.learn(settings | {"model": shape["model"]}, data.up_to_the_test(), shape["recipe"])
         after = ndcg(rank_all(model, data.test, 10)[0], 10)
         fitting.forget()
         gains.append(after - before)

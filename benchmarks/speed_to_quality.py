@@ -110,7 +110,7 @@ def ours(data: Path, budget: float) -> dict:
 
     folder = prepared(ROOT / "data" / "quality" / data.stem, guess(data), data, "leave_one_out")
     with chdir(folder):
-        settings, all_data = params("train"), histories.load()
+        settings, all_data = params("train") | {"model": "sasrec"}, histories.load()
         fitting.learn(settings, all_data, Curve())
     return {"settings": settings, "curve": curve, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
 

@@ -8,26 +8,32 @@ on from the last finished epoch (pipelines/learning/fitting.py).
 """
 
 from pipelines.learning import blending, choices, fitting, prepared, saved
+from pipelines.learning.prepared import Prepared
 from pipelines.learning.ranking import valid_ndcg
+from pipelines.learning.saved import Model
 from pipelines.stage import output, params, run
 
 
 def main() -> None:
     settings, data = params("train"), prepared.load()
-    named = {"chosen": {"model": settings["model"], "reason": "train.model names it"}}
-    if settings["model"] == "auto":
-        model, shape, curves = blending.choose(settings, data)
-    elif settings["model"] in saved.ITEM_MODELS:
-        model, recipe = choices.item_model(settings["model"], data)
-        shape = {"model": settings["model"], "recipe": recipe}
-        curves = [{"valid/ndcg@10": valid_ndcg(model, data.valid)}]
-    else:
-        model, shape, curves = fitting.learn(settings, data)
+    model, shape, curves = learn(settings, data)
     if not fitting.leads():
         return  # of several processes training together, the first alone writes
-    saved.save("data/model", named | shape, model)
+    saved.save("data/model", shape, model)
     write_curves(curves)
     fitting.forget()
+
+
+def learn(settings: dict, data: Prepared) -> tuple[Model, dict, list[dict]]:
+    """The model of `train`, as fitting.learn returns it; shape["chosen"] says which and why."""
+    if settings["model"] == "auto":
+        return blending.choose(settings, data)
+    if settings["model"] in saved.ITEM_MODELS:
+        model, recipe = choices.item_model(settings["model"], data)
+        shape, curves = {"model": settings["model"], "recipe": recipe}, [{"valid/ndcg@10": valid_ndcg(model, data.valid)}]
+    else:
+        model, shape, curves = fitting.learn(settings, data)
+    return model, {"chosen": {"model": settings["model"], "reason": "train.model names it"}} | shape, curves
 
 
 def write_curves(rows: list[dict]) -> None:

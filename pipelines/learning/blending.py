@@ -111,7 +111,8 @@ def choose(settings: dict, data: Prepared, network: tuple[NextItemNetwork, dict]
     network, curves, why = (network, [], []) if network else _network(settings, data)
     started = time.perf_counter()
     asked = candidates(parts, network, earlier, part, settings["max_len"])
-    weights, gains, report = fitted(asked, [name for name in settings["blend"]["parts"] if name in asked.columns])
+    names = [name for name in settings["blend"]["parts"] if name in asked.columns] or ["popularity"]
+    weights, gains, report = fitted(asked, names)
     shorten(asked, weights, parts, part, settings["max_len"])
     weights = searched(asked, list(weights), weights)
     log.info("train: the blend is fitted on %s shoppers in %.1f s", f"{len(part):,}", time.perf_counter() - started)

@@ -82,6 +82,18 @@ def test_sequences_keep_their_order(tmp_path: Path):
     assert set(tables["items"]["item_id"]) == {"5", "6", "7"}
 
 
+def test_sequences_take_their_titles_from_the_file_that_is_named(tmp_path: Path):
+    (tmp_path / "Toy.txt").write_text("1 5 6 7\n2 6 5\n")
+    (tmp_path / "titles.csv").write_text("item,asin,title\n5,B0,Red mug\n9,B1,Unknown\n")
+    items = dict(read("sequences", tmp_path, titles="titles.csv")["items"].select("item_id", "title").iter_rows())
+    assert items == {"5": "Red mug", "6": "Item 6", "7": "Item 7"}
+    with pytest.raises(StageError, match=r"source\.titles: .*nothing\.csv is not there"):
+        read("sequences", tmp_path, titles="nothing.csv")
+    (tmp_path / "other.csv").write_text("item,name\n5,x\n")
+    with pytest.raises(StageError, match="no column title"):
+        read("sequences", tmp_path, titles="other.csv")
+
+
 def test_sequences_name_the_line_without_items(tmp_path: Path):
     (tmp_path / "Toy.txt").write_text("1 5 6\n2\n")
     with pytest.raises(StageError, match="line 2"):
