@@ -5,10 +5,10 @@
 
 Data is collected, checked and prepared by the stages. Every part by itself, the untrained blend (all but the network), the network and the
 blend rank all items for every test shopper; where a network is in it, figures are means over the seeds. Then the blend is fitted again
-without each of its parts. Networks stand in data/blend/<name>/runs and are not trained again while settings, data and code stay the same.
+without each of its parts; and, with a tenth of the items hidden from training, how often the untrained blend finds them. Networks stand in data/blend/<name>/runs and are not trained again while settings, data and code stay the same.
 
 Prints two tables; writes reports/blend.json, in which other data's rows stay: {"rows": [{"data", "part", "ndcg@10", "recall@10", "interval"}],
-"without": [...]}, and of the untrained blend the seconds of fitting and exporting it.
+"without": [...], "hidden": [{"data", "found@50", "chance", "shoppers"}]}, and of the untrained blend the seconds of fitting and exporting it.
 """
 
 import argparse
@@ -52,15 +52,21 @@ def main() -> None:
     base = prepared(folder, source, chosen.data.resolve(), "leave_one_out", shop, **own)
     link_code(base)
     with chdir(base):
-        rows, without = measured(chosen.seeds, chosen.epochs)
-    report = read_json(REPORT) if REPORT.exists() else {"rows": [], "without": []}
-    for key, found in (("rows", rows), ("without", without)):
-        report[key] = [row for row in report[key] if row["data"] != title] + [{"data": title} | row for row in found]
-        show(key, found)
+        rows, without, hidden = measured(chosen.seeds, chosen.epochs)
+    report = read_json(REPORT) if REPORT.exists() else {}
+    for key, found in (("rows", rows), ("without", without), ("hidden", [hidden])):
+        report[key] = [row for row in report.get(key, []) if row["data"] != title] + [{"data": title} | row for row in found]
     write_json(REPORT, report)
+    show("part", rows)
+    show("the blend without ...", without)
+    print(
+        "hidden from training: found among the first 50 {found@50:.4f} (by chance {chance:.4f}) of {shoppers} shoppers".format(
+            **hidden
+        )
+    )
 
 
-def measured(seeds: int, epochs: int | None) -> tuple[list[dict], list[dict]]:
+def measured(seeds: int, epochs: int | None) -> tuple[list[dict], list[dict], dict]:
     """The rows of the report for the data prepared in the working directory."""
     from pipelines.artefact import graph
     from pipelines.learning import blending, choices, device
@@ -109,7 +115,26 @@ def measured(seeds: int, epochs: int | None) -> tuple[list[dict], list[dict]]:
         rest = [n for n in names if n != name]
         model, _ = blend(rest, train["seed"], (networks[0], shapes_of(networks[0], train)) if name in ITEM_MODELS else None)
         without.append(row(name, [model], data) | {"lost": difference(whole, gains(model, data))})
-    return rows, without
+    return rows, without, hidden_items(train | {"blend": train["blend"] | {"parts": untrained}}, data)
+
+
+def hidden_items(settings: dict, data) -> dict:
+    """How often an item that no training history shows is among the first 50 of the shoppers who met it next."""
+    from dataclasses import replace
+
+    from models.batches import Sequences
+    from pipelines.learning import blending
+    from pipelines.learning.ranking import rank_all
+
+    hidden = np.zeros(data.items + 1, bool)
+    hidden[1 + np.random.default_rng(0).permutation(data.items)[: data.items // 10]] = True
+    kept = [~hidden[items] for items in data.train.items]
+    columns = ([values[k] for values, k in zip(column, kept, strict=True)] for column in (data.train.items, data.train.times))
+    train = Sequences(*columns)
+    model, _, _ = blending.choose(settings, replace(data, train=train).learning_from(train, data.impressions))
+    asked = data.test.rows(np.flatnonzero(hidden[data.test.targets]))
+    ranks, _ = rank_all(model, asked, 50)
+    return {"found@50": float((ranks < 50).mean()), "chance": 50 / data.items, "shoppers": len(asked)}
 
 
 def trained(settings: dict, data):
@@ -169,8 +194,8 @@ def difference(one: np.ndarray, other: np.ndarray) -> list[float]:
     return [round(float(lost.mean()), 5), round(float(lost.std() / len(lost) ** 0.5), 5)]
 
 
-def show(key: str, rows: list[dict]) -> None:
-    print("the blend without ..." if key == "without" else "part")
+def show(title: str, rows: list[dict]) -> None:
+    print(title)
     for one in rows:
         low, high = one["interval"]
         lost = f"  lost {one['lost'][0]:+.4f} (standard error {one['lost'][1]:.4f})" if "lost" in one else ""

@@ -51,7 +51,7 @@ class Prepared:
     def everything(self) -> "Prepared":
         """The same with everything up to now as its training part: what a model that is served may learn from."""
         parts = ("train", "valid", "test")
-        return self._learning_from(self.full, lambda _: _together([self.impressions(part) for part in parts]))
+        return self.learning_from(self.full, lambda _: _together([self.impressions(part) for part in parts]))
 
     def without_newest(self) -> "Prepared":
         """The same without the newest event of each history of the training part: what is counted there knows as little of a validation shopper's
@@ -61,13 +61,14 @@ class Prepared:
         if max(map(len, histories.items), default=0) < 2:
             return self
         shorter = ([values[:-1] for values in column] for column in (histories.items, histories.times))
-        return self._learning_from(Sequences(*shorter), self.impressions)
+        return self.learning_from(Sequences(*shorter), self.impressions)
 
     def up_to_the_test(self) -> "Prepared":
         """The same with all that came before the test items as its training part, to show by a backtest what the newest events bring."""
-        return self._learning_from(self.before_test, lambda _: _together([self.impressions(part) for part in ("train", "valid")]))
+        return self.learning_from(self.before_test, lambda _: _together([self.impressions(part) for part in ("train", "valid")]))
 
-    def _learning_from(self, histories: Sequences, impressions: Callable[[str], Impressions]) -> "Prepared":
+    def learning_from(self, histories: Sequences, impressions: Callable[[str], Impressions]) -> "Prepared":
+        """The same with other histories as its training part, and popularity as they show it; impressions: of a part, by its name."""
         items, times = np.concatenate(histories.items), np.concatenate(histories.times)
         counts = np.bincount(items, minlength=len(self.popularity))
         trained = counts >= self.min_item_events

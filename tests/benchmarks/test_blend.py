@@ -26,4 +26,5 @@ def test_every_part_has_a_row_and_other_data_keep_theirs(tmp_path: Path, monkeyp
     assert all(row["interval"][0] <= row["ndcg@10"] <= row["interval"][1] for row in rows.values())
     assert rows["untrained"]["seconds"] > 0
     assert {"transitions", "content", "sasrec"} <= {row["part"] for row in report["without"]}
+    assert [row["data"] for row in report["hidden"]] == ["shop"]
     assert {"data": "other", "part": "blend"} in report["rows"]

@@ -133,7 +133,7 @@ def test_noise_ends_in_popularity(settings: dict, data: Prepared):
         return Sequences([h[:end] for h in items], [t[:end] for t in times], np.array([h[end] for h in items]))
 
     train = Sequences([h[:4] for h in items], [t[:4] for t in times])
-    noise = replace(data, train=train, valid=part(4), test=part(5), content=None)._learning_from(train, data.impressions)
+    noise = replace(data, train=train, valid=part(4), test=part(5), content=None).learning_from(train, data.impressions)
     own = settings | {"blend": settings["blend"] | {"parts": ["popularity", "transitions", "item_knn"]}}
     assert blending.choose(own, noise)[1]["chosen"]["model"] == "popularity"
 
