@@ -123,6 +123,7 @@ def made(name: str, data: Path, changes: dict) -> Path:
 
     folder = quality.prepared(WORK / name, quality.guess(data), data, "leave_one_out")
     params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    params["train"]["model"] = "sasrec"  # one network, which torch and the peers can be held against
     for section, values in changes.items():
         params[section] |= values
     with chdir(folder):
