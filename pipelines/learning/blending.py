@@ -29,11 +29,11 @@ SHOPPERS = 10_000  # of the validation part that a blend is fitted on, at most
 NEAR, POPULAR = 50, 50  # candidates that each part, and popularity, name for a shopper
 DECAYS = (0.4, 0.6, 0.8, 1.0)
 HALF_LIVES = (1, 7, 30)  # days, tried where times tell time
-START = (0.5, 0.03)  # weight and floor
+STARTS = ((0.5, 0.03), (0.1, 0.03), (0.2, 0.1))  # weights and floors from which the search begins
 WEIGHTS = (0.0, 0.5, 0.7, 0.85, 1.2, 1.5, 2.0)  # times the weight so far
 SCALES = (0.25, 0.5, 0.7, 1.4, 2.0, 4.0)  # times the weights of all parts beside a network
 FLOORS = (0.1, 0.3, 0.6, 1.6, 3.0, 10.0)
-SLIGHT = 0.2  # of START's weight: with which a part that was given none is tried again
+SLIGHT = 0.1  # weight with which a part that was given none is tried again
 PASSES = 4
 WORTH = 1e-4  # NDCG@10 that a pass must bring
 FOLDS = 2
@@ -390,9 +390,17 @@ def crossed(asked: Asked, names: list[str], starts: dict[int, Weights] | None = 
 
 
 def searched(asked: Asked, names: list[str], start: Weights | None = None) -> Weights:
-    """Weights and floors by coordinate search: one number at a time, whatever raises NDCG@10, until a pass brings no more than WORTH."""
-    shoppers, asked = asked.shoppers, asked.of(asked.reached)
-    weights = {name: (start or {}).get(name) or (START if name in ITEM_MODELS else (1.0, 0.0)) for name in names}
+    """Weights and floors by coordinate search, the best of several or from `start`."""
+    among = asked.of(asked.reached)
+    if start:
+        return _climbed(among, {name: start.get(name, (0.0, STARTS[0][1])) for name in names})[0]
+    starts = ({name: first if name in ITEM_MODELS else (1.0, 0.0) for name in names} for first in STARTS[: len(names)])
+    return max((_climbed(among, first) for first in starts), key=lambda found: found[1])[0]
+
+
+def _climbed(asked: Asked, weights: Weights) -> tuple[Weights, float]:
+    """One number at a time, whatever raises NDCG@10, until a pass brings no more than WORTH; the weights, and the NDCG@10."""
+    names, weights, shoppers = list(weights), dict(weights), max(asked.shoppers, 1)
     columns = {name: asked.term(name, *weights[name]) for name in names}
     scores = sum(columns.values())
     best = asked.gains(scores).sum() / shoppers
@@ -400,7 +408,7 @@ def searched(asked: Asked, names: list[str], start: Weights | None = None) -> We
         before = best
         for name in (n for n in names if n in ITEM_MODELS):
             weight, floor = weights[name]
-            first = weight or SLIGHT * START[0]
+            first = weight or SLIGHT
             tried = [(weight * share, floor) for share in WEIGHTS] if weight else [(first, floor)]
             for option in [*tried, *((first, floor * share) for share in FLOORS)]:
                 column = asked.term(name, *option)
@@ -419,7 +427,7 @@ def searched(asked: Asked, names: list[str], start: Weights | None = None) -> We
                 scores = sum(columns.values())
         if best - before < WORTH:
             break
-    return {name: one for name, one in weights.items() if one[0]}
+    return {name: one for name, one in weights.items() if one[0]}, best
 
 
 def blended(asked: Asked, weights: Weights) -> np.ndarray:
