@@ -227,7 +227,7 @@ def show(summary: dict, answers: dict[str, dict]) -> None:
         for item in answer["items"]:
             table.add_row(item["title"] or item["item_id"], item["item_id"], "", f"{item['score']:.2f}")
     console.print(table)
-    console.print(f"model: {summary['chosen']['model']}: {summary['chosen']['reason']}", highlight=False)
+    console.print(f"model: {summary['chosen']['model']}: {summary['chosen']['reason']}", markup=False, highlight=False)
     console.print(
         f"served version {summary['serving']['version']}, answered: {summary['serving']['answered']}; summary in reports/summary.json"
     )
