@@ -38,7 +38,11 @@ PASSES = 4
 WORTH = 1e-4  # NDCG@10 that a pass must bring
 FOLDS = 2
 SURE = 2.6  # standard errors by which a model must be ahead of popularity to be more than luck (one side in 200)
-HURTS = 0.25  # standard errors of the paired differences that the blend may lose with all the parts, or neighbours, that it is served without
+HURTS = 0.25  # standard errors of the paired differences that the blend may lose with all the parts that it is served without
+SHORTER = (
+    0.005  # share of the NDCG@10 that all parts may lose together by fewer neighbours, before the weights are searched for again
+)
+WORTH_SHORTENING = 1 << 18  # neighbours in a table, under which it is small as it is
 CLEAR = 1.0  # standard errors by which a part by itself must be ahead of the blend
 NEIGHBOURS = (10, 20, 40)  # of an item that are tried to be enough
 SMALL = 5000  # items up to which EASE is a part
@@ -437,12 +441,12 @@ def blended(asked: Asked, weights: Weights) -> np.ndarray:
 def shorten(asked: Asked, weights: Weights, parts: dict[str, SparseItemModel], part: Sequences, max_len: int) -> None:
     """Leaves each part of the blend as few neighbours an item as are enough, in place."""
     whole = asked.gains(blended(asked, weights))
-    for name in (n for n in weights if n in parts):
+    for name in (n for n in weights if n in parts and parts[n].items.numel() > WORTH_SHORTENING):
         before = asked.columns[name]
         for neighbours in (n for n in NEIGHBOURS if n < parts[name].items.shape[1]):
             shorter = parts[name].shortened(neighbours)
             asked.take(name, np.asarray(shares(shorter, part, max_len)[asked.row, asked.item]).ravel().clip(min=0))
-            if _errors(whole - asked.gains(blended(asked, weights))) <= HURTS:
+            if asked.gains(blended(asked, weights)).mean() >= (1 - SHORTER) * whole.mean():
                 parts[name] = shorter
                 break
             asked.take(name, before)
