@@ -5,7 +5,8 @@
 
 Data is collected, checked and prepared by the stages. Every part by itself, the untrained blend (all but the network), the network and the
 blend rank all items for every test shopper; where a network is in it, figures are means over the seeds. Then the blend is fitted again
-without each of its parts; and, with a tenth of the items hidden from training, how often the untrained blend finds them. Networks stand in data/blend/<name>/runs and are not trained again while settings, data and code stay the same.
+without each of its parts; and, with a tenth of the items hidden from training, how often the untrained blend finds them. Networks stand in
+data/blend/<name>/runs and are not trained again while settings, data and code stay the same.
 
 Prints two tables; writes reports/blend.json, in which other data's rows stay: {"rows": [{"data", "part", "ndcg@10", "recall@10", "interval"}],
 "without": [...], "hidden": [{"data", "found@50", "chance", "shoppers"}]}, and of the untrained blend the seconds of fitting and exporting it.
@@ -76,14 +77,9 @@ def measured(seeds: int, epochs: int | None) -> tuple[list[dict], list[dict], di
 
     data, train = histories.load(), params("train") | ({"epochs": epochs} if epochs else {})
     names, rows, place = train["blend"]["parts"], [], device.choose(train["accelerator"])
-    part = blending.asked_of(data)
-    for name in (n for n in names if n in ITEM_MODELS):
-        if (name == "content" and data.content is None) or (name == "ease" and data.items > blending.SMALL):
-            continue
-        model = choices.item_model(name, data)[0]
-        if name != "popularity":
-            model = blending.remembering(model, part, data)
-        rows.append(row(name, [model.to(place)], data))
+    part, counted = blending.asked_of(data), blending.counted(train, data)[0]
+    alone = {"popularity": choices.best_popularity(data)} | {n: blending.remembering(m, part, data) for n, m in counted.items()}
+    rows += [row(name, [model.to(place)], data)[0] for name, model in alone.items()]
 
     def blend(parts: list[str], seed: int, network: tuple | None):
         settings = train | {"seed": seed, "blend": train["blend"] | {"parts": parts}}
@@ -97,24 +93,23 @@ def measured(seeds: int, epochs: int | None) -> tuple[list[dict], list[dict], di
         graph.export(model, data.items, 100, folder / "model.onnx")
         seconds, size = time.perf_counter() - started, (folder / "model.onnx").stat().st_size
     made = {"made_of": shape["recipe"].get("parts", {}), "model": shape["model"]}
-    rows.append(row("untrained", [model], data) | {"seconds": round(seconds, 1), "fp32_bytes": size} | made)
+    rows.append(row("untrained", [model], data)[0] | {"seconds": round(seconds, 1), "fp32_bytes": size} | made)
     networks, blends, shapes = [], [], []
     for seed in range(train["seed"], train["seed"] + seeds):
         network = trained(train | {"model": blending.network_name(names), "seed": seed, "transition_prior": False}, data)
-        networks.append(network[0])
+        networks.append(network)
         model, shape = blend(names, seed, network)
         blends.append(model)
         shapes.append(shape)
         log.info("blend: seed %s is measured", seed)
-    rows.append(row("network", networks, data) | {"seeds": seeds})
-    rows.append(row("blend", blends, data) | {"seeds": seeds, "made_of": [s["recipe"].get("parts", {}) for s in shapes]})
-    whole, without = gains(blends[0], data), []
-    for name in names:
-        if name not in [r["part"] for r in rows] and name in ITEM_MODELS:
-            continue
+    rows.append(row("network", [network for network, _ in networks], data)[0] | {"seeds": seeds})
+    rows.append(row("blend", blends, data)[0] | {"seeds": seeds, "made_of": [s["recipe"].get("parts", {}) for s in shapes]})
+    whole, without = row("blend", blends[:1], data)[1], []
+    for name in (n for n in names if n in alone or n not in ITEM_MODELS):
         rest = [n for n in names if n != name]
-        model, _ = blend(rest, train["seed"], (networks[0], shapes_of(networks[0], train)) if name in ITEM_MODELS else None)
-        without.append(row(name, [model], data) | {"lost": difference(whole, gains(model, data))})
+        model, _ = blend(rest, train["seed"], networks[0] if name in ITEM_MODELS else None)
+        measures, gains = row(name, [model], data)
+        without.append(measures | {"lost": difference(whole, gains)})
     return rows, without, hidden_items(train | {"blend": train["blend"] | {"parts": untrained}}, data)
 
 
@@ -149,16 +144,10 @@ def trained(settings: dict, data):
     return saved.load(folder, device.choose(settings["accelerator"])), read_json(folder / "model.json")
 
 
-def shapes_of(network, train: dict) -> dict:
-    """The shape of a network that trained() has kept, for the first seed."""
-    from pipelines.learning import blending
-
-    name = blending.network_name(train["blend"]["parts"])
-    return read_json(run_folder("network", train | {"model": name, "transition_prior": False}) / "model.json")
-
-
-def row(name: str, models: list, data) -> dict:
-    """Means over the models, and the interval of the mean over shoppers; by targets that training shows rarely or never too."""
+def row(name: str, models: list, data) -> tuple[dict, np.ndarray]:
+    """Means over the models, and the interval of the mean over shoppers, by targets that training shows rarely or never too; and NDCG@10 of
+    each test shopper.
+    """
     from models import metrics
     from pipelines.evaluate import RARE
     from pipelines.learning.ranking import rank_all
@@ -173,19 +162,8 @@ def row(name: str, models: list, data) -> dict:
         "recall@10": float(np.mean([metrics.recall(rank, 10).mean() for rank in ranks])),
     }
     report["interval"] = metrics.interval(ndcg, 1000, 0)
-    return (
-        report
-        | {f"ndcg@10_{kind}": float(ndcg[here].mean()) for kind, here in parts.items() if here.any()}
-        | {"shoppers": len(ndcg)}
-    )
-
-
-def gains(model, data) -> np.ndarray:
-    """NDCG@10 of each test shopper."""
-    from models import metrics
-    from pipelines.learning.ranking import rank_all
-
-    return metrics.ndcg(rank_all(model, data.test, 10)[0], 10)
+    report |= {f"ndcg@10_{kind}": float(ndcg[here].mean()) for kind, here in parts.items() if here.any()}
+    return report | {"shoppers": len(ndcg)}, ndcg
 
 
 def difference(one: np.ndarray, other: np.ndarray) -> list[float]:

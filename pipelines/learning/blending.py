@@ -39,9 +39,7 @@ WORTH = 1e-4  # NDCG@10 that a pass must bring
 FOLDS = 2
 SURE = 2.6  # standard errors by which a model must be ahead of popularity to be more than luck (one side in 200)
 HURTS = 0.25  # standard errors of the paired differences that the blend may lose with all the parts that it is served without
-SHORTER = (
-    0.005  # share of the NDCG@10 that all parts may lose together by fewer neighbours, before the weights are searched for again
-)
+SHORTER = 0.005  # share of the NDCG@10 that fewer neighbours of all parts may lose, before the weights are searched for again
 WORTH_SHORTENING = 1 << 18  # neighbours in a table, under which it is small as it is
 CLEAR = 1.0  # standard errors by which a part by itself must be ahead of the blend
 NEIGHBOURS = (10, 20, 40)  # of an item that are tried to be enough
@@ -57,9 +55,7 @@ class Asked:
     item: np.ndarray  # (M,)
     wanted: np.ndarray  # (M,) bool: is it the held-out item?
     reached: np.ndarray  # (N,) bool: does any part name the held-out item? Else no weights bring it to the top
-    columns: dict[
-        str, np.ndarray
-    ]  # (M,) float32: each part's evidence, popularity as a share of the largest, the network's logit
+    columns: dict[str, np.ndarray]  # (M,) float32: evidence of parts, popularity as a share of the largest, the network's logit
 
     def __post_init__(self) -> None:
         self.shoppers = len(self.reached)
@@ -106,8 +102,8 @@ def choose(settings: dict, data: Prepared, network: tuple[NextItemNetwork, dict]
     network: trained already without a prior, with its shape; None: it is trained here.
     """
     started = time.perf_counter()
-    earlier = data.without_newest()
-    parts, left_out = _parts(settings, data, earlier)
+    earlier = data.without_newest()  # as the test will find what is counted
+    parts, left_out = counted(settings, earlier)
     part = asked_of(data)
     for name, model in parts.items():
         parts[name] = remembering(model, part, data)
@@ -202,8 +198,8 @@ def asked_of(data: Prepared) -> Sequences:
     return data.valid.rows(np.linspace(0, len(data.valid) - 1, count).astype(int))
 
 
-def _parts(settings: dict, data: Prepared, earlier: Prepared) -> tuple[dict[str, SparseItemModel], list[str]]:
-    """The parts that are no network, without the newest event of each history, as the test will find them; and why some are left out."""
+def counted(settings: dict, data: Prepared) -> tuple[dict[str, SparseItemModel], list[str]]:
+    """The parts that are neither popularity nor a network; and why some are left out."""
     left_out, parts = [], {}
     for name in settings["blend"]["parts"]:
         if name == "content" and data.content is None:
@@ -211,7 +207,7 @@ def _parts(settings: dict, data: Prepared, earlier: Prepared) -> tuple[dict[str,
         elif name == "ease" and data.items > SMALL:
             left_out.append(f"ease is for catalogues of up to {SMALL:,} items")
         elif name in ITEM_MODELS and name != "popularity":
-            parts[name] = choices.item_model(name, earlier)[0]
+            parts[name] = choices.item_model(name, data)[0]
     return parts, left_out
 
 
@@ -230,13 +226,12 @@ def _network(settings: dict, data: Prepared) -> tuple[tuple[NextItemNetwork, dic
 
 def remembering(model: SparseItemModel, part: Sequences, data: Prepared) -> SparseItemModel:
     """The model with the decay, by place and by time, with which it does best by itself."""
-    few = part.sample(1500)
+    few, matrix = part.sample(1500), as_matrix(model)
 
     def tried(decay: float, half_life: float) -> float:
         model.decay.fill_(decay)
         model.half_life.fill_(half_life)
-        evidence = shares(model, few, model.max_len)
-        return float(_gains_of(evidence, few).mean())
+        return float(_gains_of(_event_weights(model, few, model.max_len) @ matrix, few).mean())
 
     decay = max(DECAYS, key=lambda decay: tried(decay, np.inf))
     lives = [np.inf] if data.ordered_only else [np.inf, *(86400.0 * days for days in HALF_LIVES)]
@@ -246,13 +241,10 @@ def remembering(model: SparseItemModel, part: Sequences, data: Prepared) -> Spar
     return model
 
 
-def shares(model: SparseItemModel, part: Sequences, max_len: int):
-    """The evidence of Evidence(model, mean=True) for each shopper of the part: sparse (N, V) float32."""
-    return _event_weights(model, part, max_len) @ as_matrix(model)
-
-
 def _event_weights(model: SparseItemModel, part: Sequences, max_len: int):
-    """What each shopper's events count, as shares of 1: sparse (N, V)."""
+    """What each shopper's events count, as shares of 1: sparse (N, V) float32. Times the model's matrix it is the evidence of
+    Evidence(model, mean=True).
+    """
     import scipy.sparse as sp
 
     items, times = [h[-max_len:] for h in part.items], [t[-max_len:] for t in part.times]
@@ -290,13 +282,11 @@ def candidates(parts: dict[str, SparseItemModel], network: tuple | None, data: P
     from sparse_dot_topn import sp_matmul_topn
 
     rows, width, popular = np.arange(len(part)), data.items + 1, popularity_share(data)
-    found = {name: shares(model, part, max_len) for name, model in parts.items()}
-    pairs = []
-    for model in parts.values():
-        top = sp_matmul_topn(
-            _event_weights(model, part, max_len), as_matrix(model), top_n=min(NEAR, width), n_threads=torch.get_num_threads()
-        )
-        pairs.append(top.nonzero())
+    found, pairs = {}, []
+    for name, model in parts.items():
+        weights, matrix = _event_weights(model, part, max_len), as_matrix(model)
+        found[name] = weights @ matrix
+        pairs.append(sp_matmul_topn(weights, matrix, top_n=min(NEAR, width), n_threads=torch.get_num_threads()).nonzero())
     best = np.argsort(-popular, kind="stable")[: min(POPULAR, data.items)]
     pairs.append((np.repeat(rows, len(best)), np.tile(best, len(rows))))
     if network is not None:
@@ -309,11 +299,16 @@ def candidates(parts: dict[str, SparseItemModel], network: tuple | None, data: P
     row, column = np.divmod(np.setdiff1d(named, met, assume_unique=False), width)
     kept = column > 0
     row, column = row[kept], column[kept]
-    columns = {name: np.asarray(evidence[row, column]).ravel().clip(min=0) for name, evidence in found.items()}
+    columns = {name: _of_candidates(evidence, row, column) for name, evidence in found.items()}
     columns["popularity"] = popular[column]
     if network is not None:
         columns[network[1]["model"]] = _logits(network[0], part, row, column)
     return Asked(row, column, column == part.targets[row], reached, columns)
+
+
+def _of_candidates(evidence, row: np.ndarray, item: np.ndarray) -> np.ndarray:
+    """Of sparse evidence (N, V) that of candidates (M,)."""
+    return np.asarray(evidence[row, item]).ravel().clip(min=0)
 
 
 def _named_by(network: NextItemNetwork, part: Sequences) -> tuple[np.ndarray, np.ndarray]:
@@ -365,7 +360,8 @@ def fitted(asked: Asked, names: list[str]) -> tuple[Weights, np.ndarray, dict]:
             kept, gains, weights, halves = untrained, without, searched(asked, untrained), {}
             best = without
     while len(kept) > 1:
-        losses = {name: _lost_without(asked, weights, name) for name in kept}
+        now = asked.gains(blended(asked, weights))
+        losses = {name: _lost_without(asked, weights, name, now) for name in kept}
         report["without"] = report["without"] or {name: round(loss, 4) for name, loss in losses.items()}
         least = min(losses, key=losses.get)
         fewer = [name for name in kept if name != least]
@@ -445,18 +441,20 @@ def shorten(asked: Asked, weights: Weights, parts: dict[str, SparseItemModel], p
         before = asked.columns[name]
         for neighbours in (n for n in NEIGHBOURS if n < parts[name].items.shape[1]):
             shorter = parts[name].shortened(neighbours)
-            asked.take(name, np.asarray(shares(shorter, part, max_len)[asked.row, asked.item]).ravel().clip(min=0))
+            evidence = _event_weights(shorter, part, max_len) @ as_matrix(shorter)
+            asked.take(name, _of_candidates(evidence, asked.row, asked.item))
             if asked.gains(blended(asked, weights)).mean() >= (1 - SHORTER) * whole.mean():
                 parts[name] = shorter
                 break
             asked.take(name, before)
 
 
-def _lost_without(asked: Asked, weights: Weights, name: str) -> float:
+def _lost_without(asked: Asked, weights: Weights, name: str, now: np.ndarray) -> float:
+    """What NDCG@10 falls by without a part, the others as they are; now: with it (N,)."""
+    if name not in weights:
+        return 0.0
     rest = {n: one for n, one in weights.items() if n != name}
-    if name not in weights or not rest:
-        return 0.0 if name not in weights else 1.0
-    return float((asked.gains(blended(asked, weights)) - asked.gains(blended(asked, rest))).mean())
+    return float((now - asked.gains(blended(asked, rest))).mean()) if rest else 1.0
 
 
 def _errors(differences: np.ndarray) -> float:

@@ -9,7 +9,17 @@ import polars as pl
 
 from pipelines.data.reading import records
 from pipelines.data.reading.mapping import Format
-from pipelines.data.reading.names import BASKETS, COLUMN_NAMES, ITEM_KEYS, NULLS, OTHER_TIMES, PERSONS, PHONES, kind_of, plain
+from pipelines.data.reading.names import (
+    BASKETS,
+    COLUMN_NAMES,
+    ITEM_KEYS,
+    NULLS,
+    OTHER_TIMES,
+    PERSONS,
+    PHONES,
+    kind_of_flag,
+    plain,
+)
 from pipelines.data.reading.text import ELEMENT, RECORD
 from pipelines.data.reading.values import DAYS, FORMS, is_compact, tidy
 
@@ -59,9 +69,13 @@ class Look:
     def items(self) -> list[str]:
         """Columns that may say which item it is; those of the exploded list first."""
         named = self.named("item_id")
-        inside = [c for c in named if self.explode and c.startswith(self.explode + ".")]
+        inside = [c for c in named if self.is_inside(c)]
         whole = [self.explode] if self.explode in self.columns else []
         return list(dict.fromkeys([*inside, *whole, *named]))
+
+    def is_inside(self, column: str) -> bool:
+        """Does the column come from the exploded list?"""
+        return self.explode is not None and (column == self.explode or column.startswith(self.explode + "."))
 
     @property
     def lists(self) -> list[str]:
@@ -91,10 +105,7 @@ class Look:
 
     def is_flag(self, column: str) -> bool:
         """Is it called as an event is, and does it say whether there was one?"""
-        return (
-            kind_of(column.rpartition(".")[2].removeprefix("is_")) is not None
-            and self.share(column, r"(?i)^(?:[01](?:\.0)?|true|false|yes|no)$") == 1
-        )
+        return kind_of_flag(column) is not None and self.share(column, r"(?i)^(?:[01](?:\.0)?|true|false|yes|no)$") == 1
 
     def is_person(self, column: str) -> bool:
         return self.share(column, NAME) > 0.8 and plain(column.rpartition(".")[2]) in (
@@ -205,6 +216,6 @@ def looked_at(paths: list[Path]) -> Look:
         return look
     for column in look.lists:
         exploded = Look(paths, column)
-        if any(c == column or c.startswith(column + ".") for c in exploded.items):
+        if any(map(exploded.is_inside, exploded.items)):
             return exploded
     return look

@@ -88,6 +88,11 @@ def kind_of(value: str) -> str | None:
     return next((kind for kind, names in EVENT_NAMES.items() if word in names), None)
 
 
+def kind_of_flag(column: str) -> str | None:
+    """The canonical event of which a column says whether it happened: purchase, is_click."""
+    return kind_of(column.rpartition(".")[2].removeprefix("is_"))
+
+
 def kind_of_file(name: str) -> str | None:
     """The canonical event of which a file tells by its name: views-2024-05.csv, add_to_cart.csv.gz."""
     words = [word for word in re.split(r"[\W\d_]+", name.lower()) if word]

@@ -14,7 +14,7 @@ from pipelines.data.reading import records
 from pipelines.data.reading.delimited import quoted
 from pipelines.data.reading.look import EMPTY, Look, in_words, is_other_time, looked_at, table_of
 from pipelines.data.reading.mapping import Format
-from pipelines.data.reading.names import ITEM_KEYS, PERSONS, RATINGS, STATUSES, kind_of, kind_of_file, plain
+from pipelines.data.reading.names import ITEM_KEYS, PERSONS, RATINGS, STATUSES, kind_of, kind_of_file, kind_of_flag, plain
 from pipelines.data.reading.text import SUFFIXES
 from pipelines.data.tables import SOURCE_FILE
 from pipelines.stage import StageError
@@ -117,10 +117,10 @@ def _assigned(data: Path, proposal: Proposal) -> dict[str, Look]:
     groups: dict[tuple, list[Path]] = {}
     for path in rest:
         try:
-            columns = records.read(path, Format(), limit=50).columns if path.stat().st_size else None
-            groups.setdefault(tuple(columns), []).append(path) if columns else proposal.warnings.append(
-                f"{path.name} is not used: it is empty"
-            )
+            if path.stat().st_size:
+                groups.setdefault(tuple(records.read(path, Format(), limit=50).columns), []).append(path)
+            else:
+                proposal.warnings.append(f"{path.name} is not used: it is empty")
         except StageError as error:
             proposal.warnings.append(f"{path.name} is not used: {error}")
     others, joined = [looked_at(parts) for parts in groups.values()], None
@@ -225,7 +225,7 @@ def _events(look: Look, proposal: Proposal) -> dict[str, str]:
 
 def _inside_first(look: Look, found: list[str]) -> tuple[str | dict, list[str]]:
     """The column to take, and the others; of an exploded list and of the record itself both, the list's first."""
-    inside = [c for c in found if look.explode and (c == look.explode or c.startswith(look.explode + "."))]
+    inside = [c for c in found if look.is_inside(c)]
     outside = [c for c in found if c not in inside]
     if inside and outside:
         return {"first_of": [inside[0], outside[0]]}, [*inside[1:], *outside[1:]]
@@ -396,7 +396,7 @@ def _event(look: Look, taken: dict, proposal: Proposal) -> None:
     if flags:
         proposal.questions.append(
             f'{", ".join(flags)} {"say" if len(flags) > 1 else "says"} on each row whether it happened: which are to count? Say where: "{flags[-1]} = '
-            f'{_condition(look, flags[-1])}", with constants: {{event: {kind_of(flags[-1].rpartition(".")[2].removeprefix("is_"))}}}'
+            f'{_condition(look, flags[-1])}", with constants: {{event: {kind_of_flag(flags[-1])}}}'
         )
         return
     names = [rules["file"]] if isinstance(rules.get("file"), str) else rules.get("file") or [look.paths[0].name]
