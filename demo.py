@@ -209,7 +209,12 @@ def show(summary: dict, answers: dict[str, dict]) -> None:
         table.add_section()
         table.add_row("the blend is made of", "weight", "valid NDCG@10", "test without it", style="bold", end_section=True)
         for part in summary["blend"]:
-            table.add_row(part["part"], f"{part['weight']:.2g}", f"{part['valid_ndcg@10']:.4f}", f"{part['without']:.4f}")
+            table.add_row(
+                part["part"],
+                " / ".join(f"{weight:.2g}" for weight in part["weight"]),
+                f"{part['valid_ndcg@10']:.4f}",
+                f"{part['without']:.4f}",
+            )
     table.add_section()
     sizes = summary["artifact"]
     table.add_row("size", "fp32", "compressed", "NDCG@10 kept", style="bold", end_section=True)

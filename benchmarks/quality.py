@@ -130,9 +130,8 @@ def measured(folder: Path, params: dict) -> tuple[dict, np.ndarray]:
     """What the finished training shows on the validation and the test part."""
     from models import metrics
     from models.families import loss_of
-    from models.rankers.two_stage import TwoStage, first_stage
+    from models.rankers.two_stage import TwoStage, network_of
     from models.retrieval.blend import Blend
-    from models.retrieval.network import NextItemNetwork
     from models.retrieval.sparse_item_model import SparseItemModel
     from pipelines import evaluate
     from pipelines.learning import device, saved
@@ -147,20 +146,18 @@ def measured(folder: Path, params: dict) -> tuple[dict, np.ndarray]:
         shown = data.impressions("test")
         expected = task_probabilities(model, data.full, shown) if isinstance(model, TwoStage) else None
     gains = metrics.ndcg(rank, 10)
-    first = first_stage(model)
-    first = first.network if isinstance(first, Blend) else first
-    networks = isinstance(first, NextItemNetwork)
+    network, blended = network_of(model), any(isinstance(part, Blend) for part in model.modules())
     share = counts / counts.sum()
     counted = [part for part in model.modules() if isinstance(part, SparseItemModel)]
     row = {
         "family": settings["model"],
         "loss": loss_of(settings["retriever"] if isinstance(model, TwoStage) else settings["model"], settings["loss"])
-        if networks and not isinstance(model, Blend)
+        if network is not None and not blended
         else None,
         "seed": settings["seed"],
-        "side_information": networks and first.attributes is not None,
+        "side_information": network is not None and network.attributes is not None,
         "params": sum(p.numel() for p in model.parameters()) + sum(n.weights.numel() for n in counted),
-        "transition_prior": networks and first.prior is not None,
+        "transition_prior": network is not None and network.prior is not None,
         "valid_ndcg@10": float(metrics.ndcg(valid, 10).mean()),
     } | evaluate.summary(rank, top, data, params["evaluate"], settings["seed"])
     row["popularity_bias"] = float(share[top[:, :10]].mean() / share[data.test.targets].mean())

@@ -55,7 +55,7 @@ def backtest(seeds: int, epochs: int | None) -> dict:
         settings = params("train") | {"seed": 42 + seed} | ({"epochs": epochs} if epochs else {})
         model, shape, _ = train.learn(settings, data)
         before = ndcg(rank_all(model, data.test, 10)[0], 10)
-        model, _ = refit.learn(settings | {"model": shape["model"]}, data.up_to_the_test(), shape["recipe"])
+        model, _ = refit.learn(settings, data.up_to_the_test(), shape)
         after = ndcg(rank_all(model, data.test, 10)[0], 10)
         fitting.forget()
         gains.append(after - before)

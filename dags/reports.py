@@ -135,14 +135,14 @@ def _blend(parts: list[dict] | None) -> str:
     rows = [
         [
             p["part"],
-            f"{p['weight']:.2g}",
+            " / ".join(f"{weight:.2g}" for weight in p["weight"]),
             f"{p['valid_ndcg@10']:.4f}",
             f"{p['without']:.4f} ({p['without'] - p['test_ndcg@10']:+.4f})",
         ]
         for p in parts
     ]
     return "<h2>What the blend is made of</h2>" + _table(
-        ["part", "weight", "by itself, validation NDCG@10", "test NDCG@10 without it"], rows
+        ["part", "weight (after a rare / usual / popular item)", "by itself, validation NDCG@10", "test NDCG@10 without it"], rows
     )
 
 

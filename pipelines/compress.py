@@ -24,8 +24,8 @@ from pathlib import Path
 import polars as pl
 
 from models.encoders.sasrec import SelfAttention
+from models.rankers.two_stage import TwoStage, first_stage, network_of
 from models.retrieval.blend import Blend
-from models.retrieval.network import NextItemNetwork
 from models.retrieval.sparse_item_model import SparseItemModel
 from models.served.pruning import dense_layers
 from pipelines.artefact.candidates import Workshop
@@ -64,16 +64,16 @@ def main() -> None:
              best["bytes"] / rows[0]["bytes"], 100 * report["ndcg_kept"], report["why"])  # fmt: skip
 
 
-def applies(steps: dict, network: Model, target: str) -> bool:
+def applies(steps: dict, model: Model, target: str) -> bool:
     """Can these steps be taken with this model, for this target?"""
-    counts = isinstance(network, SparseItemModel | Blend) or getattr(network, "prior", None) is not None
-    network = network.network if isinstance(network, Blend) else network
-    sequence = isinstance(network, NextItemNetwork)
+    network = network_of(model)
+    counts = isinstance(first_stage(model), SparseItemModel | Blend) or network.prior is not None
+    sequence = network is not None and not isinstance(model, TwoStage)  # whose ranker is not fine-tuned
     return (
         (steps.get("layers") in (None, *KINDS[target]))
         and (steps.get("layers") != "fp16" or steps.get("table", "fp32") in ("fp32", "fp16"))  # its converter knows no codes
         and ("neighbours" not in steps or counts)
-        and ("rank" not in steps or not (network is None or isinstance(network, SparseItemModel)))
+        and ("rank" not in steps or network is not None)
         and ("units" not in steps or (sequence and isinstance(network.encoder, SelfAttention)))
         and ("sparsity" not in steps or (sequence and bool(dense_layers(network))))
     )

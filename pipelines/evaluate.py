@@ -15,7 +15,7 @@ import polars as pl
 
 from models import metrics
 from models.rankers.ranker import TASKS
-from models.rankers.two_stage import TwoStage
+from models.rankers.two_stage import TwoStage, first_stage
 from models.retrieval.blend import Blend
 from models.retrieval.item_to_item import incidence, item_knn
 from pipelines.learning import device, prepared, saved
@@ -64,8 +64,9 @@ def main() -> None:
         report["impressions"] = tasks(task_probabilities(models["test"], data.full, shown), shown.labels)
         for task, values in report["impressions"].items():
             log.info("evaluate: %-10s AUC %.4f, calibration error %.4f", task, values["auc"], values["calibration_error"])
-    if isinstance(models["test"], Blend):
-        report["blend"] = made_of(models["test"], data, read_json("data/model/model.json"))
+    if isinstance(first := first_stage(models["test"]), Blend):
+        shape = read_json("data/model/model.json")
+        report["blend"] = made_of(first, data, shape.get("retriever", shape))
     report["segments"] = {s: {r["model"]: r["ndcg@10"] for r in by_segment if r["segment"] == s} for s in parts}
     facts = read_json(prepared.PREPARED / "prepared.json")
     report["targets"] = {

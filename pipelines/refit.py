@@ -22,7 +22,7 @@ def main() -> None:
             shutil.copytree("data/model", folder, dirs_exist_ok=True)
         return
     data, shape = prepared.load().everything(), read_json("data/model/model.json")
-    model, again = learn(settings | {"model": shape["model"]}, data, shape["recipe"])
+    model, again = learn(settings, data, shape)
     if not fitting.leads():
         return
     saved.save("data/refit", again, model)
@@ -30,14 +30,17 @@ def main() -> None:
     log.info("refit: learnt from all %s events", f"{sum(map(len, data.full.items)):,}")
 
 
-def learn(settings: dict, data: Prepared, recipe: dict) -> tuple[Model, dict]:
-    """The model of this recipe on all of the data, and its shape."""
-    if settings["model"] in saved.ITEM_MODELS:
-        model, recipe = choices.item_model(settings["model"], data, recipe.get("recent"))
-        return model, {"model": settings["model"], "recipe": recipe}
-    if settings["model"] == "blend":
+def learn(settings: dict, data: Prepared, honest: dict) -> tuple[Model, dict]:
+    """The model of the honest one's shape on all of the data, by the same recipe; and its shape."""
+    name, recipe = honest["model"], honest["recipe"]
+    if name in saved.ITEM_MODELS:
+        model, recipe = choices.item_model(name, data, recipe.get("recent"))
+        return model, {"model": name, "recipe": recipe}
+    if name == "blend":
         return blending.built(settings, data, recipe)
-    return fitting.learn(settings, data, recipe=recipe)[:2]
+    first = honest.get("retriever", {})
+    retriever = learn(settings, data, first) if first.get("model") == "blend" else None
+    return fitting.learn(settings | {"model": name}, data, recipe=recipe, retriever=retriever)[:2]
 
 
 if __name__ == "__main__":

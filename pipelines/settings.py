@@ -114,7 +114,7 @@ class Train(Section):
     model: ModelName
     blend: Blend
     refit: bool
-    retriever: NetworkName
+    retriever: NetworkName | Literal["auto"]
     candidates: int = Field(ge=1)
     rank_by: Literal["next", "click", "cart", "purchase"]
     branches: Annotated[list[Literal["interest", "preference", "purchasing_power"]], Field(min_length=1)]

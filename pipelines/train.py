@@ -3,10 +3,11 @@
 In:  data/prepared, reports/verified.json (that the data may be trained on), settings `train`.
 Out: data/model/weights.npz and model.json (the network's shape), reports/train (DVCLive metrics and plots).
 
-A ranker is trained after its retriever (`train.retriever`), and both together are the model. Killed at any moment and run again, it goes
+A ranker is trained after its retriever (`train.retriever`, a network or the blend), and both together are the model. Killed at any moment and run again, it goes
 on from the last finished epoch (pipelines/learning/fitting.py).
 """
 
+from models.families import RANKERS
 from pipelines.learning import blending, choices, fitting, prepared, saved
 from pipelines.learning.prepared import Prepared
 from pipelines.learning.ranking import valid_ndcg
@@ -28,12 +29,25 @@ def learn(settings: dict, data: Prepared) -> tuple[Model, dict, list[dict]]:
     """The model of `train`, as fitting.learn returns it; shape["chosen"] says which and why."""
     if settings["model"] == "auto":
         return blending.choose(settings, data)
+    if settings["model"] in RANKERS and settings["retriever"] == "auto":
+        return ranked(settings, data)
     if settings["model"] in saved.ITEM_MODELS:
         model, recipe = choices.item_model(settings["model"], data)
         shape, curves = {"model": settings["model"], "recipe": recipe}, [{"valid/ndcg@10": valid_ndcg(model, data.valid)}]
     else:
         model, shape, curves = fitting.learn(settings, data)
     return model, {"chosen": {"model": settings["model"], "reason": "train.model names it"}} | shape, curves
+
+
+def ranked(settings: dict, data: Prepared) -> tuple[Model, dict, list[dict]]:
+    """A ranker on top of the blend; where the blend ends in popularity, that alone: there is nothing to order."""
+    model, shape, curves = blending.choose(settings, data)
+    if shape["model"] != "blend":
+        shape["chosen"]["reason"] += f"; so no {settings['model']} is trained"
+        return model, shape, curves
+    model, both, curves = fitting.learn(settings, data, retriever=(model, shape))
+    reason = f"train.model names it; it orders what is proposed by {shape['chosen']['reason']}"
+    return model, both | {"chosen": {"model": settings["model"], "reason": reason}}, curves
 
 
 def write_curves(rows: list[dict]) -> None:

@@ -65,6 +65,7 @@ class Recommender:
         self._session = session(folder / "model.onnx", cores() if large(self.manifest) else 1)
         self._index = Index(folder, self.manifest["index"]) if self.manifest.get("index") else None
         self._read = [i.name for i in self._session.get_inputs()]  # most families read no times, actions and platform
+        self._carriers: list[str] = self.manifest["model"].get("carriers", [])
         self._platforms = {name: i for i, name in enumerate(self.manifest["platforms"], 1)}
         self._all = np.concatenate([[False], mapped(folder / "listed.npy")])[None]  # what left the catalogue is never answered
         self._check_probe(json.loads((folder / "probe.json").read_text(encoding="utf-8")))
@@ -120,9 +121,12 @@ class Recommender:
         }
         if self._index and (found := self._index.nearest(inputs, k)):
             return Recommendation(self._shown(*found), None, None, unknown)
-        items, scores = self._session.run(None, {name: inputs[name] for name in self._read})
+        items, scores, *carried = self._session.run(None, {name: inputs[name] for name in self._read})
         found = np.isfinite(scores[0])[:k]
-        return Recommendation(self._shown(items[0][:k][found], scores[0][:k][found]), None, None, unknown)
+        shown = self._shown(items[0][:k][found], scores[0][:k][found])
+        for item, part in zip(shown, carried[0][0][:k][found].tolist() if carried else [], strict=bool(carried)):
+            item["part"] = self._carriers[part]
+        return Recommendation(shown, None, None, unknown)
 
     def similar(self, item_id: str, k: int = 10) -> list[dict]:
         """The k items most like this one, by the cosine of their vectors.
@@ -185,7 +189,7 @@ class Recommender:
         allowed = np.arange(len(self.items) + 1)[None] > 0
         for case in probe["cases"]:
             inputs = {k: np.array(v, dtype=np.int64) for k, v in case["inputs"].items()} | {"allowed": allowed}
-            items, scores = self._session.run(None, {name: inputs[name] for name in self._read})
+            items, scores, *_ = self._session.run(None, {name: inputs[name] for name in self._read})
             expected, count = np.array(case["scores"]), len(case["items"])
             same = np.isin(items[0][:count], case["items"]).mean()
             spread = max(expected[0] - expected[-1], 1e-3)

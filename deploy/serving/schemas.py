@@ -49,6 +49,9 @@ class Item(BaseModel):
     brand: str | None = None
     price: float | None = None
     in_stock: bool | None = None
+    part: str | None = Field(
+        None, description="of a blend: which of its parts speaks most for the item (`model.carriers` of /version)"
+    )
 
 
 class RecommendResponse(BaseModel):

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from models.batches import Candidates, ShopperBatch
 from models.rankers.ranker import TASKS, Ranker, log_probabilities
+from models.retrieval.blend import Blend
 from models.retrieval.network import NextItemNetwork
 
 
@@ -57,9 +58,9 @@ class SecondStage(nn.Module):
 
 
 class TwoStage(nn.Module):
-    """A retriever (a next-item network) and a second stage, as one model."""
+    """A retriever (a next-item network or a blend) and a second stage, as one model."""
 
-    def __init__(self, retriever: NextItemNetwork, second: SecondStage):
+    def __init__(self, retriever: NextItemNetwork | Blend, second: SecondStage):
         super().__init__()
         self.retriever, self.second, self.max_len = retriever, second, retriever.max_len
 
@@ -71,6 +72,13 @@ class TwoStage(nn.Module):
 def first_stage(model: nn.Module) -> nn.Module:
     """What proposes: the retriever of two stages, any other model itself."""
     return model.retriever if isinstance(model, TwoStage) else model
+
+
+def network_of(model: nn.Module) -> NextItemNetwork | None:
+    """The next-item network in any model: itself, that of its retriever, that of a blend; None where there is none."""
+    first = first_stage(model)
+    first = first.network if isinstance(first, Blend) else first
+    return first if isinstance(first, NextItemNetwork) else None
 
 
 def unseen(model: nn.Module, shoppers: ShopperBatch, seen: Tensor) -> Tensor:

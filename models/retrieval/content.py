@@ -14,7 +14,7 @@ SATURATION, LENGTH = 1.2, 0.75  # k1 and b of BM25
 COMMON = 0.1  # share of the described items from which a word tells nothing apart
 
 
-def content(terms: "sp.csr_matrix", neighbours: int = 100) -> SparseItemModel:
+def content(terms: "sp.csr_matrix", neighbours: int = 300) -> SparseItemModel:
     """Recommends what is described as the newest items of the history are: cosine of BM25 weights (Robertson & Zaragoza 2009).
 
     terms: (V, T) counts of words in what is written of each item; neighbours: the most alike kept an item.

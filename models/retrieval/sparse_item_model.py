@@ -38,11 +38,6 @@ class SparseItemModel(nn.Module):
         order = self.weights.abs().topk(math.ceil(self.items.shape[1] * share)).indices
         return self.items.long().gather(1, order), self.weights.gather(1, order)
 
-    def shortened(self, neighbours: int) -> "SparseItemModel":
-        """The same with so many neighbours of each item at most, the strongest."""
-        items, weights = self.strongest(min(1.0, neighbours / max(self.items.shape[1], 1)))
-        return SparseItemModel(items, weights, self.bias, self.decay.item(), self.half_life.item())
-
     def lookup(self, history: Tensor) -> Tensor:
         """history (B, L) int64 -> weights of each event's neighbours (B, L, N) float."""
         return F.embedding(history, self.weights)
@@ -87,11 +82,14 @@ def from_rows(blocks: Iterable["sp.csr_matrix"], items: int, neighbours: int) ->
     weights = np.zeros(numbers.shape, np.float32)
     start = 0
     for block in blocks:
+        block = block.tocsr()
+        block.sort_indices()
         block = block.tocoo()
-        row, column, value = block.row + start, block.col, block.data.astype(np.float32)
+        row, column, value = block.row.astype(np.int64) + start, block.col, block.data.astype(np.float32)
         kept = (row != column) & (row != 0) & (column != 0) & (value != 0)
         row, column, value = row[kept], column[kept], value[kept]
-        order = np.lexsort((column, -np.abs(value), row))
+        # By row, then by size, the largest first; of equal ones in the order of columns. Bits of positive floats are ordered as these are.
+        order = np.argsort((row << 32) - np.abs(value).view(np.int32), kind="stable")
         row, column, value = row[order], column[order], value[order]
         first = np.searchsorted(row, np.arange(start, start + block.shape[0]))
         place = np.arange(len(row)) - first[row - start]

@@ -44,13 +44,16 @@ class StoredEvidence(Evidence):
 
     def __init__(self, evidence: Evidence, form: str, share: float = 1.0):
         counts = StoredItemModel(evidence.counts, form, share)
-        super().__init__(counts, evidence.weight.item(), evidence.floor.item(), evidence.mean)
+        super().__init__(counts, evidence.weight, evidence.floor, evidence.mean)
 
-    def added(self, scores: Tensor, history: Tensor, times: Tensor) -> Tensor:
-        """scores + forward(history, times) - lowest(), computed only where there is evidence, which is of few items: (B, V) float."""
+    def found(self, history: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+        """history, times (B, L) int64 -> the neighbours (B, T) int64, possibly repeated, and the evidence for all items (B, V) float."""
         items, weights = self.neighbours_of(history, times)
-        evidence = torch.zeros_like(scores).scatter_add(1, items, weights).gather(1, items)
-        return scores.scatter(1, items, scores.gather(1, items) + self.above_lowest(evidence))
+        return items, torch.zeros_like(self.counts.bias).repeat(history.shape[0], 1).scatter_add(1, items, weights)
+
+    def added(self, scores: Tensor, items: Tensor, evidence: Tensor, group: Tensor | None) -> Tensor:
+        """Scores (B, V) and what was found adds to them, computed for the neighbours alone, which are few: (B, V) float."""
+        return scores.scatter(1, items, scores.gather(1, items) + self.worth(evidence.gather(1, items), group))
 
 
 class StoredItems(nn.Module):

@@ -3,12 +3,14 @@
 One item table serves both lookup and scoring, in whichever form it is stored (models/served/table.py).
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from models.batches import ShopperBatch
 from models.rankers.two_stage import TwoStage, first_stage
-from models.retrieval.blend import Blend
+from models.retrieval.blend import Blend, group_of
 from models.retrieval.evidence import Evidence
 from models.retrieval.network import NextItemNetwork
 from models.retrieval.sparse_item_model import SparseItemModel
@@ -19,26 +21,60 @@ SHORTLIST = 4  # times k items are scored again by a table that keeps its rows b
 
 
 class EvidenceScores(nn.Module):
-    """A bias an item, and evidence above it, as one step from history to scores.
+    """What a blend, or a network's prior, says beside a network, as one step from history to scores.
 
     Args:
-        bias: (V,) float32. parts: of a blend, or a network's prior. form: of the evidence's weights. neighbours: share kept of those of an item.
+        parts: of evidence. form: of the evidence's weights. neighbours: share kept of those of an item. blend: in which the parts stand.
     """
 
-    def __init__(self, bias: Tensor, parts: list[Evidence], form: str, neighbours: float):
+    def __init__(self, parts: list[Evidence], form: str, neighbours: float, blend: Blend | None):
         super().__init__()
-        self.bias = nn.Buffer(bias.detach() + sum(part.lowest() for part in parts))
         self.parts = nn.ModuleList(StoredEvidence(part, form, neighbours) for part in parts)
+        self.of_groups, self.groups = (nn.Buffer(blend.bias), nn.Buffer(blend.groups)) if blend else (None, None)
+        self.usual = nn.Buffer(blend.bias.mean(1, keepdim=True)) if blend else None
 
     def scores(self, history: Tensor, times: Tensor) -> Tensor:
         """(B, L) int64 both -> (B, V) float."""
-        return self.with_evidence(self.bias.repeat(history.shape[0], 1), history, times)
+        return self.total(self.said(history, times))
 
-    def with_evidence(self, scores: Tensor, history: Tensor, times: Tensor) -> Tensor:
-        """Other scores and what the evidence adds: (B, V) float, (B, L) int64 both -> (B, V) float."""
-        for part in self.parts:
-            scores = part.added(scores, history, times)
+    def said(self, history: Tensor, times: Tensor) -> "Said":
+        """(B, L) int64 both -> what every part says."""
+        group = None if self.groups is None else group_of(history, self.groups)
+        return Said(group, [part.found(history, times) for part in self.parts], *self.of_network(history, times))
+
+    def of_network(self, history: Tensor, times: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """A network's query (B, D') and its scores (B, V); None: there is no network."""
+        return None, None
+
+    def total(self, said: "Said") -> Tensor:
+        """-> (B, V) float."""
+        scores = said.alone
+        if said.group is not None:
+            bias = self.of_groups[said.group]
+            scores = bias if scores is None else scores + bias
+        for part, found in zip(self.parts, said.evidence, strict=True):
+            scores = part.added(scores, *found, said.group)
         return scores
+
+    def carried(self, items: Tensor, said: "Said") -> Tensor:
+        """Which part of a blend says most for each of items (B, k), beside what it says for items at large: (B, k) int64, its place among
+        parts, popularity, network.
+        """
+        evidence = zip(self.parts, said.evidence, strict=True)
+        worth = [part.worth(evidence.gather(1, items), said.group) for part, (_, evidence) in evidence]
+        worth.append(self.of_groups[said.group].gather(1, items) - self.usual[said.group])
+        if said.alone is not None:
+            worth.append(said.alone.gather(1, items) - said.alone.mean(1, keepdim=True))
+        return torch.stack(worth).argmax(0)
+
+
+class Said(NamedTuple):
+    """What the parts of a model say to B shoppers."""
+
+    group: Tensor | None  # (B,) int64, of a blend
+    evidence: list[tuple[Tensor, Tensor]]  # of each part, see StoredEvidence.found
+    query: Tensor | None  # (B, D') float, of a network
+    alone: Tensor | None  # (B, V) float, the network's scores
 
 
 class NetworkScores(EvidenceScores):
@@ -51,8 +87,8 @@ class NetworkScores(EvidenceScores):
 
     def __init__(self, network: NextItemNetwork, form: str, rank: int | None, neighbours: float, blend: Blend | None = None):
         parts = ([network.prior] if network.prior else []) + (list(blend.parts.values()) if blend else [])
-        super().__init__(network.head.bias + (blend.bias if blend else 0), parts, form, neighbours)
-        self.network = network
+        super().__init__(parts, form, neighbours, blend)
+        self.network, self.bias = network, nn.Buffer(network.head.bias.detach())
         embeddings = network.embeddings().detach()
         vectors = network.head.vectors(embeddings).detach()
         self.table = Table(embeddings, form, rank)
@@ -63,9 +99,10 @@ class NetworkScores(EvidenceScores):
             self.vectors, scale = Table(vectors, form, rank), torch.ones(len(vectors))
         self.scale = nn.Buffer(scale)
 
-    def scores(self, history: Tensor, times: Tensor) -> Tensor:
-        """(B, L) int64 both -> (B, V) float."""
-        return self.with_evidence(self.network_scores(self.query(history, times)), history, times)
+    def of_network(self, history: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+        """See EvidenceScores."""
+        query = self.query(history, times)
+        return query, self.network_scores(query)
 
     def query(self, history: Tensor, times: Tensor) -> Tensor:
         """(B, L) int64 both -> (B, D') float."""
@@ -77,13 +114,11 @@ class NetworkScores(EvidenceScores):
             return self.vectors.product(query, self.scale, self.bias)
         return self.network.head.scores(query, self.vectors.all(), self.bias)
 
-    def shortlist(self, history: Tensor, times: Tensor, allowed: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    def shortlist(self, said: Said, allowed: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """The `count` best allowed (B, V) by codes, and their scores by the rows that the table keeps: (B, count) both."""
-        query = self.query(history, times)
-        alone = self.network_scores(query)
-        scores = torch.where(allowed, self.with_evidence(alone, history, times), -torch.inf)
+        scores = torch.where(allowed, self.total(said), -torch.inf)
         by_codes, items = scores.topk(min(count, scores.shape[1]))
-        return items, by_codes - alone.gather(1, items) + self.exact(query, items)
+        return items, by_codes - said.alone.gather(1, items) + self.exact(said.query, items)
 
     def exact(self, query: Tensor, items: Tensor) -> Tensor:
         """The network's scores of items (B, C), by the rows as lookups give them: (B, D'), (B, C) -> (B, C) float."""
@@ -121,7 +156,7 @@ class CandidateScores(nn.Module):
     def forward(self, query: Tensor, items: Tensor, evidence: Tensor) -> Tensor:
         """query (B, D + 1), items (B, C) int64, evidence of the prior for each (B, C) -> scores (B, C) float."""
         scores = self.scores.exact(query[:, :-1], items)
-        return scores + self.scores.parts[0].above_lowest(evidence) if self.scores.parts else scores
+        return scores + self.scores.parts[0].worth(evidence) if self.scores.parts else scores
 
 
 def index_rows(scores: NetworkScores) -> Tensor:
@@ -153,14 +188,15 @@ class TopK(nn.Module):
         if network is not None:
             self.first = NetworkScores(network, form, rank, neighbours, blend)
         elif blend:
-            self.first = EvidenceScores(blend.bias, list(blend.parts.values()), form, neighbours)
+            self.first = EvidenceScores(list(blend.parts.values()), form, neighbours, blend)
         else:
             self.first = StoredItemModel(first, form, neighbours)
         self.rescored = network is not None and self.second is None and self.first.rescored
+        self.carries = blend is not None and self.second is None
 
     def forward(
         self, history: Tensor, times: Tensor, actions: Tensor, platform: Tensor, exclude: Tensor, allowed: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """The k best allowed items after each history.
 
         Args:
@@ -172,16 +208,18 @@ class TopK(nn.Module):
             allowed: (B, items + 1) bool, true where the request's filters let the item through; false of item 0.
 
         Returns:
-            items (B, k) int64 and scores (B, k) float32, best first; a score of -inf marks that no item was left.
+            items (B, k) int64 and scores (B, k) float32, best first; a score of -inf marks that no item was left. Of a blend also which
+            part carried each, (B, k) int64: see EvidenceScores.carried.
         """
         allowed = allowed.scatter(1, exclude, False)
+        said = None if isinstance(self.first, StoredItemModel) else self.first.said(history, times)
         if self.rescored:
-            items, scores = self.first.shortlist(history, times, allowed, SHORTLIST * self.k)
+            items, scores = self.first.shortlist(said, allowed, SHORTLIST * self.k)
         else:
-            scores = torch.where(allowed, self.first.scores(history, times), -torch.inf)
-            if self.second is None:
-                values, items = scores.topk(self.k)
-                return items, values
+            scores = self.first.scores(history, times) if said is None else self.first.total(said)
+            scores, items = torch.where(allowed, scores, -torch.inf), None
+        if self.second is not None:
             items, scores = self.second.shortlist(scores, ShopperBatch(history, times, actions, platform))
         values, places = scores.topk(self.k)
-        return items.gather(1, places), values
+        items = places if items is None else items.gather(1, places)
+        return (items, values, self.first.carried(items, said)) if self.carries else (items, values)

@@ -8,6 +8,7 @@ from models.batches import Candidates, ShopperBatch
 from models.losses import uniform_draws
 from models.rankers.ranker import Ranker, log_probabilities
 from models.rankers.two_stage import SecondStage, TwoStage
+from models.retrieval.blend import Blend
 from models.retrieval.network import NextItemNetwork
 from models.training.learner import NextItem
 
@@ -22,14 +23,14 @@ class RankImpressions(NextItem):
     each impression (binary cross-entropy of click, cart and purchase).
 
     Args:
-        ranker: models.rankers.ranker.Ranker. retriever: a trained network; it stays as it is. candidates: proposed by it.
+        ranker: models.rankers.ranker.Ranker. retriever: trained; it stays as it is. candidates: proposed by it.
         The rest as for NextItem, whose validation it shares: NDCG@10 of the candidates in the ranker's order.
     """
 
     def __init__(
         self,
         ranker: Ranker,
-        retriever: NextItemNetwork,
+        retriever: NextItemNetwork | Blend,
         candidates: int,
         popularity: np.ndarray,
         learning_rate: float,
@@ -60,10 +61,8 @@ class RankImpressions(NextItem):
         lot = torch.rand(history.shape, device=self.device).masked_fill(history == 0, -1.0)
         lot[:, 0] = -1.0
         row, at = (lot >= lot.topk(min(POSITIONS, lot.shape[1])).values[:, -1:].clamp(min=0)).nonzero(as_tuple=True)
-        query = retriever(history, shoppers.times)[row, at - 1]
-        head = retriever.head
-        bias = head.bias.masked_fill(self.share == 0, -torch.inf)
-        scores = head.scores(query, head.vectors(retriever.embeddings()), bias)
+        known = torch.arange(history.shape[1], device=self.device) < at[:, None]
+        scores = retriever.scores(history[row] * known, shoppers.times[row] * known).masked_fill(self.share == 0, -torch.inf)
         proposed = scores.topk(min(self.network.second.candidates, len(self.pool))).indices
         some = torch.randint(proposed.shape[1], (len(row), PROPOSED), device=self.device)
         drawn = uniform_draws(len(row) * DRAWN, self.pool)[0].view(-1, DRAWN)

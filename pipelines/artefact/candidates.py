@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from models.batches import Sequences
-from models.rankers.two_stage import first_stage
+from models.rankers.two_stage import network_of
 from models.retrieval.blend import Blend
 from models.served.pruning import narrowed, settled, sparse
 from pipelines.artefact import graph
@@ -94,7 +94,7 @@ class Workshop:
         train, compress = params("train", "compress")
         network = settled(distil(network, whole, self.data, train, compress["finetune_epochs"]))
         blend = self.network
-        return Blend(dict(blend.parts), blend.bias, network, blend.max_len) if isinstance(blend, Blend) else network
+        return Blend(dict(blend.parts), blend.bias, network, blend.max_len, blend.groups) if isinstance(blend, Blend) else network
 
     def measure(self, path: Path) -> dict:
         session, items = graph.session(path), self.data.items
@@ -119,12 +119,6 @@ class Workshop:
             return float(graph.ndcg_at_10(answers, part.targets).mean())
 
         return quality(best["steps"]) / max(quality({}), 1e-12)
-
-
-def network_of(model: Model) -> Model:
-    """The network that proposes: of two stages the first, of a blend its network."""
-    first = first_stage(model)
-    return first.network if isinstance(first, Blend) else first
 
 
 def steps_of(report: dict) -> dict:

@@ -99,9 +99,10 @@ def neighbours_of_a_blend(blend: Blend, k: int) -> SparseItemModel:
     total = None
     for part in blend.parts.values():
         said = as_matrix(part.counts)
-        said.data = part.above_lowest(torch.from_numpy(said.data)).numpy()
+        group = blend.groups[np.repeat(np.arange(said.shape[0]), np.diff(said.indptr))].long()
+        said.data = part.worth(torch.from_numpy(said.data), group).numpy()
         total = said if total is None else total + said
-    total = sp.csr_matrix((len(blend.bias), len(blend.bias)), dtype=np.float32) if total is None else total
+    total = sp.csr_matrix((len(blend.groups), len(blend.groups)), dtype=np.float32) if total is None else total
     return from_rows([total.tocsr()], total.shape[0], k)
 
 

@@ -21,6 +21,7 @@ from pipelines.machine import cores
 
 PARITY_SHOPPERS = 512
 INPUTS = ("history", "times", "actions", "platform", "exclude", "allowed")
+OUTPUTS, CARRIED = ("items", "scores"), "carried"
 
 
 def export(network: Model, items: int, k: int, path: Path, **stored) -> None:
@@ -41,7 +42,7 @@ def export(network: Model, items: int, k: int, path: Path, **stored) -> None:
     batch, length, excluded = (torch.export.Dim(n, min=1) for n in ("batch", "length", "excluded"))
     length = torch.export.Dim("length", min=1, max=network.max_len)
     shapes = (*[{0: batch, 1: length}] * 3, {0: batch}, {0: batch, 1: excluded}, {0: batch})
-    save(module, example, shapes, INPUTS, ("items", "scores"), items, path)
+    save(module, example, shapes, INPUTS, (*OUTPUTS, CARRIED) if module.carries else OUTPUTS, items, path)
 
 
 def export_index(network: Model, items: int, folder: Path, **stored) -> np.ndarray:
@@ -94,8 +95,8 @@ def save(
 
 
 def call(graph: ort.InferenceSession, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """Runs a graph on those of the inputs that it reads: items (B, k) int64 and scores (B, k) float32."""
-    return graph.run(None, read(graph, inputs))
+    """Runs a graph on those of the inputs that it reads: items (B, k) int64 and scores (B, k) float32; of an index what its half says."""
+    return graph.run([output.name for output in graph.get_outputs() if output.name != CARRIED], read(graph, inputs))
 
 
 def read(graph: ort.InferenceSession, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -124,7 +125,7 @@ def parity(network: Model, path: Path, part: Sequences, items: int, k: int) -> d
     part = part.rows(range(min(PARITY_SHOPPERS, len(part))))
     inputs = feed(part, network.max_len, items)
     with torch.inference_mode():
-        expected_items, expected = TopK(network.cpu(), min(k, items))(*(torch.from_numpy(v) for v in inputs.values()))
+        expected_items, expected, *_ = TopK(network.cpu(), min(k, items))(*(torch.from_numpy(v) for v in inputs.values()))
     graph, expected = session(path), expected.numpy()
     found_items, found = call(graph, inputs)
     alone = call(graph, feed(part.rows([0]), network.max_len, items))[1]

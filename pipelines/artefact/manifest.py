@@ -70,14 +70,22 @@ def facts(settings: dict, shop: str, network: Model, data: Prepared, platforms: 
             "exclude": "int64 (batch, excluded), item numbers, padded with 0",
             "allowed": "bool (batch, items + 1), false of item 0",
         },
-        "outputs": {"items": "int64 (batch, max_k)", "scores": "float32 (batch, max_k), -inf where no item was left"},
+        "outputs": {
+            "items": "int64 (batch, max_k)",
+            "scores": "float32 (batch, max_k), -inf where no item was left",
+            "carried": "int64 (batch, max_k), of a blend: which of model.carriers says most for the item",
+        },
     }
 
 
 def made_of(shape: dict) -> dict:
-    """What the model is, and of a blend the weight of each part."""
-    parts = shape["recipe"]["parts"] if shape["model"] == "blend" else {}
-    return {"name": shape["model"], "parts": {name: round(one["weight"], 4) for name, one in parts.items()}}
+    """What the model is, and of a blend, which may propose to a ranker, the weights of each part, one for each group of shoppers."""
+    first = shape.get("retriever", shape)
+    parts = first["recipe"]["parts"] if first["model"] == "blend" else {}
+    made = {"name": shape["model"], "parts": {name: [round(w, 4) for w in one["weight"]] for name, one in parts.items()}}
+    if shape["model"] == "blend":  # what the graph's `carried` counts
+        made["carriers"] = [*shape["parts"], "popularity", *([shape["network"]["model"]] if shape["network"] else [])]
+    return made
 
 
 def sha256(path: Path) -> str:

@@ -1,8 +1,9 @@
 """`train.model: auto`: one blend of all that is known of a shop. Its few numbers, and which parts it needs, are fitted on the validation part.
 
 Every part scores the items near a history; of each shopper the items that any part names are candidates, among which the held-out one is looked
-for. A coordinate search over weights and floors raises NDCG@10. What is claimed of a blend, and which parts it keeps, is cross-validated over
-shoppers, so that a small validation part is not learnt by heart.
+for. Weights and floors are those by which the held-out items are likeliest (a listwise loss), of all shoppers together or by how popular the
+newest item of a history is. What is claimed of a blend, and which parts it keeps, is cross-validated over shoppers by NDCG@10, so that a small
+validation part is not learnt by heart.
 """
 
 import time
@@ -27,22 +28,19 @@ from pipelines.stage import log
 
 SHOPPERS = 10_000  # of the validation part that a blend is fitted on, at most
 NEAR, POPULAR = 50, 50  # candidates that each part, and popularity, name for a shopper
-DECAYS = (0.4, 0.6, 0.8, 1.0)
+DECAYS = (0.2, 0.4, 0.6, 0.8, 1.0)
 HALF_LIVES = (1, 7, 30)  # days, tried where times tell time
-STARTS = ((0.5, 0.03), (0.1, 0.03), (0.2, 0.1))  # weights and floors from which the search begins
-WEIGHTS = (0.0, 0.5, 0.7, 0.85, 1.2, 1.5, 2.0)  # times the weight so far
-SCALES = (0.25, 0.5, 0.7, 1.4, 2.0, 4.0)  # times the weights of all parts beside a network
-FLOORS = (0.1, 0.3, 0.6, 1.6, 3.0, 10.0)
-SLIGHT = 0.1  # weight with which a part that was given none is tried again
-PASSES = 4
-WORTH = 1e-4  # NDCG@10 that a pass must bring
+START, FLOOR = 0.5, 0.03  # the weight and the floor from which the fit begins
+FLOORS, LEAST = (1e-4, 10.0), 0.02  # within which floors are looked for; the network's share in the likelihood, at least
+STIFF = 1e-3  # by which floors are held near where they begin: of parts that hardly speak any floor would do
+FITTED = 1e-6  # share by which a step must raise the likelihood
+GROUPS = 3  # of shoppers, by how popular the newest item of their history is
+SHOWN = 1.0  # standard errors that weights by group must bring
 FOLDS = 2
 SURE = 2.6  # standard errors by which a model must be ahead of popularity to be more than luck (one side in 200)
-HURTS = 0.25  # standard errors of the paired differences that the blend may lose with all the parts that it is served without
-SHORTER = 0.005  # share of the NDCG@10 that fewer neighbours of all parts may lose, before the weights are searched for again
-WORTH_SHORTENING = 1 << 18  # neighbours in a table, under which it is small as it is
+# What the blend may lose with all the parts that it is served without: standard errors of the paired differences, or a share of its NDCG@10.
+HURTS, SLIGHT = 0.25, 0.002
 CLEAR = 1.0  # standard errors by which a part by itself must be ahead of the blend
-NEIGHBOURS = (10, 20, 40)  # of an item that are tried to be enough
 SMALL = 5000  # items up to which EASE is a part
 TRIED = 1024  # rows of the product by which the machine's speed is measured
 
@@ -55,19 +53,19 @@ class Asked:
     item: np.ndarray  # (M,)
     wanted: np.ndarray  # (M,) bool: is it the held-out item?
     reached: np.ndarray  # (N,) bool: does any part name the held-out item? Else no weights bring it to the top
+    group: np.ndarray  # (N,) int64, of each shopper
     columns: dict[str, np.ndarray]  # (M,) float32: evidence of parts, popularity as a share of the largest, the network's logit
 
     def __post_init__(self) -> None:
         self.shoppers = len(self.reached)
         self.counts = np.bincount(self.row, minlength=self.shoppers)
-        self.logs: dict[str, tuple[float, np.ndarray]] = {}  # of each column the logarithm taken last, and above which floor
 
     def of(self, kept: np.ndarray) -> "Asked":
         """Those of some shoppers (N,) bool."""
         here = kept[self.row]
         number = np.cumsum(kept) - 1
         columns = {name: column[here] for name, column in self.columns.items()}
-        return Asked(number[self.row[here]], self.item[here], self.wanted[here], self.reached[kept], columns)
+        return Asked(number[self.row[here]], self.item[here], self.wanted[here], self.reached[kept], self.group[kept], columns)
 
     def gains(self, scores: np.ndarray) -> np.ndarray:
         """NDCG@10 (N,) of scores (M,); of equal ones the held-out item is the last."""
@@ -76,21 +74,9 @@ class Asked:
         rank = np.bincount(self.row[scores >= np.repeat(own, self.counts)], minlength=self.shoppers) - 1
         return metrics.ndcg(np.where(np.isneginf(own), len(scores), rank), 10)
 
-    def term(self, name: str, weight: float, floor: float) -> np.ndarray:
-        """What a part adds to the score of each candidate (M,) float32."""
-        if name not in ITEM_MODELS:
-            return np.float32(weight) * self.columns[name]
-        if name not in self.logs or self.logs[name][0] != floor:
-            self.logs[name] = (floor, np.log(np.float32(floor) + self.columns[name]))
-        return np.float32(weight) * self.logs[name][1]
 
-    def take(self, name: str, column: np.ndarray) -> None:
-        """Another column for a part."""
-        self.columns[name] = column
-        self.logs.pop(name, None)
-
-
-Weights = dict[str, tuple[float, float]]  # of each part its weight and its floor; of the network 1 and 0
+# Of each part its weights and its floors, (G,) float32 both, of one group or of GROUPS; of the network 1 and 0.
+Weights = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def choose(settings: dict, data: Prepared, network: tuple[NextItemNetwork, dict] | None = None) -> tuple[Model, dict, list[dict]]:
@@ -113,8 +99,6 @@ def choose(settings: dict, data: Prepared, network: tuple[NextItemNetwork, dict]
     asked = candidates(parts, network, earlier, part, settings["max_len"])
     names = [name for name in settings["blend"]["parts"] if name in asked.columns] or ["popularity"]
     weights, gains, report = fitted(asked, names)
-    shorten(asked, weights, parts, part, settings["max_len"])
-    weights = searched(asked, list(weights), weights)
     log.info("train: the blend is fitted on %s shoppers in %.1f s", f"{len(part):,}", time.perf_counter() - started)
     ahead = _errors(gains - asked.gains(asked.columns["popularity"]))
     if ahead <= SURE:
@@ -122,7 +106,7 @@ def choose(settings: dict, data: Prepared, network: tuple[NextItemNetwork, dict]
         shape = {"model": "popularity", "recipe": recipe}
         reason = f"nothing beats popularity for sure on the validation part (NDCG@10: {_listed(report['valid_ndcg@10'])})"
     else:
-        model, shape = built(settings, data, _recipe(weights, parts, network), network)
+        model, shape = built(settings, data, _recipe(weights, parts, network), network, parts.get("content"))
         reason = _reason(weights, report, ahead)
         proposed = [name for name in settings["blend"]["parts"] if name in weights]
         if proposed != settings["blend"]["parts"]:
@@ -134,27 +118,34 @@ def choose(settings: dict, data: Prepared, network: tuple[NextItemNetwork, dict]
 
 
 def built(
-    settings: dict, data: Prepared, recipe: dict, network: tuple[NextItemNetwork, dict] | None = None
+    settings: dict,
+    data: Prepared,
+    recipe: dict,
+    network: tuple[NextItemNetwork, dict] | None = None,
+    content: SparseItemModel | None = None,
 ) -> tuple[Blend, dict]:
     """The blend of a recipe, learnt from these data, and its shape, which holds the recipe.
 
-    network: trained already, with its shape; None: it is trained by the recipe, where the blend has one.
+    network: trained already, with its shape; None: it is trained by the recipe, where the blend has one. content: compared already, which no
+    history changes.
     """
     parts = {}
     for name, one in recipe["parts"].items():
         if name in ITEM_MODELS and name != "popularity":
-            model = choices.item_model(name, data)[0].shortened(one["neighbours"])
+            model = content if name == "content" and content else choices.item_model(name, data)[0]
             model.decay.fill_(one["decay"])
             model.half_life.fill_(one["half_life"] or np.inf)
-            parts[name] = Evidence(model, one["weight"], one["floor"], mean=True)
-    bias = torch.zeros(data.items + 1)
+            parts[name] = Evidence(model, torch.tensor(one["weight"]), torch.tensor(one["floor"]), mean=True)
+    bias = torch.zeros(recipe["groups"], data.items + 1)
     if one := recipe["parts"].get("popularity"):
-        bias = one["weight"] * torch.log(one["floor"] + torch.from_numpy(popularity_share(data)))
+        weight, floor = (torch.tensor(one[key])[:, None] for key in ("weight", "floor"))
+        bias = weight * torch.log(floor + torch.from_numpy(popularity_share(data)))
     if recipe["network"] and network is None:
         own = settings | {"model": recipe["network"]["model"], "transition_prior": False}
         network = fitting.learn(own, data, recipe=recipe["network"])[:2]
     network = network if recipe["network"] else None
-    blend = Blend(parts, bias, network and network[0], settings["max_len"]).to(device.choose(settings["accelerator"]))
+    groups = torch.from_numpy(newest_groups(data, recipe["groups"]))
+    blend = Blend(parts, bias, network and network[0], settings["max_len"], groups).to(device.choose(settings["accelerator"]))
     shape = {
         "model": "blend",
         "parts": list(parts),
@@ -167,13 +158,13 @@ def built(
 
 def _recipe(weights: Weights, parts: dict[str, SparseItemModel], network: tuple[NextItemNetwork, dict] | None) -> dict:
     """How a blend is made again: of each part its numbers, and the network's own recipe."""
-    recipe = {"parts": {}, "network": None}
+    recipe = {"parts": {}, "groups": groups_of(weights), "network": None}
     for name, (weight, floor) in weights.items():
-        recipe["parts"][name] = {"weight": weight, "floor": floor}
+        recipe["parts"][name] = {"weight": weight.tolist(), "floor": floor.tolist()}
         if name in parts:
             decay, half_life = parts[name].decay.item(), parts[name].half_life.item()
             memory = {"decay": decay, "half_life": half_life if np.isfinite(half_life) else None}
-            recipe["parts"][name] |= memory | {"neighbours": parts[name].items.shape[1]}
+            recipe["parts"][name] |= memory
     if network is not None and network[1]["model"] in weights:
         recipe["network"] = network[1]["recipe"] | {"model": network[1]["model"]}
     return recipe
@@ -187,6 +178,18 @@ def network_name(names: Iterable[str]) -> str | None:
 def popularity_share(data: Prepared) -> np.ndarray:
     """Recent popularity of each item (V,) float32 as a share of the largest."""
     return (data.recency / max(data.recency.max(), 1e-9)).astype(np.float32)
+
+
+def newest_groups(data: Prepared, groups: int) -> np.ndarray:
+    """The group (V,) int64 of shoppers whose newest item is this one: by how many training histories hold it, groups of about one size."""
+    newest = data.popularity[[h[-1] for h in data.train.items if len(h)]]
+    cuts = np.quantile(newest, np.arange(1, groups) / groups) if len(newest) else []
+    return np.searchsorted(cuts, data.popularity).astype(np.int64)
+
+
+def groups_of(weights: Weights) -> int:
+    """Of how many groups of shoppers these are the weights."""
+    return len(next(iter(weights.values()))[0])
 
 
 # The parts
@@ -294,16 +297,18 @@ def candidates(parts: dict[str, SparseItemModel], network: tuple | None, data: P
     row, column = (np.concatenate(side).astype(np.int64) for side in zip(*pairs, strict=True))
     reached = np.zeros(len(rows), bool)
     reached[row[column == part.targets[row]]] = True
-    named = np.unique(np.concatenate([row * width + column, rows * width + part.targets]))
-    met = np.repeat(rows, [len(h) for h in part.items]) * width + np.concatenate([*part.items, np.zeros(0, np.int64)])
-    row, column = np.divmod(np.setdiff1d(named, met, assume_unique=False), width)
-    kept = column > 0
-    row, column = row[kept], column[kept]
+    named = np.sort(np.concatenate([row * width + column, rows * width + part.targets]))
+    met = np.sort(np.repeat(rows, [len(h) for h in part.items]) * width + np.concatenate([*part.items, np.zeros(0, np.int64)]))
+    new = np.append(True, named[1:] != named[:-1]) & (named % width > 0)
+    if len(met):
+        new &= met[np.searchsorted(met, named).clip(max=len(met) - 1)] != named
+    row, column = np.divmod(named[new], width)
     columns = {name: _of_candidates(evidence, row, column) for name, evidence in found.items()}
     columns["popularity"] = popular[column]
     if network is not None:
         columns[network[1]["model"]] = _logits(network[0], part, row, column)
-    return Asked(row, column, column == part.targets[row], reached, columns)
+    group = newest_groups(data, GROUPS)[[h[-1] if len(h) else 0 for h in part.items]]
+    return Asked(row, column, column == part.targets[row], reached, group, columns)
 
 
 def _of_candidates(evidence, row: np.ndarray, item: np.ndarray) -> np.ndarray:
@@ -342,33 +347,35 @@ def _logits(network: NextItemNetwork, part: Sequences, row: np.ndarray, column: 
 def fitted(asked: Asked, names: list[str]) -> tuple[Weights, np.ndarray, dict]:
     """The weights of the parts that are worth their place; the cross-validated NDCG@10 (N,) of that blend; and what was measured.
 
-    Parts go one by one, the least missed first, as long as the blend without all of those loses no more than HURTS standard errors against the
-    best blend so far; and where a part by itself is clearly ahead of any blend, it alone stays. Where they are near, the blend is taken: what many
-    parts say changes less from one day to the next.
+    Weights differ by the shopper's group where that is shown to help. Parts go one by one, the least missed first, as long as the blend without
+    all of those loses next to nothing against the best blend so far; and where a part by itself is clearly ahead of any blend, it alone stays.
+    Where they are near, the blend is taken: what many parts say changes less from one day to the next.
     """
     alone = {name: asked.gains(asked.columns[name]) for name in names}
-    halves: dict[int, Weights] = {}  # what was fitted on each fold's others, from which later searches start
-    whole, kept, weights = crossed(asked, names, halves), names, searched(asked, names)
-    gains = best = whole
-    untrained = [name for name in names if name in ITEM_MODELS]
+    whole, by_group, groups = crossed(asked, names), crossed(asked, names, GROUPS), 1
     report = {"valid_ndcg@10": {name: round(float(g.mean()), 4) for name, g in alone.items()}, "without": {}}
+    if _errors(by_group - whole) > SHOWN:
+        whole, groups = by_group, GROUPS
     report["valid_ndcg@10"]["blend"] = round(float(whole.mean()), 4)
+    kept, gains, best, weights = names, whole, whole, searched(asked, names, groups)
+    untrained = [name for name in names if name in ITEM_MODELS]
     if untrained and untrained != names:
-        without = crossed(asked, untrained)
+        without = crossed(asked, untrained, groups)
         report["valid_ndcg@10"]["untrained"] = round(float(without.mean()), 4)
-        if without.mean() >= whole.mean():  # a network that is worth nothing is in the way of the search for weights
-            kept, gains, weights, halves = untrained, without, searched(asked, untrained), {}
-            best = without
-    while len(kept) > 1:
+        if without.mean() >= whole.mean():
+            kept, gains, best, weights = untrained, without, without, searched(asked, untrained, groups)
+    needed: set[str] = set()
+    while len(kept) > 1 and (tried := [name for name in kept if name not in needed]):
         now = asked.gains(blended(asked, weights))
-        losses = {name: _lost_without(asked, weights, name, now) for name in kept}
+        losses = {name: _lost_without(asked, weights, name, now) for name in tried}
         report["without"] = report["without"] or {name: round(loss, 4) for name, loss in losses.items()}
         least = min(losses, key=losses.get)
         fewer = [name for name in kept if name != least]
-        without = crossed(asked, fewer, halves)
-        if _errors(best - without) > HURTS:
-            break
-        kept, gains, weights = fewer, without, searched(asked, fewer, weights)
+        without = crossed(asked, fewer, groups, weights)
+        if _errors(best - without) > HURTS and (best - without).mean() > SLIGHT * best.mean():
+            needed.add(least)
+            continue
+        kept, gains, weights = fewer, without, searched(asked, fewer, groups, weights)
         best = max(best, without, key=np.mean)
     first = max(names, key=lambda name: alone[name].mean())
     if len(kept) > 1 and _errors(alone[first] - gains) > CLEAR:
@@ -376,77 +383,73 @@ def fitted(asked: Asked, names: list[str]) -> tuple[Weights, np.ndarray, dict]:
     return weights, gains, report
 
 
-def crossed(asked: Asked, names: list[str], starts: dict[int, Weights] | None = None) -> np.ndarray:
-    """NDCG@10 (N,) of each shopper by weights fitted on the others; `starts`, by fold: where to begin, filled in where it is empty."""
+def crossed(asked: Asked, names: list[str], groups: int = 1, start: Weights | None = None) -> np.ndarray:
+    """NDCG@10 (N,) of each shopper by weights fitted on the others."""
     if len(names) == 1:
         return asked.gains(asked.columns[names[0]])
     gains, fold = np.zeros(asked.shoppers), np.arange(asked.shoppers) % FOLDS
     for i in range(FOLDS):
-        there, weights = asked.of(fold == i), searched(asked.of(fold != i), names, (starts or {}).get(i))
-        gains[fold == i] = there.gains(blended(there, weights))
-        if starts is not None:
-            starts.setdefault(i, weights)
+        there = asked.of(fold == i)
+        gains[fold == i] = there.gains(blended(there, searched(asked.of(fold != i), names, groups, start)))
     return gains
 
 
-def searched(asked: Asked, names: list[str], start: Weights | None = None) -> Weights:
-    """Weights and floors by coordinate search, the best of several or from `start`."""
-    among = asked.of(asked.reached)
-    if start:
-        return _climbed(among, {name: start.get(name, (0.0, STARTS[0][1])) for name in names})[0]
-    starts = ({name: first if name in ITEM_MODELS else (1.0, 0.0) for name in names} for first in STARTS[: len(names)])
-    return max((_climbed(among, first) for first in starts), key=lambda found: found[1])[0]
+def searched(asked: Asked, names: list[str], groups: int = 1, start: Weights | None = None) -> Weights:
+    """Weights and floors by which the held-out items are likeliest, for all shoppers or for each group. A part that never gets a weight is left
+    out.
+
+    start: where to begin; None: at START and FLOOR.
+    """
+    found = []
+    for g in range(groups):
+        first = {name: (weight[g], floor[g]) for name, (weight, floor) in (start or {}).items()}
+        found.append(likeliest(asked.of(asked.reached & ((asked.group == g) | (groups == 1))), names, first))
+    weights = {name: tuple(np.array(part, np.float32) for part in zip(*(w[name] for w in found), strict=True)) for name in names}
+    return {name: one for name, one in weights.items() if one[0].any()} or {names[0]: weights[names[0]]}
 
 
-def _climbed(asked: Asked, weights: Weights) -> tuple[Weights, float]:
-    """One number at a time, whatever raises NDCG@10, until a pass brings no more than WORTH; the weights, and the NDCG@10."""
-    names, weights, shoppers = list(weights), dict(weights), max(asked.shoppers, 1)
-    columns = {name: asked.term(name, *weights[name]) for name in names}
-    scores = sum(columns.values())
-    best = asked.gains(scores).sum() / shoppers
-    for _ in range(PASSES if len(names) > 1 else 0):
-        before = best
-        for name in (n for n in names if n in ITEM_MODELS):
-            weight, floor = weights[name]
-            first = weight or SLIGHT
-            tried = [(weight * share, floor) for share in WEIGHTS] if weight else [(first, floor)]
-            for option in [*tried, *((first, floor * share) for share in FLOORS)]:
-                column = asked.term(name, *option)
-                gain = asked.gains(scores - columns[name] + column).sum() / shoppers
-                if gain > best + 1e-7:
-                    best, scores = gain, scores - columns[name] + column
-                    weights[name], columns[name] = option, column
-        if network := network_name(names):  # its weight is 1: how much are all others together to weigh?
-            rest = scores - columns[network]
-            by_scale = {scale: asked.gains(columns[network] + np.float32(scale) * rest).sum() / shoppers for scale in SCALES}
-            scale = max(by_scale, key=by_scale.get)
-            if by_scale[scale] > best + 1e-7:
-                best = by_scale[scale]
-                weights = {n: (w * scale, f) if n != network else (w, f) for n, (w, f) in weights.items()}
-                columns = {n: c * np.float32(scale) if n != network else c for n, c in columns.items()}
-                scores = sum(columns.values())
-        if best - before < WORTH:
-            break
-    return {name: one for name, one in weights.items() if one[0]}, best
+def likeliest(asked: Asked, names: list[str], first: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+    """Of each part the weight and the floor by which the held-out items are likeliest among their candidates: a conditional logit (McFadden 1974),
+    by L-BFGS-B. The network's weight is 1.
+    """
+    from scipy.optimize import minimize
+
+    counted, network = [n for n in names if n in ITEM_MODELS], network_name(names)
+    if not counted or not asked.shoppers:
+        return dict.fromkeys(counted, (START, FLOOR)) | ({network: (1.0, 0.0)} if network else {})
+    row, wanted = torch.from_numpy(asked.row), torch.from_numpy(np.flatnonzero(asked.wanted))
+    columns = [torch.from_numpy(asked.columns[name]) for name in counted]
+    count, none = len(counted), torch.zeros(asked.shoppers)
+
+    def unlikeliness(point: np.ndarray) -> tuple[float, np.ndarray]:
+        numbers = torch.tensor(point, dtype=torch.float32, requires_grad=True)
+        weights, floors = numbers[:count], numbers[count : 2 * count]
+        scores = sum(w * torch.log(f.exp() + column) for w, f, column in zip(weights, floors, columns, strict=True))
+        if network:
+            scores = scores + numbers[-1] * torch.from_numpy(asked.columns[network])
+        most = none.scatter_reduce(0, row, scores.detach(), "amax", include_self=False)
+        total = none.scatter_add(0, row, torch.exp(scores - most[row]))
+        loss = (total.log() + most - scores[wanted]).mean() + STIFF * ((floors - np.log(FLOOR)) ** 2).sum()
+        loss.backward()
+        return loss.item(), numbers.grad.double().numpy()
+
+    begun = [first.get(name, (START, FLOOR)) for name in counted]
+    start = [*(weight for weight, _ in begun), *(np.log(floor) for _, floor in begun), *([START] if network else [])]
+    within = [*[(0, None)] * count, *[tuple(np.log(FLOORS))] * count, *([(LEAST, None)] if network else [])]
+    found = minimize(unlikeliness, start, jac=True, method="L-BFGS-B", bounds=within, options={"ftol": FITTED}).x
+    share = found[-1] if network else 1.0
+    weights = {name: (found[i] / share, float(np.exp(found[count + i]))) for i, name in enumerate(counted)}
+    return weights | ({network: (1.0, 0.0)} if network else {})
 
 
 def blended(asked: Asked, weights: Weights) -> np.ndarray:
-    return sum((asked.term(name, *one) for name, one in weights.items()), np.zeros(len(asked.row), np.float32))
-
-
-def shorten(asked: Asked, weights: Weights, parts: dict[str, SparseItemModel], part: Sequences, max_len: int) -> None:
-    """Leaves each part of the blend as few neighbours an item as are enough, in place."""
-    whole = asked.gains(blended(asked, weights))
-    for name in (n for n in weights if n in parts and parts[n].items.numel() > WORTH_SHORTENING):
-        before = asked.columns[name]
-        for neighbours in (n for n in NEIGHBOURS if n < parts[name].items.shape[1]):
-            shorter = parts[name].shortened(neighbours)
-            evidence = _event_weights(shorter, part, max_len) @ as_matrix(shorter)
-            asked.take(name, _of_candidates(evidence, asked.row, asked.item))
-            if asked.gains(blended(asked, weights)).mean() >= (1 - SHORTER) * whole.mean():
-                parts[name] = shorter
-                break
-            asked.take(name, before)
+    """The scores of candidates (M,) float32."""
+    group = asked.group[asked.row] if groups_of(weights) > 1 else np.zeros(len(asked.row), np.int64)
+    scores = np.zeros(len(asked.row), np.float32)
+    for name, (weight, floor) in weights.items():
+        column = asked.columns[name]
+        scores += weight[group] * np.log(floor[group] + column) if name in ITEM_MODELS else column
+    return scores
 
 
 def _lost_without(asked: Asked, weights: Weights, name: str, now: np.ndarray) -> float:
@@ -467,10 +470,16 @@ def _listed(scores: dict[str, float]) -> str:
     return ", ".join(f"{name} {score:.4f}" for name, score in scores.items())
 
 
+def weights_in_words(weights: Iterable[float]) -> str:
+    """The weights of a part, those of groups one after the other."""
+    return " / ".join(f"{weight:.2g}" for weight in weights)
+
+
 def _reason(weights: Weights, report: dict, ahead: float) -> str:
-    made = ", ".join(f"{name} {weight:.2g}" for name, (weight, _) in weights.items())
+    made = ", ".join(f"{name} {weights_in_words(weight)}" for name, (weight, _) in weights.items())
+    groups = " (weights after a newest item that is rare / usual / popular)" if groups_of(weights) > 1 else ""
     return (
-        f"a blend of {made}: by cross-validation {ahead:.1f} standard errors ahead of popularity (NDCG@10 on the validation part: "
+        f"a blend of {made}{groups}: by cross-validation {ahead:.1f} standard errors ahead of popularity (NDCG@10 on the validation part: "
         f"{_listed(report['valid_ndcg@10'])})"
     )
 

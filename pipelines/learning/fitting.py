@@ -26,7 +26,8 @@ from pytorch_lightning.strategies import ModelParallelStrategy
 from models.batches import Histories, HistoryData, ImpressionData, Sequences
 from models.families import RANKERS, build, build_ranker, loss_of
 from models.rankers.ranker import Ranker
-from models.rankers.two_stage import SecondStage, TwoStage
+from models.rankers.two_stage import SecondStage, TwoStage, network_of
+from models.retrieval.blend import Blend
 from models.retrieval.network import NextItemNetwork
 from models.training.learner import Distilled, NextItem
 from models.training.rank_learner import RankImpressions
@@ -55,29 +56,36 @@ class CheckpointsInUse(Exception):
     """Another process trains the same in this folder."""
 
 
-def learn(settings: dict, data: Prepared, *watching: Callback, recipe: dict | None = None) -> tuple[Model, dict, list[dict]]:
+def learn(
+    settings: dict, data: Prepared, *watching: Callback, recipe: dict | None = None, retriever: tuple[Model, dict] | None = None
+) -> tuple[Model, dict, list[dict]]:
     """Trains a network, or a ranker after its retriever.
 
     Args:
         settings: `train`. watching: called back as the next-item network's training goes on. recipe: of a model that was trained before
-            (shape["recipe"]): so many epochs, such weights of prior and ranker; None: what validation likes best.
+            (shape["recipe"]): so many epochs, such weights of prior and ranker; None: what validation likes best. retriever: of a ranker,
+            learnt already, with its shape; None: the network that train.retriever names is trained first.
 
     Returns:
         The model on the device that it was trained on, its shape (for saved.save), and the curves, a row an epoch, of what was trained last.
     """
     torch.set_float32_matmul_precision("high")
     place = device.choose(settings["accelerator"])
-    folder = CHECKPOINTS / fingerprint(settings, recipe)
+    folder = CHECKPOINTS / fingerprint(settings | ({"retriever": retriever[1]["recipe"]} if retriever else {}), recipe)
     with exclusive(folder):
-        model, last = next_item(settings, data, folder / "next-item", place, *watching, recipe=recipe), folder / "next-item"
-        followed = {"epochs": {"next-item": best_epoch(last)}, "prior": float(model.prior.weight) if model.prior else 0.0}
+        if retriever:
+            model, followed = retriever[0].to(place), {"epochs": {}}
+        else:
+            model, last = next_item(settings, data, folder / "next-item", place, *watching, recipe=recipe), folder / "next-item"
+            followed = {"epochs": {"next-item": best_epoch(last)}, "prior": float(model.prior.weight) if model.prior else 0.0}
         if settings["model"] in RANKERS:
             last = folder / "ranker"
             model = two_stage(settings, data, model, last, place, recipe)
             followed["epochs"]["ranker"] = best_epoch(last)
             followed["blend"] = float(model.second.blend)
         FINISHED.append(folder)
-        return model, shape(settings, data) | {"recipe": followed}, read_json(last / "curves.json")["epochs"] if leads() else []
+        own = shape(settings, data, retriever and retriever[1])
+        return model, own | {"recipe": followed}, read_json(last / "curves.json")["epochs"] if leads() else []
 
 
 def forget() -> None:
@@ -93,12 +101,12 @@ def best_epoch(folder: Path) -> int:
     return values.index(max(values)) + 1
 
 
-def shape(settings: dict, data: Prepared) -> dict:
-    """What saved.rebuild needs beside the weights."""
+def shape(settings: dict, data: Prepared, retriever: dict | None = None) -> dict:
+    """What saved.rebuild needs beside the weights; retriever: the shape of a ranker's, where it is not a network of these settings."""
     own = {k: settings[k] for k in SHAPE}
     if settings["model"] not in RANKERS:
         return {"model": settings["model"], "items": data.items} | own
-    retriever = shape(settings | {"model": settings["retriever"]}, data)
+    retriever = retriever or shape(settings | {"model": settings["retriever"]}, data)
     ranker = own | {"branches": settings["branches"], "money": data.money, "platforms": len(data.platforms)}
     return {"model": settings["model"], "retriever": retriever, "ranker": ranker} | {
         k: settings[k] for k in ("candidates", "rank_by")
@@ -134,7 +142,12 @@ def next_item(
 
 
 def two_stage(
-    settings: dict, data: Prepared, retriever: NextItemNetwork, folder: Path, place: torch.device, recipe: dict | None = None
+    settings: dict,
+    data: Prepared,
+    retriever: NextItemNetwork | Blend,
+    folder: Path,
+    place: torch.device,
+    recipe: dict | None = None,
 ) -> TwoStage:
     """The retriever with a trained ranker."""
     settings = settings | settings["ranker"] | {"epochs": min(settings["epochs"], settings["ranker"]["epochs"])}
@@ -146,7 +159,8 @@ def two_stage(
 
     lightning.seed_everything(settings["seed"], workers=True, verbose=False)
     ranker = new()
-    ranker.start_from(retriever.cpu())
+    if network := network_of(retriever.cpu()):
+        ranker.start_from(network)
     learner = RankImpressions(ranker, retriever, settings["candidates"], data.popularity, *(settings[r] for r in RATES))
     shown = ImpressionData(data.train, data.impressions("train"), settings["max_len"])
     best = fit(learner, shown, data.valid.sample(SAMPLE), folder, settings, stop_after=recipe and recipe["epochs"]["ranker"])

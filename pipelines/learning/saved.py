@@ -36,26 +36,30 @@ def rebuild(shape: dict, state: dict[str, torch.Tensor]) -> Model:
     if shape["model"] in ITEM_MODELS:
         return _item_model(state)
     if shape["model"] == "blend":
-        parts = {name: Evidence(_item_model(_below(f"parts.{name}.counts", state)), mean=True) for name in shape["parts"]}
+        parts = {name: _evidence(_below(f"parts.{name}", state), mean=True) for name in shape["parts"]}
         network = shape["network"] and rebuild(shape["network"], _below("network", state))
-        model = Blend(parts, state["bias"], network, shape["max_len"])
+        model = Blend(parts, state["bias"], network, shape["max_len"], state["groups"])
     elif shape["model"] in RANKERS:
         retriever, own = rebuild(shape["retriever"], _below("retriever", state)), shape["ranker"]
         of_ranker = _below("second.ranker", state)
         ranker = build_ranker(
-            shape["model"], shape["retriever"]["items"], own, of_ranker.get("items.known"), of_ranker["numbers"]
+            shape["model"], len(of_ranker["numbers"]) - 1, own, of_ranker.get("items.known"), of_ranker["numbers"]
         )
         model = TwoStage(retriever, SecondStage(ranker, shape["candidates"], shape["rank_by"]))
     else:
         model = build(shape["model"], shape["items"], shape, state.get("known"))
         if "prior.weight" in state:
-            model.prior = Evidence(_item_model(_below("prior.counts", state)))
+            model.prior = _evidence(_below("prior", state), mean=False)
     model.load_state_dict(state)
     return model
 
 
 def _below(name: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {k.removeprefix(name + "."): v for k, v in state.items() if k.startswith(name + ".")}
+
+
+def _evidence(state: dict[str, torch.Tensor], mean: bool) -> Evidence:
+    return Evidence(_item_model(_below("counts", state)), state["weight"], state["floor"], mean)
 
 
 def _item_model(state: dict[str, torch.Tensor]) -> SparseItemModel:

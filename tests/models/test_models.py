@@ -196,7 +196,7 @@ def test_memory_adds_what_was_seen_to_what_the_network_says():
     network.prior = Evidence(transitions([np.array([5, 8]), np.array([2, 9])], ITEMS + 1), 0.5)
     evidence = network.prior.counts.evidence(HISTORY)[0]
     assert evidence[8] > evidence[9] > 0  # item 5 is the newest of the history
-    expected = before[0] + 0.5 * torch.log(evidence + Evidence.FLOOR)
+    expected = before[0] + 0.5 * torch.log(evidence / Evidence.FLOOR + 1)
     torch.testing.assert_close(network.scores(HISTORY, TIMES)[0], expected)
     exclude, allowed = torch.zeros(1, 1, dtype=torch.long), (torch.arange(ITEMS + 1) > 0)[None]
     items, scores = TopK(network, 5)(HISTORY, TIMES, *UNTOLD, exclude, allowed)

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 import torch
 
+from deploy.serving.recommender import Recommender
 from models import metrics
 from models.batches import Histories, Sequences
 from models.retrieval.blend import Blend
@@ -52,13 +53,18 @@ def chosen(settings: dict, data: Prepared, network: tuple) -> tuple:
     return blending.choose(settings, data, network)
 
 
-def test_what_is_fitted_is_what_torch_scores(settings: dict, data: Prepared, network: tuple):
+@pytest.mark.parametrize("groups", [1, blending.GROUPS])
+def test_what_is_fitted_is_what_torch_scores(settings: dict, data: Prepared, network: tuple, groups: int):
     part = blending.asked_of(data)
     counted = {name: blending.remembering(choices.item_model(name, data)[0], part, data) for name in COUNTED}
     asked = blending.candidates(counted, network, data, part, settings["max_len"])
+    more = np.arange(groups, dtype=np.float32)
     weights = {
-        name: (0.3 + 0.1 * i, 0.02 * (i + 1)) if name in saved.ITEM_MODELS else (1.0, 0.0) for i, name in enumerate(asked.columns)
+        name: (0.3 + 0.1 * i + more, 0.02 * (i + 1 + more)) if name in saved.ITEM_MODELS else (1 + 0 * more, 0 * more)
+        for i, name in enumerate(asked.columns)
     }
+    if groups > 1:
+        assert set(asked.group) == set(range(groups))
     model = blending.built(settings, data, blending._recipe(weights, counted, network), network)[0]
     expected = blending.blended(asked, weights)
     for row in (0, len(part) // 2, len(part) - 1):
@@ -161,7 +167,7 @@ def test_an_item_without_events_is_found_by_what_is_written_of_it(settings: dict
         [h[h != new] for h in data.train.items], [t[h != new] for h, t in zip(data.train.items, data.train.times, strict=True)]
     )
     own = settings | {"blend": settings["blend"] | {"parts": ["transitions", "content"]}}
-    weights = {"transitions": (1.0, 0.03), "content": (1.0, 0.03)}
+    weights = {name: (np.ones(1, np.float32), np.full(1, 0.03, np.float32)) for name in ("transitions", "content")}
     held = replace(data, train=train)
     parts = {name: choices.item_model(name, held)[0] for name in weights}
     model = blending.built(own, held, blending._recipe(weights, parts, None))[0]
@@ -198,12 +204,37 @@ def test_words_of_texts_with_and_without_blanks():
     assert rows.rows() == [(1, 0, 1), (1, 1, 1), (1, 2, 1), (2, 1, 1), (2, 2, 1), (3, 0, 1)]
 
 
-def test_a_run_by_auto_says_what_it_is_made_of(workspace):
-    workspace(train__model="auto", train__epochs=1)
+@pytest.mark.parametrize("name", ["auto", "din"])
+def test_a_run_says_what_it_is_made_of(workspace, name: str):
+    workspace(train__model=name, train__retriever="auto", train__epochs=1)
     run_stages(
         "collect", "check", "prepare", "check_prepared", "train", "evaluate", "export", "compress", "refit", "replay", "bundle"
     )
     shape, manifest, report = (read_json(f) for f in ("data/model/model.json", "artefact/manifest.json", "reports/metrics.json"))
-    assert shape["chosen"]["model"] == manifest["model"]["name"] == "blend"
-    assert set(manifest["model"]["parts"]) == set(shape["recipe"]["parts"]) == {row["part"] for row in report["blend"]}
+    assert shape["chosen"]["model"] == manifest["model"]["name"] == ("blend" if name == "auto" else name)
+    parts = shape.get("retriever", shape)["recipe"]["parts"]
+    assert set(manifest["model"]["parts"]) == set(parts) == {row["part"] for row in report["blend"]}
     assert read_json("reports/refit.json")["overlap"] >= 0.9
+    recommender = Recommender(Path("artefact"))
+    answer = recommender.recommend(history=recommender.items[np.array([3, 5])], k=10)
+    assert answer.items
+    carriers = {item.get("part") for item in answer.items}
+    assert carriers <= {*parts, "popularity"} if name == "auto" else carriers == {None}
+
+
+def test_which_part_carried_an_item(settings: dict, data: Prepared):
+    weights = {
+        "transitions": (np.ones(1, np.float32), np.full(1, 0.01, np.float32)),
+        "popularity": (np.ones(1), np.full(1, 0.01)),
+    }
+    weights["content"] = weights["transitions"]
+    parts = {name: choices.item_model(name, data)[0] for name in ("transitions", "content")}
+    model = blending.built(settings, data, blending._recipe(weights, parts, None))[0]
+    history = torch.tensor([[int(data.popularity.argmax())]])
+    everything = torch.arange(data.items + 1)[None]
+    first = TopK(model, 10).first
+    carried = first.carried(everything, first.said(history, torch.zeros_like(history)))[0].numpy()
+    by = {name: part(history)[0].numpy() for name, part in model.parts.items()}
+    bias = (model.bias[0] - model.bias[0].mean()).numpy()
+    assert (carried == np.stack([by["transitions"], by["content"], bias]).argmax(0)).all()
+    assert set(carried) == {0, 1, 2}

@@ -227,7 +227,8 @@ class _Translation:
     def _text(self, spec: Column, column: str) -> pl.Expr:
         """The column's text, stripped; null where it is empty."""
         if isinstance(spec, FirstOf):
-            return pl.coalesce([self._text(one, column) for one in spec.first_of])
+            *others, last = (self._text(one, column) for one in spec.first_of)
+            return pl.coalesce([*(pl.when(~text.is_in(NULLS)).then(text) for text in others), last])
         if isinstance(spec, Joined):
             return pl.concat_str([self._text(one, column) for one in spec.join], separator=" ", ignore_nulls=False)
         name = self._name(spec, column)

@@ -476,3 +476,13 @@ def test_the_doctor_says_what_real_data_are(real_data, name: str, what: str):
     lines, ready = doctor.page(real_data(name))
     assert not ready
     assert re.search(what, "\n".join(lines))
+
+
+def test_the_first_column_that_says_something_is_taken(tmp_path: Path):
+    rows = "\n".join(
+        f"{session},{user},a,view,2024-05-01 10:00:00"
+        for session, user in (("s1", "NA"), ("s2", "u2"), ("s3", ""), ("s4", "NULL"))
+    )
+    path = log(tmp_path, f"session,user,item_id,event,timestamp\n{rows}\n")
+    columns = {"user_id": {"first_of": ["user", "session"]}, "item_id": "item_id", "event": "event", "timestamp": "timestamp"}
+    assert read(path, {"events": {"columns": columns}})["events"]["user_id"].to_list() == ["s1", "u2", "s3", "s4"]
