@@ -10,7 +10,8 @@ smallest that fits: a greedy walk, so as many candidates as options, not as comb
     table       the item table's form: fp16, int8, int4, int8+fp32 or int4+fp32 (models/served/table.py)
     rank        of the item table, the share of its width that is kept as low-rank factors
     layers      the layers' bits (pipelines/artefact/quantise.py)
-    neighbours  the share kept of the strongest neighbours of an item, where the model counts (models/retrieval/item_models.py)
+    neighbours  the share kept of the strongest neighbours of an item, where the model counts (models/retrieval/item_to_item.py), of all parts
+                of a blend at once and then of one after the other
     units       the share of attention heads and feed-forward units that go (models/served/pruning.py)
     sparsity    the share of the layers' weights that are zero, or "2:4"
 
@@ -48,6 +49,9 @@ def main() -> None:
             tried = [best["steps"] | {step: option} for option in settings["steps"][step]]
             rows += [workshop.candidate(steps) for steps in tried if applies(steps, network, settings["target"])]
             best = choose(rows, settings)
+            if step == "neighbours" and isinstance(first := first_stage(network), Blend) and len(first.parts) > 1:
+                rows += part_by_part(workshop, list(first.parts), best, rows[0], settings)
+                best = choose(rows, settings)
         report = {"chosen": best["candidate"], "why": why(best, rows, settings), "target": settings["target"]}
         report |= {"fp32_bytes": rows[0]["bytes"], "bytes": best["bytes"]}
         report |= {"ndcg_kept": workshop.kept(best, data.test), "valid_ndcg_kept": workshop.kept(best, data.valid)}
@@ -62,6 +66,20 @@ def main() -> None:
             workshop.path(best["steps"]).rename(compressed / "model.onnx")
     log.info("compress: %s wins, %.2f x the bytes, %.1f %% of the NDCG@10: %s", best["candidate"],
              best["bytes"] / rows[0]["bytes"], 100 * report["ndcg_kept"], report["why"])  # fmt: skip
+
+
+def part_by_part(workshop: Workshop, parts: list[str], best: dict, whole: dict, settings: dict) -> list[dict]:
+    """Candidates with fewer neighbours in one part of a blend after the other, on top of those that fit: of each part the smallest share that
+    fits.
+    """
+    shares, rows = dict.fromkeys(parts, best["steps"].get("neighbours", 1.0)), []
+    for part in parts:
+        for share in sorted(s for s in settings["steps"]["neighbours"] if s < shares[part]):
+            rows.append(workshop.candidate(best["steps"] | {"neighbours": shares | {part: share}}))
+            if fits(rows[-1], whole, settings):
+                shares[part] = share
+                break
+    return rows
 
 
 def applies(steps: dict, model: Model, target: str) -> bool:

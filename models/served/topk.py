@@ -24,12 +24,14 @@ class EvidenceScores(nn.Module):
     """What a blend, or a network's prior, says beside a network, as one step from history to scores.
 
     Args:
-        parts: of evidence. form: of the evidence's weights. neighbours: share kept of those of an item. blend: in which the parts stand.
+        parts: of evidence, by name. form: of the evidence's weights. neighbours: share kept of those of an item, one or of each part.
+        blend: in which the parts stand.
     """
 
-    def __init__(self, parts: list[Evidence], form: str, neighbours: float, blend: Blend | None):
+    def __init__(self, parts: dict[str, Evidence], form: str, neighbours: float | dict[str, float], blend: Blend | None):
         super().__init__()
-        self.parts = nn.ModuleList(StoredEvidence(part, form, neighbours) for part in parts)
+        shares = neighbours if isinstance(neighbours, dict) else dict.fromkeys(parts, neighbours)
+        self.parts = nn.ModuleList(StoredEvidence(part, form, shares[name]) for name, part in parts.items())
         self.of_groups, self.groups = (nn.Buffer(blend.bias), nn.Buffer(blend.groups)) if blend else (None, None)
         self.usual = nn.Buffer(blend.bias.mean(1, keepdim=True)) if blend else None
 
@@ -85,8 +87,15 @@ class NetworkScores(EvidenceScores):
             stands.
     """
 
-    def __init__(self, network: NextItemNetwork, form: str, rank: int | None, neighbours: float, blend: Blend | None = None):
-        parts = ([network.prior] if network.prior else []) + (list(blend.parts.values()) if blend else [])
+    def __init__(
+        self,
+        network: NextItemNetwork,
+        form: str,
+        rank: int | None,
+        neighbours: float | dict[str, float],
+        blend: Blend | None = None,
+    ):
+        parts = ({"prior": network.prior} if network.prior else {}) | (dict(blend.parts) if blend else {})
         super().__init__(parts, form, neighbours, blend)
         self.network, self.bias = network, nn.Buffer(network.head.bias.detach())
         embeddings = network.embeddings().detach()
@@ -169,7 +178,8 @@ class TopK(nn.Module):
 
     Args:
         model: a network, neighbours, a blend, or two stages. k: length of the answer (at most the number of items).
-        form, rank: of item tables and neighbours' weights (models.served.table.Table). neighbours: share of an item's neighbours kept.
+        form, rank: of item tables and neighbours' weights (models.served.table.Table). neighbours: share of an item's neighbours kept, or
+            of each part of a blend.
     """
 
     def __init__(
@@ -178,7 +188,7 @@ class TopK(nn.Module):
         k: int,
         form: str = "fp32",
         rank: int | None = None,
-        neighbours: float = 1.0,
+        neighbours: float | dict[str, float] = 1.0,
     ):
         super().__init__()
         first, self.k = first_stage(model), k
@@ -188,7 +198,7 @@ class TopK(nn.Module):
         if network is not None:
             self.first = NetworkScores(network, form, rank, neighbours, blend)
         elif blend:
-            self.first = EvidenceScores(list(blend.parts.values()), form, neighbours, blend)
+            self.first = EvidenceScores(dict(blend.parts), form, neighbours, blend)
         else:
             self.first = StoredItemModel(first, form, neighbours)
         self.rescored = network is not None and self.second is None and self.first.rescored

@@ -128,4 +128,8 @@ def steps_of(report: dict) -> dict:
 
 def name(steps: dict) -> str:
     """What the candidate of these steps is called, in reports and as a file."""
-    return " ".join(f"{step}={option}" for step, option in steps.items()) or "fp32"
+    said = {}
+    for step, option in steps.items():
+        parts = [f"{part} {share}" for part, share in option.items() if share < 1] if isinstance(option, dict) else [str(option)]
+        said[step] = ", ".join(parts)
+    return " ".join(f"{step}={option}" for step, option in said.items()) or "fp32"
