@@ -5,11 +5,11 @@
 
 Data is collected, checked and prepared by the stages. Every part by itself, the untrained blend (all but the network), the network and the
 blend rank all items for every test shopper; where a network is in it, figures are means over the seeds. Then the blend is fitted again
-without each of its parts; and, with a tenth of the items hidden from training, how often the untrained blend finds them. Networks stand in
-data/blend/<name>/runs and are not trained again while settings, data and code stay the same.
+without each of its parts; and, with a tenth of the items hidden from training, how often the untrained blend finds them, beside what their
+category (or brand) alone would. Networks stand in data/blend/<name>/runs and are not trained again while settings, data and code stay the same.
 
 Prints two tables; writes reports/blend.json, in which other data's rows stay: {"rows": [{"data", "part", "ndcg@10", "recall@10", "interval"}],
-"without": [...], "hidden": [{"data", "found@50", "chance", "shoppers"}]}, and of the untrained blend the seconds of fitting and exporting it.
+"without": [...], "hidden": [{"data", "found@50", "category_alone", "chance", "shoppers"}]}, and of the untrained blend the seconds of fitting and exporting it.
 """
 
 import argparse
@@ -37,6 +37,7 @@ def main() -> None:
     cli.add_argument("--name", help="what to call the data; the folder's name if left out")
     cli.add_argument("--seeds", type=int, default=3)
     cli.add_argument("--epochs", type=int, help="at most, to try things out")
+    cli.add_argument("--no-texts", action="store_true", help="as if nothing were written of the items")
     cli.add_argument("--shop", type=int, nargs=2, metavar=("SHOPPERS", "ITEMS"), help="size of the simulated shop")
     chosen = cli.parse_args()
     if not chosen.data.exists():
@@ -50,7 +51,8 @@ def main() -> None:
     own |= {"mapping": mapping_of(chosen.mapping)} if chosen.mapping else {}
     shop = dict(zip(("shoppers", "items"), chosen.shop, strict=True)) if chosen.shop else None
     folder = OUT / "data" / "blend" / title
-    base = prepared(folder, source, chosen.data.resolve(), "leave_one_out", shop, **own)
+    prepare = {"content": []} if chosen.no_texts else {}
+    base = prepared(folder, source, chosen.data.resolve(), "leave_one_out", shop, prepare, **own)
     link_code(base)
     with chdir(base):
         rows, without, hidden = measured(chosen.seeds, chosen.epochs)
@@ -61,9 +63,8 @@ def main() -> None:
     show("part", rows)
     show("the blend without ...", without)
     print(
-        "hidden from training: found among the first 50 {found@50:.4f} (by chance {chance:.4f}) of {shoppers} shoppers".format(
-            **hidden
-        )
+        "hidden from training: found among the first 50 {found@50:.4f} (by category or brand alone {category_alone:.4f}, by chance "
+        "{chance:.4f}) of {shoppers} shoppers".format(**hidden)
     )
 
 
@@ -129,7 +130,30 @@ def hidden_items(settings: dict, data) -> dict:
     model, _, _ = blending.choose(settings, replace(data, train=train).learning_from(train, data.impressions))
     asked = data.test.rows(np.flatnonzero(hidden[data.test.targets]))
     ranks, _ = rank_all(model, asked, 50)
-    return {"found@50": float((ranks < 50).mean()), "chance": 50 / data.items, "shoppers": len(asked)}
+    alone = of_the_same(data, asked)
+    return {"found@50": float((ranks < 50).mean()), "category_alone": alone, "chance": 50 / data.items, "shoppers": len(asked)}
+
+
+def of_the_same(data, asked) -> float:
+    """How often the target is among the first 50 of items of the categories that the history holds most often, of equal ones any; brands where
+    there is no category.
+    """
+    import polars as pl
+
+    items = pl.read_parquet("data/prepared/items.parquet")
+    column = next((name for name in ("category", "brand") if name in items.columns), None)
+    if column is None or not len(asked):
+        return 0.0
+    label = np.concatenate([[0], items[column].cast(pl.Categorical).to_physical().cast(pl.Int64).fill_null(-2).to_numpy() + 2])
+    sizes = np.bincount(label, minlength=label.max() + 1)
+    chances = []
+    for history, target in zip(asked.items, asked.targets, strict=True):
+        met = np.bincount(label[history], minlength=len(sizes))
+        met[0] = 0  # of these nothing is known
+        own = met[label[target]]
+        before, equal = sizes[met > own].sum(), sizes[met == own].sum()
+        chances.append(np.clip((50 - before) / equal, 0, 1))
+    return float(np.mean(chances))
 
 
 def trained(settings: dict, data):

@@ -81,12 +81,16 @@ def guess(data: Path) -> str:
     return "files"
 
 
-def prepared(folder: Path, source: str, data: Path, split: str, shop: dict | None = None, **settings) -> Path:
-    """A workspace in which the stages up to verify have run on the data; `shop`: settings of the simulated shop; others: of the source."""
+def prepared(
+    folder: Path, source: str, data: Path, split: str, shop: dict | None = None, prepare: dict | None = None, **settings
+) -> Path:
+    """A workspace in which the stages up to verify have run on the data; `shop`: settings of the simulated shop; `prepare`: of the stage; others:
+    of the source.
+    """
     params = shipped()
     params["source"] |= {"name": source, "data": str(data)} | settings
     params["source"]["shop"] |= shop or {}
-    params["prepare"]["split"] = split
+    params["prepare"] |= {"split": split} | (prepare or {})
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "reports/verified.json").exists() and yaml.safe_load((folder / "params.yaml").read_text()) == params:
         return folder

@@ -6,7 +6,7 @@ LightGBM on the same features, on the simulated shop.
 
 All learn from the first --learn shoppers and are held against the test items and impressions of all --shoppers: none knows a shopper by
 name, and with few to test on intervals are wider than what one can be ahead of another. All order the candidates of one retriever
-(train.retriever), by themselves alone: NDCG@10 with every item ranked, what was not proposed below. All say of each impression of the
+(sasrec), by themselves alone: NDCG@10 with every item ranked, what was not proposed below. All say of each impression of the
 test part how probable a purchase is: AUC, log-loss, calibration error. LightGBM gets item, category, brand, platform, the item's
 numbers, and of the history what a person would count: its length and prices, how often category and brand stand in it, and which item
 followed which in training; one model for purchases, one (LambdaRank) for the order. Differences from fusion are means over seeds with
@@ -72,7 +72,8 @@ def compare(names: list[str], learn: int, seeds: int, epochs: int | None) -> dic
     bought = shown.labels[:, 2]
     rows, chances, gains = [], {name: [] for name in names}, {name: [] for name in names}
     for seed in range(seeds):
-        settings = params("train") | {"seed": 42 + seed, "model": "fusion"} | ({"epochs": epochs} if epochs else {})
+        settings = params("train") | {"seed": 42 + seed, "model": "fusion", "retriever": "sasrec"}
+        settings |= {"epochs": epochs} if epochs else {}
         retriever = retriever_of(settings, data)
         for name in names:
             rank, chance, seconds = answered(name, settings, data, retriever, shown)
