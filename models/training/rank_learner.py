@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from models.batches import Candidates, ShopperBatch
 from models.losses import uniform_draws
@@ -38,6 +39,9 @@ class RankImpressions(NextItem):
     ):
         both = TwoStage(retriever.eval().requires_grad_(False), SecondStage(ranker, candidates, "next"))
         super().__init__(both, "next", popularity, PROPOSED + DRAWN, learning_rate, weight_decay)
+        # The retriever is the same in every process, and gloo sends no int16, in which its neighbours are numbered.
+        fixed = [f"network.retriever.{name}" for name in retriever.state_dict()]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, fixed)
 
     def training_step(self, batch: tuple[ShopperBatch, Tensor, Candidates, Tensor], index: int) -> Tensor:
         shoppers, platforms, shown, labels = batch
