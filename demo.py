@@ -224,13 +224,13 @@ def show(summary: dict, answers: dict[str, dict]) -> None:
         table.add_row(
             f"for shopper {user}",
             answer["fallback"] or f"model {answer['model_version']}",
-            "",
+            "carried by",
             "score",
             style="bold",
             end_section=True,
         )
         for item in answer["items"]:
-            table.add_row(item["title"] or item["item_id"], item["item_id"], "", f"{item['score']:.2f}")
+            table.add_row(item["title"] or item["item_id"], item["item_id"], item["part"] or "", f"{item['score']:.2f}")
     console.print(table)
     console.print(f"model: {summary['chosen']['model']}: {summary['chosen']['reason']}", markup=False, highlight=False)
     console.print(
