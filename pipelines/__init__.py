@@ -6,14 +6,14 @@ from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
-if any(a == "-m" and b.startswith("pipelines.") for a, b in pairwise(sys.orig_argv)):  # a stage is run as a program
+program = next((name for option, name in pairwise(sys.orig_argv) if option == "-m"), "")
+if program.startswith("pipelines.") and find_spec("polars") is None:
     # `dvc repro` in a shell where the virtualenv is not active finds another `python`: go on with the checkout's own.
-    if find_spec("polars") is None:
-        own = Path(".venv/bin/python")
-        if not own.exists() or Path(sys.prefix).resolve() == own.parent.parent.resolve():
-            sys.exit("error: this python lacks Pushcart's packages; run `make setup`, then `source .venv/bin/activate`")
-        os.execv(own, [str(own), *sys.orig_argv[1:]])
-    # Libraries read these when they are imported.
+    own = Path(".venv/bin/python")
+    if not own.exists() or Path(sys.prefix).resolve() == own.parent.parent.resolve():
+        sys.exit("error: this python lacks Pushcart's packages; run `make setup`, then `source .venv/bin/activate`")
+    os.execv(own, [str(own), *sys.orig_argv[1:]])
+if program.startswith(("pipelines.", "benchmarks.")):  # libraries read these when they are imported
     from pipelines.machine import threads
 
     for name, value in threads().items():

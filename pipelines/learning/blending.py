@@ -418,20 +418,33 @@ def likeliest(asked: Asked, names: list[str], first: dict[str, tuple[float, floa
     if not counted or not asked.shoppers:
         return dict.fromkeys(counted, (START, FLOOR)) | ({network: (1.0, 0.0)} if network else {})
     row, wanted = torch.from_numpy(asked.row), torch.from_numpy(np.flatnonzero(asked.wanted))
-    columns = [torch.from_numpy(asked.columns[name]) for name in counted]
+    columns = torch.from_numpy(np.stack([asked.columns[name] for name in counted]))
+    of_network = torch.from_numpy(asked.columns[network]) if network else None
     count, none = len(counted), torch.zeros(asked.shoppers)
 
     def unlikeliness(point: np.ndarray) -> tuple[float, np.ndarray]:
-        numbers = torch.tensor(point, dtype=torch.float32, requires_grad=True)
-        weights, floors = numbers[:count], numbers[count : 2 * count]
-        scores = sum(w * torch.log(f.exp() + column) for w, f, column in zip(weights, floors, columns, strict=True))
+        numbers = torch.from_numpy(point).float()
+        weights, floors = numbers[:count, None], numbers[count : 2 * count, None]
+        above = floors.exp() + columns
+        logs = above.log()
+        scores = (weights * logs).sum(0)
         if network:
-            scores = scores + numbers[-1] * torch.from_numpy(asked.columns[network])
-        most = none.scatter_reduce(0, row, scores.detach(), "amax", include_self=False)
-        total = none.scatter_add(0, row, torch.exp(scores - most[row]))
-        loss = (total.log() + most - scores[wanted]).mean() + STIFF * ((floors - np.log(FLOOR)) ** 2).sum()
-        loss.backward()
-        return loss.item(), numbers.grad.double().numpy()
+            scores += numbers[-1] * of_network
+        most = none.scatter_reduce(0, row, scores, "amax", include_self=False)
+        odds = torch.exp(scores - most[row])
+        total = none.scatter_add(0, row, odds)
+        off = floors - np.log(FLOOR)
+        loss = (total.log() + most - scores[wanted]).mean() + STIFF * off.square().sum()
+        error = odds / total[row]  # less one-hot, the gradient of the scores
+        error[wanted] -= 1
+        error /= asked.shoppers
+        slopes = [
+            (logs * error).sum(1),
+            ((weights * floors.exp() / above * error).sum(1, keepdim=True) + 2 * STIFF * off).flatten(),
+        ]
+        if network:
+            slopes.append((of_network * error).sum()[None])
+        return loss.item(), torch.cat(slopes).double().numpy()
 
     begun = [first.get(name, (START, FLOOR)) for name in counted]
     start = [*(weight for weight, _ in begun), *(np.log(floor) for _, floor in begun), *([START] if network else [])]
