@@ -134,7 +134,7 @@ def measured(folder: Path, params: dict) -> tuple[dict, np.ndarray]:
     """What the finished training shows on the validation and the test part."""
     from models import metrics
     from models.families import loss_of
-    from models.rankers.two_stage import TwoStage, network_of
+    from models.rankers.two_stage import TwoStage, first_stage, network_of
     from models.retrieval.blend import Blend
     from models.retrieval.sparse_item_model import SparseItemModel
     from pipelines import evaluate
@@ -150,7 +150,7 @@ def measured(folder: Path, params: dict) -> tuple[dict, np.ndarray]:
         shown = data.impressions("test")
         expected = task_probabilities(model, data.full, shown) if isinstance(model, TwoStage) else None
     gains = metrics.ndcg(rank, 10)
-    network, blended = network_of(model), any(isinstance(part, Blend) for part in model.modules())
+    network, blended = network_of(model), isinstance(first_stage(model), Blend)
     share = counts / counts.sum()
     counted = [part for part in model.modules() if isinstance(part, SparseItemModel)]
     row = {

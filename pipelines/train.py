@@ -3,8 +3,8 @@
 In:  data/prepared, reports/verified.json (that the data may be trained on), settings `train`.
 Out: data/model/weights.npz and model.json (the network's shape), reports/train (DVCLive metrics and plots).
 
-A ranker is trained after its retriever (`train.retriever`, a network or the blend), and both together are the model. Killed at any moment and run again, it goes
-on from the last finished epoch (pipelines/learning/fitting.py).
+A ranker is trained after its retriever (`train.retriever`, a network or the blend), and both together are the model. Killed at any moment and
+run again, it goes on from the last finished epoch (pipelines/learning/fitting.py).
 """
 
 from models.families import RANKERS

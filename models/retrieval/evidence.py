@@ -34,8 +34,12 @@ class Evidence(nn.Module):
 
     def forward(self, history: Tensor, times: Tensor | None = None, group: Tensor | None = None) -> Tensor:
         """history, times (B, L) int64, group (B,) int64 -> (B, V) float, 0 where there is no evidence."""
-        evidence = torch.zeros_like(self.counts.bias).repeat(history.shape[0], 1)
-        return self.worth(evidence.scatter_add(1, *self.neighbours_of(history, times)), group)
+        return self.worth(self.found(history, times)[1], group)
+
+    def found(self, history: Tensor, times: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """history, times (B, L) int64 -> the neighbours (B, T) int64, possibly repeated, and the evidence for all items (B, V) float."""
+        items, weights = self.neighbours_of(history, times)
+        return items, torch.zeros_like(self.counts.bias).repeat(history.shape[0], 1).scatter_add(1, items, weights)
 
     def worth(self, evidence: Tensor, group: Tensor | None = None) -> Tensor:
         """What evidence (B, ...) float adds to the score; group (B,) int64, of each shopper, None: there is one. -> (B, ...) float."""

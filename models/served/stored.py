@@ -4,7 +4,6 @@ Tensors only.
 
 from copy import deepcopy
 
-import torch
 from torch import Tensor, nn
 
 from models.encoders.items import ItemTable
@@ -45,11 +44,6 @@ class StoredEvidence(Evidence):
     def __init__(self, evidence: Evidence, form: str, share: float = 1.0):
         counts = StoredItemModel(evidence.counts, form, share)
         super().__init__(counts, evidence.weight, evidence.floor, evidence.mean)
-
-    def found(self, history: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
-        """history, times (B, L) int64 -> the neighbours (B, T) int64, possibly repeated, and the evidence for all items (B, V) float."""
-        items, weights = self.neighbours_of(history, times)
-        return items, torch.zeros_like(self.counts.bias).repeat(history.shape[0], 1).scatter_add(1, items, weights)
 
     def added(self, scores: Tensor, items: Tensor, evidence: Tensor, group: Tensor | None) -> Tensor:
         """Scores (B, V) and what was found adds to them, computed for the neighbours alone, which are few: (B, V) float."""

@@ -21,7 +21,7 @@ SHORTLIST = 4  # times k items are scored again by a table that keeps its rows b
 
 
 class EvidenceScores(nn.Module):
-    """What a blend, or a network's prior, says beside a network, as one step from history to scores.
+    """What a blend, or a network's prior, says beside a network.
 
     Args:
         parts: of evidence, by name. form: of the evidence's weights. neighbours: share kept of those of an item, one or of each part.
@@ -34,10 +34,6 @@ class EvidenceScores(nn.Module):
         self.parts = nn.ModuleList(StoredEvidence(part, form, shares[name]) for name, part in parts.items())
         self.of_groups, self.groups = (nn.Buffer(blend.bias), nn.Buffer(blend.groups)) if blend else (None, None)
         self.usual = nn.Buffer(blend.bias.mean(1, keepdim=True)) if blend else None
-
-    def scores(self, history: Tensor, times: Tensor) -> Tensor:
-        """(B, L) int64 both -> (B, V) float."""
-        return self.total(self.said(history, times))
 
     def said(self, history: Tensor, times: Tensor) -> "Said":
         """(B, L) int64 both -> what every part says."""
@@ -74,7 +70,7 @@ class Said(NamedTuple):
     """What the parts of a model say to B shoppers."""
 
     group: Tensor | None  # (B,) int64, of a blend
-    evidence: list[tuple[Tensor, Tensor]]  # of each part, see StoredEvidence.found
+    evidence: list[tuple[Tensor, Tensor]]  # of each part, see Evidence.found
     query: Tensor | None  # (B, D') float, of a network
     alone: Tensor | None  # (B, V) float, the network's scores
 

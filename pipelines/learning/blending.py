@@ -163,8 +163,7 @@ def _recipe(weights: Weights, parts: dict[str, SparseItemModel], network: tuple[
         recipe["parts"][name] = {"weight": weight.tolist(), "floor": floor.tolist()}
         if name in parts:
             decay, half_life = parts[name].decay.item(), parts[name].half_life.item()
-            memory = {"decay": decay, "half_life": half_life if np.isfinite(half_life) else None}
-            recipe["parts"][name] |= memory
+            recipe["parts"][name] |= {"decay": decay, "half_life": half_life if np.isfinite(half_life) else None}
     if network is not None and network[1]["model"] in weights:
         recipe["network"] = network[1]["recipe"] | {"model": network[1]["model"]}
     return recipe
@@ -303,17 +302,12 @@ def candidates(parts: dict[str, SparseItemModel], network: tuple | None, data: P
     if len(met):
         new &= met[np.searchsorted(met, named).clip(max=len(met) - 1)] != named
     row, column = np.divmod(named[new], width)
-    columns = {name: _of_candidates(evidence, row, column) for name, evidence in found.items()}
+    columns = {name: np.asarray(evidence[row, column]).ravel().clip(min=0) for name, evidence in found.items()}
     columns["popularity"] = popular[column]
     if network is not None:
         columns[network[1]["model"]] = _logits(network[0], part, row, column)
     group = newest_groups(data, GROUPS)[[h[-1] if len(h) else 0 for h in part.items]]
     return Asked(row, column, column == part.targets[row], reached, group, columns)
-
-
-def _of_candidates(evidence, row: np.ndarray, item: np.ndarray) -> np.ndarray:
-    """Of sparse evidence (N, V) that of candidates (M,)."""
-    return np.asarray(evidence[row, item]).ravel().clip(min=0)
 
 
 def _named_by(network: NextItemNetwork, part: Sequences) -> tuple[np.ndarray, np.ndarray]:
@@ -357,13 +351,14 @@ def fitted(asked: Asked, names: list[str]) -> tuple[Weights, np.ndarray, dict]:
     if _errors(by_group - whole) > SHOWN:
         whole, groups = by_group, GROUPS
     report["valid_ndcg@10"]["blend"] = round(float(whole.mean()), 4)
-    kept, gains, best, weights = names, whole, whole, searched(asked, names, groups)
+    kept, gains, best = names, whole, whole
     untrained = [name for name in names if name in ITEM_MODELS]
     if untrained and untrained != names:
         without = crossed(asked, untrained, groups)
         report["valid_ndcg@10"]["untrained"] = round(float(without.mean()), 4)
         if without.mean() >= whole.mean():
-            kept, gains, best, weights = untrained, without, without, searched(asked, untrained, groups)
+            kept, gains, best = untrained, without, without
+    weights = searched(asked, kept, groups)
     needed: set[str] = set()
     while len(kept) > 1 and (tried := [name for name in kept if name not in needed]):
         now = asked.gains(blended(asked, weights))
@@ -483,13 +478,8 @@ def _listed(scores: dict[str, float]) -> str:
     return ", ".join(f"{name} {score:.4f}" for name, score in scores.items())
 
 
-def weights_in_words(weights: Iterable[float]) -> str:
-    """The weights of a part, those of groups one after the other."""
-    return " / ".join(f"{weight:.2g}" for weight in weights)
-
-
 def _reason(weights: Weights, report: dict, ahead: float) -> str:
-    made = ", ".join(f"{name} {weights_in_words(weight)}" for name, (weight, _) in weights.items())
+    made = ", ".join(f"{name} {' / '.join(f'{w:.2g}' for w in weight)}" for name, (weight, _) in weights.items())
     groups = " (weights after a newest item that is rare / usual / popular)" if groups_of(weights) > 1 else ""
     return (
         f"a blend of {made}{groups}: by cross-validation {ahead:.1f} standard errors ahead of popularity (NDCG@10 on the validation part: "
