@@ -16,6 +16,7 @@ import torch
 from models import metrics
 from models.batches import Sequences
 from models.retrieval.blend import Blend
+from models.retrieval.content import alike, lent
 from models.retrieval.evidence import Evidence
 from models.retrieval.item_to_item import as_matrix
 from models.retrieval.network import NextItemNetwork
@@ -89,14 +90,15 @@ def choose(settings: dict, data: Prepared, network: tuple[NextItemNetwork, dict]
     """
     started = time.perf_counter()
     earlier = data.without_newest()  # as the test will find what is counted
-    parts, left_out = counted(settings, earlier)
+    content = compared(data)
+    parts, popular, left_out = counted(settings["blend"]["parts"], earlier, content)
     part = asked_of(data)
     for name, model in parts.items():
         parts[name] = remembering(model, part, data)
     log.info("train: %s are counted in %.1f s", ", ".join(parts) or "no parts", time.perf_counter() - started)
     network, curves, why = (network, [], []) if network else _network(settings, data)
     started = time.perf_counter()
-    asked = candidates(parts, network, earlier, part, settings["max_len"])
+    asked = candidates(parts, popular, network, earlier, part, settings["max_len"])
     names = [name for name in settings["blend"]["parts"] if name in asked.columns] or ["popularity"]
     weights, gains, report = fitted(asked, names)
     log.info("train: the blend is fitted on %s shoppers in %.1f s", f"{len(part):,}", time.perf_counter() - started)
@@ -106,7 +108,7 @@ def choose(settings: dict, data: Prepared, network: tuple[NextItemNetwork, dict]
         shape = {"model": "popularity", "recipe": recipe}
         reason = f"nothing beats popularity for sure on the validation part (NDCG@10: {_listed(report['valid_ndcg@10'])})"
     else:
-        model, shape = built(settings, data, _recipe(weights, parts, network), network, parts.get("content"))
+        model, shape = built(settings, data, _recipe(weights, parts, network), network, content)
         reason = _reason(weights, report, ahead)
         proposed = [name for name in settings["blend"]["parts"] if name in weights]
         if proposed != settings["blend"]["parts"]:
@@ -129,17 +131,17 @@ def built(
     network: trained already, with its shape; None: it is trained by the recipe, where the blend has one. content: compared already, which no
     history changes.
     """
+    models, popular, _ = counted(recipe["parts"], data, content or compared(data))
     parts = {}
-    for name, one in recipe["parts"].items():
-        if name in ITEM_MODELS and name != "popularity":
-            model = content if name == "content" and content else choices.item_model(name, data)[0]
-            model.decay.fill_(one["decay"])
-            model.half_life.fill_(one["half_life"] or np.inf)
-            parts[name] = Evidence(model, torch.tensor(one["weight"]), torch.tensor(one["floor"]), mean=True)
+    for name, model in models.items():
+        one = recipe["parts"][name]
+        model.decay.fill_(one["decay"])
+        model.half_life.fill_(one["half_life"] or np.inf)
+        parts[name] = Evidence(model, torch.tensor(one["weight"]), torch.tensor(one["floor"]), mean=True)
     bias = torch.zeros(recipe["groups"], data.items + 1)
     if one := recipe["parts"].get("popularity"):
         weight, floor = (torch.tensor(one[key])[:, None] for key in ("weight", "floor"))
-        bias = weight * torch.log(floor + torch.from_numpy(popularity_share(data)))
+        bias = weight * torch.log(floor + torch.from_numpy(popular))
     if recipe["network"] and network is None:
         own = settings | {"model": recipe["network"]["model"], "transition_prior": False}
         network = fitting.learn(own, data, recipe=recipe["network"])[:2]
@@ -174,11 +176,6 @@ def network_name(names: Iterable[str]) -> str | None:
     return next((name for name in names if name not in ITEM_MODELS), None)
 
 
-def popularity_share(data: Prepared) -> np.ndarray:
-    """Recent popularity of each item (V,) float32 as a share of the largest."""
-    return (data.recency / max(data.recency.max(), 1e-9)).astype(np.float32)
-
-
 def newest_groups(data: Prepared, groups: int) -> np.ndarray:
     """The group (V,) int64 of shoppers whose newest item is this one: by how many training histories hold it, groups of about one size."""
     newest = data.popularity[[h[-1] for h in data.train.items if len(h)]]
@@ -200,17 +197,32 @@ def asked_of(data: Prepared) -> Sequences:
     return data.valid.rows(np.linspace(0, len(data.valid) - 1, count).astype(int))
 
 
-def counted(settings: dict, data: Prepared) -> tuple[dict[str, SparseItemModel], list[str]]:
-    """The parts that are neither popularity nor a network; and why some are left out."""
+def compared(data: Prepared) -> SparseItemModel | None:
+    """Which items read alike; None: nothing is written of them."""
+    return choices.item_model("content", data)[0] if data.content is not None else None
+
+
+def counted(
+    names: Iterable[str], data: Prepared, content: SparseItemModel | None
+) -> tuple[dict[str, SparseItemModel], np.ndarray, list[str]]:
+    """The parts that are neither popularity nor a network; recent popularity (V,) float32 as a share of the largest; why some parts are left out.
+
+    What nobody has met takes after what it reads like, in what is counted and in popularity.
+    """
     left_out, parts = [], {}
-    for name in settings["blend"]["parts"]:
-        if name == "content" and data.content is None:
+    for name in names:
+        if name == "content" and content is None:
             left_out.append("nothing is written of the items, so there is no content")
         elif name == "ease" and data.items > SMALL:
             left_out.append(f"ease is for catalogues of up to {SMALL:,} items")
         elif name in ITEM_MODELS and name != "popularity":
-            parts[name] = choices.item_model(name, data)[0]
-    return parts, left_out
+            parts[name] = content if name == "content" else choices.item_model(name, data)[0]
+    popular = (data.recency / max(data.recency.max(), 1e-9)).astype(np.float32)
+    if content is not None and not data.popularity[1:].all():
+        near = alike(content, data.popularity > 0)
+        parts = {name: part if name == "content" else lent(part, near) for name, part in parts.items()}
+        popular += near @ popular
+    return parts, popular, left_out
 
 
 def _network(settings: dict, data: Prepared) -> tuple[tuple[NextItemNetwork, dict] | None, list[dict], list[str]]:
@@ -279,11 +291,13 @@ def _gains_of(evidence, part: Sequences) -> np.ndarray:
     return metrics.ndcg(np.where(own > 0, rank, evidence.shape[1]), 10)
 
 
-def candidates(parts: dict[str, SparseItemModel], network: tuple | None, data: Prepared, part: Sequences, max_len: int) -> Asked:
+def candidates(
+    parts: dict[str, SparseItemModel], popular: np.ndarray, network: tuple | None, data: Prepared, part: Sequences, max_len: int
+) -> Asked:
     """Of each shopper of the part what any part names, popularity and the held-out item, without what was met before."""
     from sparse_dot_topn import sp_matmul_topn
 
-    rows, width, popular = np.arange(len(part)), data.items + 1, popularity_share(data)
+    rows, width = np.arange(len(part)), data.items + 1
     found, pairs = {}, []
     for name, model in parts.items():
         weights, matrix = _event_weights(model, part, max_len), as_matrix(model)

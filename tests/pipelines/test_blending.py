@@ -56,8 +56,9 @@ def chosen(settings: dict, data: Prepared, network: tuple) -> tuple:
 @pytest.mark.parametrize("groups", [1, blending.GROUPS])
 def test_what_is_fitted_is_what_torch_scores(settings: dict, data: Prepared, network: tuple, groups: int):
     part = blending.asked_of(data)
-    counted = {name: blending.remembering(choices.item_model(name, data)[0], part, data) for name in COUNTED}
-    asked = blending.candidates(counted, network, data, part, settings["max_len"])
+    counted, popular, _ = blending.counted(COUNTED, data, blending.compared(data))
+    counted = {name: blending.remembering(model, part, data) for name, model in counted.items()}
+    asked = blending.candidates(counted, popular, network, data, part, settings["max_len"])
     more = np.arange(groups, dtype=np.float32)
     weights = {
         name: (0.3 + 0.1 * i + more, 0.02 * (i + 1 + more)) if name in saved.ITEM_MODELS else (1 + 0 * more, 0 * more)
@@ -160,21 +161,27 @@ def test_what_is_held_out_leaves_no_trace_in_a_part(data: Prepared, name: str):
         assert matrix[others].nnz > 0
 
 
-def test_an_item_without_events_is_found_by_what_is_written_of_it(settings: dict, data: Prepared):
-    matrix = as_matrix(choices.item_model("content", data)[0])
+@pytest.mark.parametrize("names", [["transitions", "content"], ["transitions", "popularity"]])
+def test_an_item_without_events_is_found_by_what_is_written_of_it(settings: dict, data: Prepared, names: list[str]):
+    """By content as a part, and without it by what is counted of items that read alike."""
+    matrix = as_matrix(blending.compared(data))
     new = int(np.argmax(np.diff(matrix.indptr) > 5))
     train = Sequences(
         [h[h != new] for h in data.train.items], [t[h != new] for h, t in zip(data.train.items, data.train.times, strict=True)]
     )
-    own = settings | {"blend": settings["blend"] | {"parts": ["transitions", "content"]}}
-    weights = {name: (np.ones(1, np.float32), np.full(1, 0.03, np.float32)) for name in ("transitions", "content")}
-    held = replace(data, train=train)
-    parts = {name: choices.item_model(name, held)[0] for name in weights}
-    model = blending.built(own, held, blending._recipe(weights, parts, None))[0]
-    near = int(matrix[[new]].tocoo().col[matrix[[new]].data.argmax()])
-    history = torch.tensor([[near]])
+    held = replace(data, train=train).learning_from(train, data.impressions)
+    weights = {name: (np.ones(1, np.float32), np.full(1, 0.03, np.float32)) for name in names}
+    parts, popular, _ = blending.counted(names, held, blending.compared(held))
+    model = blending.built(settings, held, blending._recipe(weights, parts, None))[0]
+    near = matrix[[new]].tocoo()
+    history = torch.tensor([[int(near.col[near.data.argmax()])]])
     scores = model.scores(history, torch.zeros_like(history))[0]
     assert scores[new] > scores[1:].median()
+    lenders = near.col[np.argsort(-near.data)][:10]
+    assert popular[lenders].min() <= popular[new] <= popular[lenders].max()
+    counts = as_matrix(parts["transitions"])
+    assert counts[[new]].nnz > 0
+    assert counts[:, [new]].nnz > 0
 
 
 def test_a_network_that_is_no_number_wins_nothing(settings: dict, data: Prepared, network: tuple):
