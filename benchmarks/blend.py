@@ -78,7 +78,7 @@ def measured(seeds: int, epochs: int | None) -> tuple[list[dict], list[dict], di
 
     data, train = histories.load(), params("train") | ({"epochs": epochs} if epochs else {})
     names, rows, place = train["blend"]["parts"], [], device.choose(train["accelerator"])
-    part, counted = blending.asked_of(data), blending.counted(names, data, blending.compared(data))[0]
+    part, counted = blending.asked_of(data), blending.counted(names, data)[0]
     alone = {"popularity": choices.best_popularity(data)} | {n: blending.remembering(m, part, data) for n, m in counted.items()}
     rows += [row(name, [model.to(place)], data)[0] for name, model in alone.items()]
 

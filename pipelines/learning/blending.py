@@ -7,7 +7,7 @@ validation part is not learnt by heart.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,8 +90,7 @@ def choose(settings: dict, data: Prepared, network: tuple[NextItemNetwork, dict]
     """
     started = time.perf_counter()
     earlier = data.without_newest()  # as the test will find what is counted
-    content = compared(data)
-    parts, popular, left_out = counted(settings["blend"]["parts"], earlier, content)
+    parts, popular, left_out = counted(settings["blend"]["parts"], earlier)
     part = asked_of(data)
     for name, model in parts.items():
         parts[name] = remembering(model, part, data)
@@ -108,7 +107,7 @@ def choose(settings: dict, data: Prepared, network: tuple[NextItemNetwork, dict]
         shape = {"model": "popularity", "recipe": recipe}
         reason = f"nothing beats popularity for sure on the validation part (NDCG@10: {_listed(report['valid_ndcg@10'])})"
     else:
-        model, shape = built(settings, data, _recipe(weights, parts, network), network, content)
+        model, shape = built(settings, data, _recipe(weights, parts, network), network, parts.get("content"))
         reason = _reason(weights, report, ahead)
         proposed = [name for name in settings["blend"]["parts"] if name in weights]
         if proposed != settings["blend"]["parts"]:
@@ -131,7 +130,7 @@ def built(
     network: trained already, with its shape; None: it is trained by the recipe, where the blend has one. content: compared already, which no
     history changes.
     """
-    models, popular, _ = counted(recipe["parts"], data, content or compared(data))
+    models, popular, _ = counted(recipe["parts"], data, content)
     parts = {}
     for name, model in models.items():
         one = recipe["parts"][name]
@@ -197,19 +196,16 @@ def asked_of(data: Prepared) -> Sequences:
     return data.valid.rows(np.linspace(0, len(data.valid) - 1, count).astype(int))
 
 
-def compared(data: Prepared) -> SparseItemModel | None:
-    """Which items read alike; None: nothing is written of them."""
-    return choices.item_model("content", data)[0] if data.content is not None else None
-
-
 def counted(
-    names: Iterable[str], data: Prepared, content: SparseItemModel | None
+    names: Collection[str], data: Prepared, content: SparseItemModel | None = None
 ) -> tuple[dict[str, SparseItemModel], np.ndarray, list[str]]:
     """The parts that are neither popularity nor a network; recent popularity (V,) float32 as a share of the largest; why some parts are left out.
 
-    What nobody has met takes after what it reads like, in what is counted and in popularity.
+    What nobody has met takes after what it reads like, in what is counted and in popularity. content: compared already, which no history changes.
     """
-    left_out, parts = [], {}
+    left_out, parts, new = [], {}, not data.popularity[1:].all()
+    if content is None and data.content is not None and (new or "content" in names):
+        content = choices.item_model("content", data)[0]
     for name in names:
         if name == "content" and content is None:
             left_out.append("nothing is written of the items, so there is no content")
@@ -218,7 +214,7 @@ def counted(
         elif name in ITEM_MODELS and name != "popularity":
             parts[name] = content if name == "content" else choices.item_model(name, data)[0]
     popular = (data.recency / max(data.recency.max(), 1e-9)).astype(np.float32)
-    if content is not None and not data.popularity[1:].all():
+    if content is not None and new:
         near = alike(content, data.popularity > 0)
         parts = {name: part if name == "content" else lent(part, near) for name, part in parts.items()}
         popular += near @ popular

@@ -56,7 +56,7 @@ def chosen(settings: dict, data: Prepared, network: tuple) -> tuple:
 @pytest.mark.parametrize("groups", [1, blending.GROUPS])
 def test_what_is_fitted_is_what_torch_scores(settings: dict, data: Prepared, network: tuple, groups: int):
     part = blending.asked_of(data)
-    counted, popular, _ = blending.counted(COUNTED, data, blending.compared(data))
+    counted, popular, _ = blending.counted(COUNTED, data)
     counted = {name: blending.remembering(model, part, data) for name, model in counted.items()}
     asked = blending.candidates(counted, popular, network, data, part, settings["max_len"])
     more = np.arange(groups, dtype=np.float32)
@@ -164,14 +164,14 @@ def test_what_is_held_out_leaves_no_trace_in_a_part(data: Prepared, name: str):
 @pytest.mark.parametrize("names", [["transitions", "content"], ["transitions", "popularity"]])
 def test_an_item_without_events_is_found_by_what_is_written_of_it(settings: dict, data: Prepared, names: list[str]):
     """By content as a part, and without it by what is counted of items that read alike."""
-    matrix = as_matrix(blending.compared(data))
+    matrix = as_matrix(choices.item_model("content", data)[0])
     new = int(np.argmax(np.diff(matrix.indptr) > 5))
     train = Sequences(
         [h[h != new] for h in data.train.items], [t[h != new] for h, t in zip(data.train.items, data.train.times, strict=True)]
     )
     held = replace(data, train=train).learning_from(train, data.impressions)
     weights = {name: (np.ones(1, np.float32), np.full(1, 0.03, np.float32)) for name in names}
-    parts, popular, _ = blending.counted(names, held, blending.compared(held))
+    parts, popular, _ = blending.counted(names, held)
     model = blending.built(settings, held, blending._recipe(weights, parts, None))[0]
     near = matrix[[new]].tocoo()
     history = torch.tensor([[int(near.col[near.data.argmax()])]])
