@@ -10,8 +10,12 @@ import pytest
 import yaml
 from filelock import FileLock
 
+from pipelines.machine import threads
+
 if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: more threads each would only wait for one another
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+for variable, value in threads().items():  # as stages do for themselves; libraries read these when they are imported
+    os.environ.setdefault(variable, value)
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL_DATA = ROOT.parent / "shared" / "data"
