@@ -12,10 +12,10 @@ from filelock import FileLock
 
 from pipelines.machine import threads
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: more threads each would only wait for one another
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
 for variable, value in threads().items():  # as stages do for themselves; libraries read these when they are imported
-    os.environ.setdefault(variable, value)
+    # A worker a core: more threads each would only wait for one another.
+    alone = variable.endswith("_THREADS") and "PYTEST_XDIST_WORKER" in os.environ
+    os.environ.setdefault(variable, "1" if alone else value)
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL_DATA = ROOT.parent / "shared" / "data"
