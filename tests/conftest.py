@@ -13,9 +13,10 @@ from filelock import FileLock
 from pipelines.machine import threads
 
 for variable, value in threads().items():  # as stages do for themselves; libraries read these when they are imported
-    # A worker a core: more threads each would only wait for one another.
-    alone = variable.endswith("_THREADS") and "PYTEST_XDIST_WORKER" in os.environ
-    os.environ.setdefault(variable, "1" if alone else value)
+    if variable.endswith("_THREADS") and "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ[variable] = "1"  # a worker a core: more threads each would only wait for one another
+    else:
+        os.environ.setdefault(variable, value)
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL_DATA = ROOT.parent / "shared" / "data"
