@@ -118,15 +118,12 @@ def hidden_items(settings: dict, data) -> dict:
     """How often an item that no training history shows is among the first 50 of the shoppers who met it next."""
     from dataclasses import replace
 
-    from models.batches import Sequences
     from pipelines.learning import blending
     from pipelines.learning.ranking import rank_all
 
     hidden = np.zeros(data.items + 1, bool)
     hidden[1 + np.random.default_rng(0).permutation(data.items)[: data.items // 10]] = True
-    kept = [~hidden[items] for items in data.train.items]
-    columns = ([values[k] for values, k in zip(column, kept, strict=True)] for column in (data.train.items, data.train.times))
-    train = Sequences(*columns)
+    train = data.train.only(~hidden)
     model, _, _ = blending.choose(settings, replace(data, train=train).learning_from(train, data.impressions))
     asked = data.test.rows(np.flatnonzero(hidden[data.test.targets]))
     ranks, _ = rank_all(model, asked, 50)

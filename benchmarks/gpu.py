@@ -23,10 +23,10 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from models import metrics
-from models.batches import Impressions, Sequences
 from models.families import FAMILIES, RANKERS
 from models.losses import LOSSES
 from models.retrieval.item_to_item import incidence
+from models.sequences import Impressions, Sequences
 from models.served.pruning import narrowed, settled, sparse
 from pipelines.learning import choices, device, fitting, saved
 from pipelines.learning.prepared import Prepared
@@ -194,15 +194,14 @@ def tiny() -> Prepared:
     actions = [rng.integers(1, 5, n) for n in lengths]
     platforms = [rng.integers(0, 3, n) for n in lengths]
     full = Sequences(items, times, None, actions, platforms)
+    start = full.items.start
 
     def part(ends: np.ndarray, held_out: bool) -> Sequences:
-        columns = ([c[:e] for c, e in zip(column, ends, strict=True)] for column in (items, times))
-        targets = np.array([i[e] for i, e in zip(items, ends, strict=True)]) if held_out else None
-        cut = [a[:e] for a, e in zip(actions, ends, strict=True)]
-        return Sequences(*columns, targets, cut, [p[: e + held_out] for p, e in zip(platforms, ends, strict=True)])
+        asked = [column.values[start + ends] for column in (full.items, full.platforms)] if held_out else [None, None]
+        return full.within(start, start + ends, targets=asked[0], platform=asked[1])
 
     train, valid, test = part(lengths - 2, False), part(lengths - 2, True), part(lengths - 1, True)
-    counts = np.bincount(np.concatenate(train.items), minlength=ITEMS + 1)
+    counts = np.bincount(train.items.flat(), minlength=ITEMS + 1)
     user = np.repeat(np.arange(SHOPPERS), lengths)
     position = np.concatenate([np.arange(n) for n in lengths])
     shown = Impressions(user, position, rng.integers(1, ITEMS + 1, len(user)), rng.integers(0, 3, len(user)),

@@ -186,7 +186,7 @@ def candidates(part, data, column: str, retriever, count: int) -> tuple[tuple, n
     at = pl.read_parquet(PREPARED / "histories.parquet", columns=[column])[column]
     users = at.is_not_null().arg_true().to_numpy()
     items = np.random.default_rng(0).permuted(rank_all(retriever, part, count)[1], axis=1)
-    platform = np.array([p[-1] for p in part.platforms])
+    platform = part.asked_on()
     spread = [np.repeat(c, items.shape[1]) for c in (users, at.drop_nulls().to_numpy())]
     label = (items == part.targets[:, None]).astype(int).ravel()
     return (*spread, items.ravel(), np.repeat(platform, items.shape[1])), label, np.full(len(items), items.shape[1])
@@ -207,8 +207,7 @@ def next_lists(data, retriever, settings: dict) -> tuple[tuple, np.ndarray, np.n
         rows = np.arange(start, min(start + 256, len(training)))
         shoppers, platforms, _, _ = training[rows]
         following, again = learner.next_items(shoppers, platforms)
-        users = training.kept[rows]
-        cut = np.maximum([len(data.train.items[u]) - settings["max_len"] for u in users], 0)
+        users, cut = training.kept[rows], training.older[rows]
         row = following.row.numpy()
         keep = ~again.flatten().numpy()
         columns.append(
@@ -255,11 +254,12 @@ class Tabular:
     def _rows(self, user: np.ndarray, position: np.ndarray, item: np.ndarray, platform: np.ndarray) -> np.ndarray:
         import torch
 
-        from models.batches import pad
+        from models.batches import Windows
 
         moments, row = np.unique(np.stack([user, position]), axis=1, return_inverse=True)
-        full = self.data.full
-        history, actions = (pad([c[u][:p][-self.longest :] for u, p in moments.T]).numpy() for c in (full.items, full.actions))
+        full, length = self.data.full, np.minimum(moments[1], self.longest)
+        windows = Windows(full.items.values, full.actions.values)
+        history, actions = (w.numpy() for w in windows.of(full.items.start[moments[0]] + moments[1] - length, length, (0, 1)))
         real, paid = history > 0, actions == 4
         told, fold = np.zeros((len(history), len(self.numbers)), np.float32), moments[0] % len(self.followed)
         for own in np.unique(fold):

@@ -64,7 +64,7 @@ def measured(width: int, share: float, epochs: int, peak: float) -> dict:
     started = time.perf_counter()
     network = fitting.learn(settings, data)[0]
     seconds = time.perf_counter() - started
-    events = sum(len(h) - 1 for h in data.train.items if len(h) > 1)
+    events = int((data.train.lengths - 1).clip(min=0).sum())
     encoder = sum(p.numel() for p in network.encoder.parameters())
     met = encoder + network.table.weight.numel()  # scoring multiplies the whole table
     return {

@@ -1,7 +1,8 @@
-"""Histories to padded batches of tensors, grouped by length so that little work goes into padding. Knows no files."""
+"""Histories to padded batches of tensors, gathered from flat columns on the device that trains, grouped by length so that little work goes
+into padding. Knows no files.
+"""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytorch_lightning as lightning
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
+
+from models.sequences import Impressions, Sequences, places
 
 
 class ShopperBatch(NamedTuple):
@@ -29,35 +32,40 @@ class Candidates(NamedTuple):
     platform: Tensor  # (N,) int64, where the shopper is; 0 = not told
 
 
-@dataclass
-class Sequences:
-    """What shoppers met, oldest first; and, where something is to be predicted, what came next."""
+class Windows:
+    """Flat columns (E,) on a device, and windows of their rows as padded batches.
 
-    items: list[np.ndarray]  # item numbers, int64
-    times: list[np.ndarray]  # seconds, int64, one an item
-    targets: np.ndarray | None = None  # (N,) int64
-    actions: list[np.ndarray] | None = None  # int64, one an item; None: all seen, no more
-    platforms: list[np.ndarray] | None = None  # int64, one an item and one of the target; None: not told
+    For a CPU they stay where they are, in memory or mapped from a file. To a GPU they are copied where they take at most a quarter of its free
+    memory, and else each batch is.
+    """
 
-    def __post_init__(self) -> None:
-        if self.actions is None:
-            self.actions = [np.ones_like(h) for h in self.items]
-        if self.platforms is None:
-            self.platforms = [np.zeros(len(h) + (self.targets is not None), np.int64) for h in self.items]
+    def __init__(self, *columns: np.ndarray):
+        self.columns = [torch.from_numpy(column) for column in columns]
+        self.device = torch.device("cpu")
 
-    def __len__(self) -> int:
-        return len(self.items)
+    def to(self, device: torch.device | str) -> None:
+        self.device = torch.device(device)
+        if self.device.type == "cuda":
+            size = sum(column.nbytes for column in self.columns)
+            if size <= torch.cuda.mem_get_info(self.device)[0] // 4:
+                self.columns = [column.to(self.device) for column in self.columns]
 
-    def rows(self, chosen: Sequence[int]) -> "Sequences":
-        """Those of the chosen rows alone."""
-        items, times, actions, platforms = (
-            [column[r] for r in chosen] for column in (self.items, self.times, self.actions, self.platforms)
-        )
-        return Sequences(items, times, None if self.targets is None else self.targets[chosen], actions, platforms)
+    def of(self, start: np.ndarray, length: np.ndarray, columns: Sequence[int]) -> list[Tensor]:
+        """So many events (B,) from start (B,) on, of each of these columns: (B, L) int64, padded with 0 on the right; L is at least 1."""
+        there = self.columns[0].device
+        first, count = torch.from_numpy(np.stack([start, length])).to(there, non_blocking=True)[:, :, None]
+        offset = torch.arange(max(1, int(length.max(initial=0))), device=there)
+        padding = offset >= count
+        at = (first + offset).masked_fill_(padding, 0)
+        batches = []
+        for column in columns:
+            values = self.columns[column]
+            batch = values[at].long() if len(values) else torch.zeros_like(at)
+            batches.append(batch.masked_fill_(padding, 0).to(self.device, non_blocking=True))
+        return batches
 
-    def sample(self, about: int) -> "Sequences":
-        """About so many rows, evenly spaced; all where there are fewer."""
-        return self.rows(range(0, len(self), max(1, len(self) // about)))
+
+ITEMS, TIMES, ACTIONS, PLATFORMS = range(4)
 
 
 class Histories(Dataset):
@@ -69,40 +77,30 @@ class Histories(Dataset):
 
     def __init__(self, sequences: Sequences, max_len: int):
         if sequences.targets is None:
-            sequences = sequences.rows([i for i, h in enumerate(sequences.items) if len(h) > 1])
-        self.sequences, self.max_len = sequences, max_len
-        reach = [len(h) - (sequences.targets is None) for h in sequences.items]
-        self.lengths = np.minimum(reach, max_len)
+            sequences = sequences.rows(np.flatnonzero(sequences.lengths > 1))
+        self.sequences = sequences
+        self.windows = Windows(*(column.values for column in (sequences.items, sequences.times, sequences.actions)))
+        self.end = sequences.items.end - (sequences.targets is None)
+        self.start = np.maximum(sequences.items.start, self.end - max_len)
+        self.lengths, self.platform = self.end - self.start, sequences.asked_on()
 
     def __len__(self) -> int:
         return len(self.sequences)
 
-    def __getitem__(self, rows: Sequence[int]) -> tuple:
-        part, longest = self.sequences.rows(rows), self.max_len
-        platform = torch.from_numpy(np.array([p[-1] for p in part.platforms], dtype=np.int64))
-        columns = (part.items, part.times, part.actions)
-        if part.targets is None:
-            before = (pad([h[-(longest + 1) : -1] for h in column]) for column in columns)
-            return ShopperBatch(*before, platform), pad([h[-(longest + 1) :][1:] for h in part.items])
-        before = (pad([h[-longest:] for h in column]) for column in columns)
-        return ShopperBatch(*before, platform), torch.from_numpy(part.targets), pad(part.items)
+    def to(self, device: torch.device | str) -> "Histories":
+        """Gives batches on the device from now on."""
+        self.windows.to(device)
+        return self
 
-
-@dataclass
-class Impressions:
-    """What was shown to whom, ordered by shopper, and what came of it: arrays of one length."""
-
-    user: np.ndarray  # int64, row of the shopper
-    position: np.ndarray  # int64, how many items the shopper had met before
-    item: np.ndarray  # int64
-    platform: np.ndarray  # int64 from 1, 0 = not told
-    labels: np.ndarray  # (N, 3) float32: clicked, carted, purchased
-
-    def __len__(self) -> int:
-        return len(self.user)
-
-    def rows(self, chosen: np.ndarray) -> "Impressions":
-        return Impressions(*(column[chosen] for column in (self.user, self.position, self.item, self.platform, self.labels)))
+    def __getitem__(self, rows: Sequence[int] | np.ndarray) -> tuple:
+        start, length, place = self.start[rows], self.lengths[rows], self.windows.device
+        columns = self.windows.of(start, length, (ITEMS, TIMES, ACTIONS))
+        shoppers = ShopperBatch(*columns, torch.from_numpy(self.platform[rows]).to(place))
+        if self.sequences.targets is None:
+            return shoppers, *self.windows.of(start + 1, length, (ITEMS,))
+        whole = self.sequences.items.start[rows]
+        [seen] = self.windows.of(whole, self.end[rows] - whole, (ITEMS,))
+        return shoppers, torch.from_numpy(self.sequences.targets[rows]).to(place), seen
 
 
 MOST = 256  # impressions of a shopper that one batch reads, others each epoch
@@ -120,33 +118,44 @@ class ImpressionData(Dataset):
     """
 
     def __init__(self, sequences: Sequences, shown: Impressions, max_len: int):
-        self.sequences, self.shown, self.max_len = sequences, shown, max_len
-        self.seed = (0, 0)
-        reach = np.array([len(h) for h in sequences.items])
-        self.kept = np.flatnonzero(reach > 1)
-        self.lengths = np.minimum(reach[self.kept], max_len)
+        self.shown, self.seed = shown, (0, 0)
+        self.kept = np.flatnonzero(sequences.lengths > 1)
+        items = sequences.rows(self.kept).items
+        self.start = np.maximum(items.start, items.end - max_len)
+        self.older, self.lengths = self.start - items.start, items.end - self.start
+        columns = (sequences.items, sequences.times, sequences.actions, sequences.platforms)
+        self.windows = Windows(*(column.values for column in columns))
         self.first = np.searchsorted(shown.user, np.arange(len(sequences) + 1))
 
     def __len__(self) -> int:
         return len(self.kept)
 
-    def __getitem__(self, rows: Sequence[int]) -> tuple:
-        rows = self.kept[rows]
-        part = self.sequences.rows(rows)
-        columns = (part.items, part.times, part.actions, part.platforms)
-        history, times, actions, platforms = (pad([h[-self.max_len :] for h in column]) for column in columns)
-        row, chosen = [], []
-        for i, shopper in enumerate(rows):
-            start, end = self.first[shopper], self.first[shopper + 1]
-            some = start + np.random.default_rng((*self.seed, shopper)).permutation(end - start)[:MOST]
-            row.append(np.full(len(some), i))
-            chosen.append(some)
-        row, shown = np.concatenate(row), self.shown.rows(np.concatenate(chosen))
-        at = shown.position - np.maximum([len(h) - self.max_len for h in part.items], 0)[row]
+    def to(self, device: torch.device | str) -> "ImpressionData":
+        """Gives batches on the device from now on."""
+        self.windows.to(device)
+        return self
+
+    def __getitem__(self, rows: Sequence[int] | np.ndarray) -> tuple:
+        length, place = self.lengths[rows], self.windows.device
+        history, times, actions, platforms = self.windows.of(self.start[rows], length, (ITEMS, TIMES, ACTIONS, PLATFORMS))
+        now = platforms.gather(1, torch.from_numpy(length - 1).to(place)[:, None])[:, 0]
+        row, chosen = self._drawn(self.kept[rows])
+        shown = self.shown.rows(chosen)
+        at = shown.position - self.older[rows][row]
         row, at, item, platform, labels = (
-            torch.from_numpy(column[at >= 0]) for column in (row, at, shown.item, shown.platform, shown.labels)
+            torch.from_numpy(column[at >= 0]).to(place) for column in (row, at, shown.item, shown.platform, shown.labels)
         )
-        return ShopperBatch(history, times, actions, platforms[:, -1]), platforms, Candidates(row, at, item, platform), labels
+        return ShopperBatch(history, times, actions, now), platforms, Candidates(row, at, item, platform), labels
+
+    def _drawn(self, shoppers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Whose impressions are read, as places in `shoppers`, and which: (N,) int64 both."""
+        first, count = self.first[shoppers], self.first[shoppers + 1] - self.first[shoppers]
+        row, chosen = np.repeat(np.arange(len(shoppers)), count), places(first, count)
+        read = np.ones(len(row), bool)
+        for i in np.flatnonzero(count > MOST):
+            own, lot = row == i, np.random.default_rng((*self.seed, shoppers[i])).permutation(count[i])
+            read[own] = np.isin(np.arange(count[i]), lot[:MOST])
+        return row[read], chosen[read]
 
 
 class ByLength(Sampler):
@@ -167,17 +176,17 @@ class ByLength(Sampler):
     def __len__(self) -> int:
         return -(-len(self.lengths) // self.size)
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[np.ndarray]:
         if self.seed is None:
             order = np.argsort(self.lengths, kind="stable")
-            yield from (order[i : i + self.size].tolist() for i in range(0, len(order), self.size))
+            yield from (order[i : i + self.size] for i in range(0, len(order), self.size))
             return
         rng = np.random.default_rng((self.seed, self.epoch))
         # Jitter mixes neighbours in length, so that batches differ between epochs.
         order = np.argsort(self.lengths + rng.uniform(-1, 1, len(self.lengths)) * np.sqrt(self.lengths), kind="stable")
         batches = [order[i : i + self.size] for i in range(0, len(order), self.size)]
         for b in rng.permutation(len(batches)):
-            yield batches[b].tolist()
+            yield batches[b]
 
 
 class HistoryData(lightning.LightningDataModule):
@@ -193,18 +202,14 @@ class HistoryData(lightning.LightningDataModule):
         self.valid = Histories(valid, max_len)
         self.batch, self.seed = min(batch, max(16, len(self.train) // 100)), seed
 
+    def setup(self, stage: str) -> None:
+        for part in (self.train, self.valid):
+            part.to(self.trainer.strategy.root_device)
+
     def train_dataloader(self) -> DataLoader:
         sampler = ByLength(self.train.lengths, self.batch, self.seed, self.train)
-        # One batch an "item": the sampler yields lists of rows and the dataset pads them.
+        # One batch an "item": the sampler yields rows and the dataset gathers them.
         return DataLoader(self.train, sampler=sampler, batch_size=None)
 
     def val_dataloader(self) -> DataLoader:
         return DataLoader(self.valid, sampler=ByLength(self.valid.lengths, 256), batch_size=None)
-
-
-def pad(histories: list[np.ndarray]) -> Tensor:
-    """Int arrays of any lengths -> (B, L) int64, padded with 0 on the right; L is at least 1."""
-    padded = np.zeros((len(histories), max([1, *map(len, histories)])), dtype=np.int64)
-    for row, history in zip(padded, histories, strict=True):
-        row[: len(history)] = history
-    return torch.from_numpy(padded)

@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 import polars as pl
 
-from models.batches import Sequences
 from models.rankers.two_stage import first_stage
+from models.sequences import Sequences
 from pipelines.artefact import graph, index
 from pipelines.artefact.bento import build_bento
 from pipelines.artefact.catalogue import catalogue, similar, stored_histories
@@ -68,7 +68,7 @@ def write(
     write_compact(folder / "probe.json", {"cases": probe(graphs[0], data.test, network.max_len, data.items)})
     arrays, names = catalogue(items)
     neighbours, similarity = similar(first_stage(network), min(SIMILAR, data.items - 1), _listed(items))
-    arrays |= stored_histories(users, data.full) | {"similar_items": neighbours, "similar_scores": similarity}
+    arrays |= stored_histories(users, data.full, data.origin) | {"similar_items": neighbours, "similar_scores": similarity}
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
     for name, document in (names | {"popular": most_popular}).items():

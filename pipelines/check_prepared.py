@@ -6,9 +6,11 @@ Out: reports/verified.json, reports/data_docs/prepared (Great Expectations Data 
 
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from pipelines.data.expectations import Checker
+from pipelines.data.histories import flat
 from pipelines.stage import StageError, log, output, read_json, run, write_json
 
 PREPARED = Path("data/prepared")
@@ -16,7 +18,8 @@ PREPARED = Path("data/prepared")
 
 def main() -> None:
     facts = read_json(PREPARED / "prepared.json")
-    rows = flat(pl.read_parquet(PREPARED / "histories.parquet"), facts.get("valid_from"))
+    histories = pl.read_parquet(PREPARED / "histories.parquet")
+    rows = events(histories, facts.get("valid_from"))
     with output("reports/data_docs/prepared") as docs:
         checker = Checker(docs)
         verdict = checker.check("prepared", rows, {"items": facts["sizes"]["items"]})
@@ -26,6 +29,7 @@ def main() -> None:
         + "".join(f"\n    {rows.row(i, named=True)}" for i in f.rows[:3])
         for f in verdict.failures
     ]
+    failures += [f"flat/{name}.npy is not what histories.parquet says; run prepare again" for name in differing(histories)]
     write_json("reports/verified.json", {"passed": not failures, "rows": verdict.rows, "failures": failures})
     log.info("check_prepared: Data Docs at reports/data_docs/prepared/index.html")
     if failures:
@@ -33,7 +37,13 @@ def main() -> None:
     log.info("check_prepared: %s events of histories hold all %s expectations", f"{verdict.rows:,}", verdict.checked)
 
 
-def flat(histories: pl.DataFrame, valid_from: str | None) -> pl.DataFrame:
+def differing(histories: pl.DataFrame) -> list[str]:
+    """The flat files, from which training reads, that do not hold what the table holds."""
+    arrays, _ = flat(histories)
+    return [name for name, array in arrays.items() if not np.array_equal(np.load(PREPARED / "flat" / f"{name}.npy"), array)]
+
+
+def events(histories: pl.DataFrame, valid_from: str | None) -> pl.DataFrame:
     """One row an event of a history; its columns are described in the notes of expectations/prepared.json."""
     rows = (
         histories.with_row_index("user")

@@ -1,9 +1,10 @@
 """prepare: checked events to histories of item numbers, features and a split.
 
 In:  data/checked, settings `prepare`, `source`.
-Out: data/prepared/histories.parquet (a row a shopper, oldest item first), items.parquet (number 1.. = row order, features),
+Out: data/prepared/histories.parquet (a row a shopper, oldest item first), flat/*.npy (its lists, as training reads them: items, times in seconds
+     since `origin`, actions, platforms, one shopper after the other, and offsets), items.parquet (number 1.. = row order, features),
      content.parquet (words of what is written of items, counted), impressions.parquet (what was shown to whom, and what came of it),
-     attributes.json (what the numbers in items' `attributes` mean, from 1), users.parquet (features), prepared.json (sizes, platforms by number, ties, what was removed and why).
+     attributes.json (what the numbers in items' `attributes` mean, from 1), users.parquet (features), prepared.json (sizes, platforms by number, ties, origin of times, what was removed and why).
 
 A history holds the first time a shopper meets each item: that is what the protocol of the published tables ranks (items
 already seen are filtered out). Its columns: user_id, items (list of item number), timestamps (list), actions (list: the
@@ -22,12 +23,13 @@ a history stands for an impression that was clicked.
 
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from pipelines.data.cleaning import clean
 from pipelines.data.content import content
 from pipelines.data.features import attributes, item_features, user_features
-from pipelines.data.histories import BASKETS, meetings, platforms, vocabulary
+from pipelines.data.histories import BASKETS, flat, meetings, platforms, vocabulary
 from pipelines.data.impressions import impressions
 from pipelines.data.sources import source
 from pipelines.data.split import divide
@@ -68,6 +70,7 @@ def main() -> None:
     written, terms = content(described, settings["content"])
     features, names = attributes(described, settings["attributes"])
     people = user_features(actions)
+    arrays, origin = flat(split)
     facts = {
         "split": settings["split"],
         **cuts,
@@ -76,9 +79,13 @@ def main() -> None:
         "ordered_only": ordered_only,
         "min_item_events": settings["min_item_events"],
         "terms": len(terms),
+        "origin": origin,
     }
     with output("data/prepared") as folder:
         split.write_parquet(folder / "histories.parquet")
+        (folder / "flat").mkdir()
+        for name, array in arrays.items():
+            np.save(folder / "flat" / f"{name}.npy", array)
         features.write_parquet(folder / "items.parquet")
         written.write_parquet(folder / "content.parquet")
         shown.write_parquet(folder / "impressions.parquet")

@@ -27,7 +27,7 @@ def main() -> None:
         return
     saved.save("data/refit", again, model)
     fitting.forget()
-    log.info("refit: learnt from all %s events", f"{sum(map(len, data.full.items)):,}")
+    log.info("refit: learnt from all %s events", f"{data.full.lengths.sum():,}")
 
 
 def learn(settings: dict, data: Prepared, honest: dict) -> tuple[Model, dict]:

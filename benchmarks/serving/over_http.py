@@ -18,8 +18,8 @@ import torch
 from benchmarks.quality import ROOT, link_code
 from deploy.platform import processes, server
 from deploy.serving.catalogue import Ids
-from models.batches import Sequences
 from models.families import build
+from models.sequences import Sequences
 from pipelines import bundle
 from pipelines.artefact import graph
 from pipelines.artefact.bento import build_bento
@@ -153,7 +153,7 @@ def large_catalogue(folder: Path, items: int, shoppers: int = 2000, length: int 
          "price": rng.uniform(1, 500, items).round(2), "in_stock": rng.random(items) < 0.95, "listed": True}
     )  # fmt: skip
     full, test = Sequences(numbers, times), Sequences(numbers, times, np.ones(shoppers, np.int64))
-    counts = np.bincount(np.concatenate(numbers), minlength=items + 1)
+    counts = np.bincount(full.items.flat(), minlength=items + 1)
     data = Prepared(
         full, full, test, test, [], counts, counts.astype(float), None, np.zeros((items + 1, 0), np.float32), [], None, [], full
     )

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from models.retrieval.sparse_item_model import SparseItemModel, from_rows
+from models.sequences import Ragged
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -37,7 +38,7 @@ def item_knn(met: "sp.csr_matrix", neighbours: int = 100, shrink: float = 10.0) 
     return from_rows(blocks(), met.shape[1], neighbours)
 
 
-def transitions(histories: list[np.ndarray], items: int, neighbours: int = 32) -> SparseItemModel:
+def transitions(histories: Ragged | list[np.ndarray], items: int, neighbours: int = 32) -> SparseItemModel:
     """Recommends what followed the newest items of the history (Markov chains with skips, as in He & McAuley's Fossil, 2016).
 
     weight_ij = sum over the times that j came g events after i of 0.9^(g-1), divided by 5 + the same for all j; the events of a
@@ -47,8 +48,8 @@ def transitions(histories: list[np.ndarray], items: int, neighbours: int = 32) -
     """
     import scipy.sparse as sp
 
-    flat = np.concatenate([*histories, np.zeros(0, np.int64)]).astype(np.int64)
-    ends = np.repeat(np.cumsum([len(h) for h in histories], dtype=np.int64), [len(h) for h in histories])
+    histories = Ragged.of(histories)
+    flat, ends = histories.flat(), np.repeat(histories.lengths.cumsum(), histories.lengths)
     by_item = np.argsort(flat, kind="stable")
     first = np.searchsorted(flat[by_item], np.arange(items + 1))
     work = np.bincount(flat, np.minimum(ends - np.arange(len(flat)), REACH), items)
@@ -125,12 +126,12 @@ def ease(met: "sp.csr_matrix", neighbours: int = 200, regularisation: float = 50
     return from_rows((sp.csr_matrix(weights[start : start + rows]) for start in range(0, items, rows)), items, neighbours)
 
 
-def incidence(histories: list[np.ndarray], width: int) -> "sp.csr_matrix":
+def incidence(histories: Ragged | list[np.ndarray], width: int) -> "sp.csr_matrix":
     """Who met what: histories of item numbers -> (N, width) sparse float32."""
     import scipy.sparse as sp
 
-    ends = np.cumsum([0, *map(len, histories)])
-    flat = np.concatenate(histories) if histories else np.zeros(0, int)
+    histories = Ragged.of(histories)
+    flat, ends = histories.flat(), np.append(0, histories.lengths.cumsum())
     matrix = sp.csr_matrix((np.ones(len(flat), np.float32), flat, ends), shape=(len(histories), width))
     matrix.sum_duplicates()
     return matrix

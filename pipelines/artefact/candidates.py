@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from models.batches import Sequences
 from models.rankers.two_stage import network_of
 from models.retrieval.blend import Blend
+from models.sequences import Sequences
 from models.served.pruning import narrowed, settled, sparse
 from pipelines.artefact import graph
 from pipelines.artefact.quantise import quantise

@@ -10,11 +10,11 @@ import polars as pl
 import scipy.sparse as sp
 import torch
 
-from models.batches import Sequences
 from models.retrieval.blend import Blend
 from models.retrieval.item_to_item import as_matrix
 from models.retrieval.network import NextItemNetwork
 from models.retrieval.sparse_item_model import SparseItemModel, from_rows
+from models.sequences import Sequences
 
 EXACT = 20_000  # items up to which the most similar are found by comparing all pairs
 PROBES, PER_LIST = 16, 64  # lists looked through of an inverted file, and items a list, for larger catalogues
@@ -52,13 +52,13 @@ def ids(name: str, values: pl.Series) -> dict[str, np.ndarray]:
     }
 
 
-def stored_histories(users: pl.Series, full: Sequences) -> dict[str, np.ndarray]:
-    """Ids of shoppers, and what each met; the history of the i-th is [offsets[i], offsets[i + 1])."""
+def stored_histories(users: pl.Series, full: Sequences, origin: int) -> dict[str, np.ndarray]:
+    """Ids of shoppers, and what each met; the history of the i-th is [offsets[i], offsets[i + 1]). origin: of times, in seconds since 1970."""
     return ids("user_ids", users) | {
-        "history_offsets": np.cumsum([0, *map(len, full.items)]),
-        "history_items": np.concatenate(full.items).astype(np.int32),
-        "history_times": np.concatenate(full.times),
-        "history_actions": np.concatenate(full.actions).astype(np.uint8),
+        "history_offsets": np.append(0, full.lengths.cumsum()),
+        "history_items": full.items.flat().astype(np.int32),
+        "history_times": full.times.flat() + origin,
+        "history_actions": full.actions.flat().astype(np.uint8),
     }
 
 

@@ -12,8 +12,9 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from onnxscript import ir
 from onnxscript.optimizer import optimize_ir
 
-from models.batches import ByLength, Histories, Sequences
+from models.batches import ByLength, Histories
 from models.metrics import ndcg
+from models.sequences import Sequences
 from models.served.operators import onnx_operators
 from models.served.topk import CandidateScores, IndexQuery, NetworkScores, TopK, index_rows
 from pipelines.learning.saved import Model
@@ -147,8 +148,8 @@ def answers(graph: ort.InferenceSession, part: Sequences, max_len: int, items: i
     order, tops = [], []
     for rows in ByLength(Histories(part, max_len).lengths, 256):
         tops.append(call(graph, feed(part.rows(rows), max_len, items))[0])
-        order += rows
-    return np.concatenate(tops)[np.argsort(order)]
+        order.append(rows)
+    return np.concatenate(tops)[np.argsort(np.concatenate(order))]
 
 
 def ndcg_at_10(top: np.ndarray, target: np.ndarray) -> np.ndarray:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from models.batches import Sequences
 from models.rankers.two_stage import TwoStage
+from models.sequences import Sequences
 from models.served.topk import SHORTLIST
 from pipelines.artefact import graph
 from pipelines.artefact.candidates import steps_of

@@ -61,6 +61,23 @@ def vocabulary(met: pl.DataFrame, catalogue: pl.DataFrame | None) -> pl.DataFram
     return order.with_row_index("item", 1).with_columns(listed=listed)
 
 
+def flat(split: pl.DataFrame) -> tuple[dict[str, np.ndarray], int]:
+    """What training reads, 8 bytes an event in items and times: the lists of a split one after the other, the history of row i at
+    [offsets[i], offsets[i + 1]); and the second since 1970 from which times count, so that 68 years fit into four bytes.
+    """
+    lists = {"items": np.int32, "timestamps": np.int64, "actions": np.uint8, "platforms": np.uint16}
+    items, times, actions, numbers = (
+        split[name].explode(empty_as_null=False).to_physical().to_numpy().astype(kind) for name, kind in lists.items()
+    )
+    times //= 1_000_000
+    origin = int(times.min())
+    times -= origin
+    if times.max(initial=0) < 1 << 31:
+        times = times.astype(np.int32)
+    offsets = np.concatenate([[0], split["items"].list.len().to_numpy().cumsum()]).astype(np.int64)
+    return {"items": items, "times": times, "actions": actions, "platforms": numbers, "offsets": offsets}, origin
+
+
 def platforms(met: pl.DataFrame) -> list[str]:
     """The names of the platforms, by number from 1; of more than PLATFORMS the most frequent."""
     if "platform" not in met.columns:

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from models import metrics
-from models.batches import Sequences
 from models.retrieval.blend import Blend
 from models.retrieval.content import alike, lent
 from models.retrieval.evidence import Evidence
 from models.retrieval.item_to_item import as_matrix
 from models.retrieval.network import NextItemNetwork
 from models.retrieval.sparse_item_model import SparseItemModel
+from models.sequences import Sequences
 from pipelines.learning import choices, device, fitting
 from pipelines.learning.prepared import Prepared
 from pipelines.learning.ranking import batches
@@ -177,7 +177,8 @@ def network_name(names: Iterable[str]) -> str | None:
 
 def newest_groups(data: Prepared, groups: int) -> np.ndarray:
     """The group (V,) int64 of shoppers whose newest item is this one: by how many training histories hold it, groups of about one size."""
-    newest = data.popularity[[h[-1] for h in data.train.items if len(h)]]
+    items = data.train.items
+    newest = data.popularity[items.last()[items.lengths > 0]]
     cuts = np.quantile(newest, np.arange(1, groups) / groups) if len(newest) else []
     return np.searchsorted(cuts, data.popularity).astype(np.int64)
 
@@ -257,24 +258,20 @@ def _event_weights(model: SparseItemModel, part: Sequences, max_len: int):
     """
     import scipy.sparse as sp
 
-    items, times = [h[-max_len:] for h in part.items], [t[-max_len:] for t in part.times]
-    lengths = np.array([len(h) for h in items])
-    flat, row = np.concatenate([*items, np.zeros(0, np.int64)]), np.repeat(np.arange(len(items)), lengths)
-    ends = np.cumsum(lengths)
-    after = ends[row] - 1 - np.arange(len(flat))
-    moment = np.concatenate([*times, np.zeros(0, np.int64)])
-    newest = np.array([t.max(initial=0) for t in times])
-    weights = model.decay.item() ** after * 0.5 ** ((newest[row] - moment) / model.half_life.item())
-    total = np.bincount(row, weights, len(items))
+    part = part.newest(max_len)
+    row = part.items.owners()
+    after = part.lengths.cumsum()[row] - 1 - np.arange(len(row))
+    age = part.times.last()[row] - part.times.flat()
+    weights = model.decay.item() ** after * 0.5 ** (age / model.half_life.item())
+    total = np.bincount(row, weights, len(part))
     weights = (weights / np.maximum(total[row], 1e-6)).astype(np.float32)
-    return sp.csr_matrix((weights, (row, flat)), shape=(len(items), len(model.bias)))
+    return sp.csr_matrix((weights, (row, part.items.flat())), shape=(len(part), len(model.bias)))
 
 
 def _met(part: Sequences, width: int):
     import scipy.sparse as sp
 
-    row = np.repeat(np.arange(len(part)), [len(h) for h in part.items])
-    flat = np.concatenate([*part.items, np.zeros(0, np.int64)])
+    row, flat = part.items.owners(), part.items.flat()
     return sp.csr_matrix((np.ones(len(flat), np.float32), (row, flat)), shape=(len(part), width))
 
 
@@ -307,7 +304,7 @@ def candidates(
     reached = np.zeros(len(rows), bool)
     reached[row[column == part.targets[row]]] = True
     named = np.sort(np.concatenate([row * width + column, rows * width + part.targets]))
-    met = np.sort(np.repeat(rows, [len(h) for h in part.items]) * width + np.concatenate([*part.items, np.zeros(0, np.int64)]))
+    met = np.sort(part.items.owners() * width + part.items.flat())
     new = np.append(True, named[1:] != named[:-1]) & (named % width > 0)
     if len(met):
         new &= met[np.searchsorted(met, named).clip(max=len(met) - 1)] != named
@@ -316,7 +313,7 @@ def candidates(
     columns["popularity"] = popular[column]
     if network is not None:
         columns[network[1]["model"]] = _logits(network[0], part, row, column)
-    group = newest_groups(data, GROUPS)[[h[-1] if len(h) else 0 for h in part.items]]
+    group = newest_groups(data, GROUPS)[part.items.last()]
     return Asked(row, column, column == part.targets[row], reached, group, columns)
 
 
@@ -502,7 +499,7 @@ def _reason(weights: Weights, report: dict, ahead: float) -> str:
 
 def fitting_cost(settings: dict, data: Prepared) -> float:
     """Epochs x events x items of a network's training."""
-    return float(settings["epochs"] * sum(map(len, data.train.items)) * data.items)
+    return float(settings["epochs"] * data.train.lengths.sum() * data.items)
 
 
 def speed(settings: dict, data: Prepared) -> float:

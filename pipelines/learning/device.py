@@ -3,9 +3,8 @@
 from itertools import chain
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from models.batches import ShopperBatch
 from pipelines.stage import StageError, log
 
 
@@ -27,10 +26,3 @@ def choose(accelerator: str) -> torch.device:
 def device_of(model: nn.Module) -> torch.device:
     """Where the model is; what is asked of it goes there."""
     return next(chain(model.parameters(), model.buffers())).device
-
-
-def moved(batch: tuple[ShopperBatch | Tensor, ...], device: torch.device) -> tuple[ShopperBatch | Tensor, ...]:
-    """A batch on the device."""
-    return tuple(
-        ShopperBatch(*(c.to(device) for c in part)) if isinstance(part, ShopperBatch) else part.to(device) for part in batch
-    )

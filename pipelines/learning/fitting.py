@@ -23,12 +23,13 @@ import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.strategies import ModelParallelStrategy
 
-from models.batches import Histories, HistoryData, ImpressionData, Sequences
+from models.batches import Histories, HistoryData, ImpressionData
 from models.families import RANKERS, build, build_ranker, loss_of
 from models.rankers.ranker import Ranker
 from models.rankers.two_stage import SecondStage, TwoStage, network_of
 from models.retrieval.blend import Blend
 from models.retrieval.network import NextItemNetwork
+from models.sequences import Sequences
 from models.training.learner import Distilled, NextItem
 from models.training.rank_learner import RankImpressions
 from pipelines.learning import choices, device, saved
@@ -43,7 +44,7 @@ RATES = ("learning_rate", "weight_decay")
 CHECKPOINTS = Path("data/.checkpoints")
 # What a training's outcome depends on beside data and settings: not how a graph is served.
 CODE = ("models/*.py", "models/[!s]*/*.py", "pipelines/learning/*.py")
-DATA = ("histories", "impressions", "items", "content")
+DATA = ("histories.parquet", "flat/*.npy", "impressions.parquet", "items.parquet", "content.parquet")
 FINISHED: list[Path] = []  # checkpoints of trainings that this process ended, until their models are saved
 SCORES_VALIDATED = 300_000_000  # scores that an epoch's validation computes, about
 FEWEST_VALIDATED = 2000  # shoppers that it has at least
@@ -277,7 +278,7 @@ def distil(network: NextItemNetwork, teacher: NextItemNetwork, data: Prepared, s
         limit_val_batches=0, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         callbacks=[StepSeed(settings["seed"])],
     )  # fmt: skip
-    trainer.fit(learner.train(), module.train_dataloader())
+    trainer.fit(learner.train(), datamodule=module)
     return network.cpu().eval()
 
 
@@ -308,9 +309,7 @@ def exclusive(folder: Path) -> Iterator[None]:
 def fingerprint(settings: dict, recipe: dict | None = None) -> str:
     """Names a training by all that goes in: settings and recipe, the bytes of the prepared data and of the code."""
     digest = hashlib.sha256(json.dumps([settings, recipe], sort_keys=True).encode())
-    files = [PREPARED / f"{name}.parquet" for name in DATA]
-    files += sorted(p for pattern in CODE for p in Path().glob(pattern))
-    for path in files:
-        if path.exists():
+    for folder, patterns in ((PREPARED, DATA), (Path(), CODE)):
+        for path in sorted(p for pattern in patterns for p in folder.glob(pattern)):
             digest.update(path.as_posix().encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:16]

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from models.batches import Impressions, Sequences
+from models.sequences import Impressions, Ragged, Sequences
 from pipelines.stage import read_json
 
 if TYPE_CHECKING:
+    import polars as pl
     import scipy.sparse as sp
 
 PREPARED = Path("data/prepared")
@@ -41,6 +42,7 @@ class Prepared:
     before_test: Sequences  # what each shopper met before the test item, or all of it where there is none
     min_item_events: int = 1
     ordered_only: bool = False
+    origin: int = 0  # seconds from 1970 to the time 0 of histories
     content: "sp.csr_matrix | None" = None  # (V, T) counts of words in what is written of each item; None: nothing is
 
     @property
@@ -57,11 +59,10 @@ class Prepared:
         """The same without the newest event of each history of the training part: what is counted there knows as little of a validation shopper's
         newest event as what is counted in all of the training part knows of a test shopper's.
         """
-        histories = self.train
-        if max(map(len, histories.items), default=0) < 2:
+        items = self.train.items
+        if items.lengths.max(initial=0) < 2:
             return self
-        shorter = ([values[:-1] for values in column] for column in (histories.items, histories.times))
-        return self.learning_from(Sequences(*shorter), self.impressions)
+        return self.learning_from(self.train.within(items.start, np.maximum(items.end - 1, items.start)), self.impressions)
 
     def up_to_the_test(self) -> "Prepared":
         """The same with all that came before the test items as its training part, to show by a backtest what the newest events bring."""
@@ -69,12 +70,13 @@ class Prepared:
 
     def learning_from(self, histories: Sequences, impressions: Callable[[str], Impressions]) -> "Prepared":
         """The same with other histories as its training part, and popularity as they show it; impressions: of a part, by its name."""
-        items, times = np.concatenate(histories.items), np.concatenate(histories.times)
+        items, times = histories.items.flat(), histories.times.flat()
         counts = np.bincount(items, minlength=len(self.popularity))
         trained = counts >= self.min_item_events
         age = np.zeros(len(times)) if self.ordered_only else (times.max() - times) / 86400
         recency = np.bincount(items, 0.5 ** (age / RECENT), len(self.popularity))
-        train = _without(histories, ~trained)
+        trained[0] = True
+        train = histories.only(trained)
         return replace(self, train=train, popularity=np.where(trained, counts, 0), recency=recency, impressions=impressions)
 
 
@@ -82,47 +84,50 @@ def load() -> Prepared:
     """The prepared data."""
     import polars as pl
 
-    frame = pl.read_parquet(PREPARED / "histories.parquet")
-    frame = frame.with_columns(pl.col("timestamps").list.eval(pl.element().dt.epoch("s")))
-    cuts = frame["items"].list.len().to_numpy().cumsum()[:-1]
-    items, times, actions, platforms = (
-        np.split(frame[c].explode(empty_as_null=False).to_numpy().astype(np.int64), cuts)
-        for c in ("items", "timestamps", "actions", "platforms")
-    )
-    full = Sequences(items, times, None, actions, platforms)
+    split = pl.read_parquet(PREPARED / "histories.parquet", columns=["train_end", "valid_at", "test_at", "test_basket"])
     features, facts = pl.read_parquet(PREPARED / "items.parquet"), read_json(PREPARED / "prepared.json")
-    parts = [_without(_until(full, frame["train_end"].to_list()), ~np.concatenate([[True], features["trained"].to_numpy()]))]
-    for column in ("valid_at", "test_at"):
-        asked = frame[column].is_not_null().arg_true().to_list()
-        parts.append(_until(full.rows(asked), frame[column].drop_nulls().to_list(), held_out=True))
-    tested = frame.filter(pl.col("test_at").is_not_null())
-    baskets = tested.select(pl.col("items").list.slice("test_at", "test_basket")).to_series().to_list()
+    full = _flat(PREPARED / "flat")
+    start = full.items.start
+    trained = np.append(True, features["trained"].to_numpy())
+    train = full.within(start, start + split["train_end"].to_numpy().astype(np.int64)).only(trained)
+    valid, test = (_held_out(full, split[column]) for column in ("valid_at", "test_at"))
+    before_test = full.within(start, start + split["test_at"].fill_null(pl.Series(full.lengths)).to_numpy().astype(np.int64))
+    sizes = split["test_basket"].drop_nulls().to_numpy().astype(np.int64)
+    baskets = [full.items.values[at : at + size].astype(np.int64) for at, size in zip(test.items.end, sizes, strict=True)]
     names = [n for n in NUMBERS if n in features.columns]
     rows = features.select(pl.col(names).cast(pl.Float32).fill_nan(None).fill_null(0.0)).to_numpy()
     return Prepared(
-        full, *parts, facts["platforms"],
+        full, train, valid, test, facts["platforms"],
         popularity=np.concatenate([[0], (features["popularity"] * features["trained"]).to_numpy().astype(np.int64)]),
         recency=np.concatenate([[0.0], features["recency"].to_numpy()]),
         attributes=_padded(features["attributes"].to_list()),
         numbers=np.vstack([np.zeros((1, len(names)), np.float32), rows]),
         money=[i for i, n in enumerate(names) if n in MONEY],
         impressions=_impressions,
-        baskets=[np.asarray(b) for b in baskets],
-        before_test=_until(full, frame.select(pl.coalesce("test_at", pl.col("items").list.len())).to_series().to_list()),
+        baskets=baskets,
+        before_test=before_test,
         min_item_events=facts["min_item_events"],
         ordered_only=facts["ordered_only"],
+        origin=facts["origin"],
         content=_content(len(features) + 1, facts["terms"]),
     )  # fmt: skip
 
 
-def _without(histories: Sequences, rare: np.ndarray) -> Sequences:
-    """Histories without items (V,) bool that are too rare to be learnt."""
-    if not rare[1:].any():
-        return histories
-    kept = [~rare[h] for h in histories.items]
-    columns = ([c[k] for c, k in zip(column, kept, strict=True)] for column in (histories.items, histories.times))
-    rest = ([c[k] for c, k in zip(column, kept, strict=True)] for column in (histories.actions, histories.platforms))
-    return Sequences(*columns, None, *rest)
+def _flat(folder: Path) -> Sequences:
+    """All histories, mapped from files: what is not read takes no memory."""
+    offsets = np.load(folder / "offsets.npy")
+    columns = (np.load(folder / f"{name}.npy", mmap_mode="c") for name in ("items", "times", "actions", "platforms"))
+    items, times, actions, platforms = (Ragged(column, offsets[:-1], offsets[1:]) for column in columns)
+    return Sequences(items, times, None, actions, platforms)
+
+
+def _held_out(full: Sequences, at: "pl.Series") -> Sequences:
+    """Of the shoppers who have one the item at this position, and what each met before."""
+    asked = at.is_not_null().arg_true().to_numpy()
+    start = full.items.start[asked]
+    end = start + at.drop_nulls().to_numpy().astype(np.int64)
+    target, platform = (column.values[end].astype(np.int64) for column in (full.items, full.platforms))
+    return full.within(start, end, targets=target, platform=platform)
 
 
 def _content(items: int, terms: int) -> "sp.csr_matrix | None":
@@ -165,13 +170,3 @@ def _padded(lists: list[list[int]]) -> np.ndarray | None:
     for row, numbers in zip(padded[1:], lists, strict=True):
         row[: len(numbers)] = numbers
     return padded
-
-
-def _until(histories: Sequences, ends: list[int], held_out: bool = False) -> Sequences:
-    """Each history's first events; with held_out the one after them as the target."""
-    items, times, actions, platforms = (
-        [values[: end + more] for values, end in zip(column, ends, strict=True)]
-        for column, more in ((histories.items, 0), (histories.times, 0), (histories.actions, 0), (histories.platforms, held_out))
-    )
-    targets = np.array([h[end] for h, end in zip(histories.items, ends, strict=True)], np.int64) if held_out else None
-    return Sequences(items, times, targets, actions, platforms)

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from models import metrics
-from models.batches import ByLength, Candidates, Histories, Impressions, Sequences, ShopperBatch, pad
+from models.batches import ACTIONS, ITEMS, TIMES, ByLength, Candidates, Histories, ShopperBatch, Windows
 from models.rankers.ranker import log_probabilities
 from models.rankers.two_stage import TwoStage, unseen
 from models.retrieval.evidence import Evidence
 from models.retrieval.network import NextItemNetwork
-from pipelines.learning.device import device_of, moved
+from models.sequences import Impressions, Sequences
+from pipelines.learning.device import device_of
 from pipelines.learning.saved import Model
 
 BATCH = 256
@@ -30,8 +31,8 @@ def rank_all(model: Model, part: Sequences, k: int) -> tuple[np.ndarray, np.ndar
             ranks.append(metrics.ranks(scores, target).cpu().numpy())
             best = scores.topk(min(k, scores.shape[1]))
             tops.append(best.indices.masked_fill(best.values == -torch.inf, 0).cpu().numpy())
-        order += rows
-    back = np.argsort(order)
+        order.append(rows)
+    back = np.argsort(np.concatenate(order))
     return np.concatenate(ranks)[back], np.concatenate(tops)[back]
 
 
@@ -41,14 +42,14 @@ def task_probabilities(model: TwoStage, histories: Sequences, shown: Impressions
     histories: whole ones, of all shoppers; of each only what came before the impression is read.
     """
     device, ranker, found = device_of(model), model.second.ranker, []
+    windows = Windows(histories.items.values, histories.times.values, histories.actions.values)
+    windows.to(device)
     for start in range(0, len(shown), BATCH * 8):
         part = shown.rows(np.arange(start, min(start + BATCH * 8, len(shown))))
         moments, row = np.unique(np.stack([part.user, part.position]), axis=1, return_inverse=True)
-        columns = (
-            pad([column[user][:position][-model.max_len :] for user, position in moments.T])
-            for column in (histories.items, histories.times, histories.actions)
-        )
-        [shoppers] = moved((ShopperBatch(*columns, torch.zeros(0, dtype=torch.long)),), device)
+        start, length = histories.items.start[moments[0]], np.minimum(moments[1], model.max_len)
+        columns = windows.of(start + moments[1] - length, length, (ITEMS, TIMES, ACTIONS))
+        shoppers = ShopperBatch(*columns, torch.zeros(0, dtype=torch.long, device=device))
         at = np.minimum(part.position, model.max_len)
         candidates = Candidates(*(torch.from_numpy(c).to(device) for c in (row, at, part.item, part.platform)))
         with torch.inference_mode():
@@ -91,8 +92,8 @@ def ndcg_by_blend(model: TwoStage, part: Sequences, blends: tuple[float, ...]) -
     return {blend: float(gain / len(part)) for blend, gain in gains.items()}
 
 
-def batches(model: Model, part: Sequences) -> Iterator[tuple[list[int], ShopperBatch, Tensor, Tensor]]:
+def batches(model: Model, part: Sequences) -> Iterator[tuple[np.ndarray, ShopperBatch, Tensor, Tensor]]:
     """Rows of the part, their shoppers, targets (B,) and items seen (B, S) int64, a batch of like lengths at a time, on the model's device."""
-    device, held_out = device_of(model), Histories(part, model.max_len)
+    held_out = Histories(part, model.max_len).to(device_of(model))
     for rows in ByLength(held_out.lengths, BATCH):
-        yield rows, *moved(held_out[rows], device)
+        yield rows, *held_out[rows]

@@ -6,14 +6,16 @@ import pytorch_lightning as pl
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.utils.rnn import pad_sequence
 
 from models import metrics
-from models.batches import Histories, HistoryData, Sequences, pad
+from models.batches import Histories, HistoryData
 from models.families import FAMILIES, build, loss_of
 from models.rankers.two_stage import unseen
 from models.retrieval.evidence import Evidence
 from models.retrieval.item_to_item import transitions
 from models.retrieval.network import NextItemNetwork
+from models.sequences import Sequences
 from models.served.topk import TopK
 from models.training.learner import NextItem
 
@@ -63,8 +65,9 @@ class TestEveryFamily:
 
     def test_padding_and_company_change_no_score(self, network: NextItemNetwork):
         alone = network.scores(HISTORY, TIMES)
-        companions = pad([HISTORY[0].numpy(), np.arange(1, 12), np.array([2])])
-        padded = network.scores(companions, pad([TIMES[0].numpy(), np.arange(11), np.array([0])]))
+        companions = pad_sequence([HISTORY[0], torch.arange(1, 12), torch.tensor([2])], batch_first=True)
+        times = pad_sequence([TIMES[0], torch.arange(11), torch.tensor([0])], batch_first=True)
+        padded = network.scores(companions, times)
         torch.testing.assert_close(alone[0], padded[0], rtol=1e-5, atol=1e-5)
 
     def test_the_newest_query_is_that_after_the_last_item(self, network: NextItemNetwork):

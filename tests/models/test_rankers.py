@@ -6,14 +6,16 @@ import pytorch_lightning as pl
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.utils.rnn import pad_sequence
 
-from models.batches import Candidates, HistoryData, ImpressionData, Impressions, Sequences, ShopperBatch, pad
+from models.batches import Candidates, HistoryData, ImpressionData, ShopperBatch
 from models.families import RANKERS, build, build_ranker
 from models.metrics import ranks
 from models.rankers.din import Activation
 from models.rankers.fusion import EMPTY_EVENTS
 from models.rankers.ranker import TASKS, Events, Ranker, log_probabilities
 from models.rankers.two_stage import SecondStage, TwoStage, unseen
+from models.sequences import Impressions, Sequences
 from models.served.stored import stored_second_stage
 from models.served.topk import TopK
 from models.training import rank_learner
@@ -44,11 +46,9 @@ def ranker(request: pytest.FixtureRequest) -> Ranker:
 
 
 def shoppers(*histories: list[int]) -> ShopperBatch:
-    rows = [np.array(h) for h in histories]
-    done = [(h * 7) % 4 + 1 for h in rows]
-    return ShopperBatch(
-        pad(rows), pad([np.arange(len(h)) * 500 for h in rows]), pad(done), torch.ones(len(rows), dtype=torch.long)
-    )
+    rows = [torch.tensor(h) for h in histories]
+    columns = rows, [torch.arange(len(h)) * 500 for h in rows], [(h * 7) % 4 + 1 for h in rows]
+    return ShopperBatch(*(pad_sequence(c, batch_first=True) for c in columns), torch.ones(len(rows), dtype=torch.long))
 
 
 def asked(row: list[int], at: list[int], item: list[int]) -> Candidates:

@@ -10,9 +10,10 @@ import torch
 
 from deploy.serving.recommender import Recommender
 from models import metrics
-from models.batches import Histories, Sequences
+from models.batches import Histories
 from models.retrieval.blend import Blend
 from models.retrieval.item_to_item import as_matrix
+from models.sequences import Sequences
 from models.served.topk import TopK
 from pipelines.artefact import graph
 from pipelines.artefact.catalogue import similar
@@ -114,9 +115,7 @@ def test_a_blend_is_not_worse_than_its_parts(settings: dict, data: Prepared, kin
     if kind == "no texts":
         data = replace(data, content=None)
     if kind == "short histories":
-        last = Sequences([h[-1:] for h in data.test.items], [t[-1:] for t in data.test.times], data.test.targets)
-        before = Sequences([h[-1:] for h in data.valid.items], [t[-1:] for t in data.valid.times], data.valid.targets)
-        data = replace(data, valid=before, test=last)
+        data = replace(data, valid=data.valid.newest(1), test=data.test.newest(1))
     own = settings | {"blend": settings["blend"] | {"parts": ["popularity", *COUNTED]}}
     model, shape, _ = blending.choose(own, data)
     blend = metrics.ndcg(rank_all(model, data.test, 10)[0], 10)
@@ -148,11 +147,8 @@ def test_noise_ends_in_popularity(settings: dict, data: Prepared):
 @pytest.mark.parametrize("name", COUNTED)
 def test_what_is_held_out_leaves_no_trace_in_a_part(data: Prepared, name: str):
     canary, others = data.items, np.arange(1, data.items)
-    train = Sequences(
-        [h[h != canary] for h in data.train.items],
-        [t[h != canary] for h, t in zip(data.train.items, data.train.times, strict=True)],
-    )
-    held = replace(data, train=train, popularity=np.where(np.arange(data.items + 1) == canary, 0, data.popularity))
+    kept = np.arange(data.items + 1) != canary
+    held = replace(data, train=data.train.only(kept), popularity=np.where(kept, data.popularity, 0))
     matrix = as_matrix(choices.item_model(name, held)[0])
     if name == "content":  # knows what is written of an item, and no event
         assert (matrix != as_matrix(choices.item_model(name, data)[0])).nnz == 0
@@ -166,9 +162,7 @@ def test_an_item_without_events_is_found_by_what_is_written_of_it(settings: dict
     """By content as a part, and without it by what is counted of items that read alike."""
     matrix = as_matrix(choices.item_model("content", data)[0])
     new = int(np.argmax(np.diff(matrix.indptr) > 5))
-    train = Sequences(
-        [h[h != new] for h in data.train.items], [t[h != new] for h, t in zip(data.train.items, data.train.times, strict=True)]
-    )
+    train = data.train.only(np.arange(data.items + 1) != new)
     held = replace(data, train=train).learning_from(train, data.impressions)
     weights = {name: (np.ones(1, np.float32), np.full(1, 0.03, np.float32)) for name in names}
     parts, popular, _ = blending.counted(names, held)

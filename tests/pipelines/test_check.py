@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 import yaml
@@ -173,4 +174,9 @@ def test_no_leak_passes_verification(workspace):
     with pytest.raises(StageError, match="outside the vocabulary"):
         run_stages("check_prepared")
     good.write_parquet(path)
+    times = Path("data/prepared/flat/times.npy")
+    np.save(times, np.load(times)[::-1])
+    with pytest.raises(StageError, match=r"flat/times\.npy is not what histories\.parquet says"):
+        run_stages("check_prepared")
+    np.save(times, np.load(times)[::-1])
     run_stages("check_prepared")

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from models.batches import Sequences
 from models.metrics import ndcg
 from models.rankers.two_stage import SecondStage, TwoStage
 from models.retrieval.evidence import Evidence
 from models.retrieval.item_to_item import transitions
+from models.sequences import Sequences
 from pipelines.learning.ranking import ndcg_by_blend, ndcg_by_prior_weight, rank_all
 from tests.models.test_models import ITEMS, made
 from tests.models.test_rankers import ranker_of
