@@ -6,7 +6,75 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+SHARE = 8  # histories whose buckets are spread out at a time
 TIME_BUCKETS = 32  # by powers of two of seconds: the last holds gaps of over 68 years
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, position_bias: Tensor, time_bias: Tensor, gap: Tensor) -> Tensor:
+    """silu(q k' + biases) / M over each event and those before it, times v.
+
+    q, k, v (B, H, L, d) float; position_bias (H, M), by how many events back; time_bias (H, TIME_BUCKETS); gap (B, L, L) int64 -> (B, H, L, d).
+    """
+    position = torch.arange(q.shape[2], device=q.device)
+    back = position[:, None] - position[None, :]
+    bias = position_bias[:, back.clamp(min=0)] + time_bias[:, gap].transpose(0, 1)
+    weight = F.silu(q @ k.transpose(2, 3) + bias) / position_bias.shape[1]
+    return torch.where(back >= 0, weight, 0.0).to(v.dtype) @ v
+
+
+class PointwiseAttention(torch.autograd.Function):
+    """attention(), with a gradient that stores two (B, H, L, L) tensors and adds up those of the biases without collisions: of positions along
+    diagonals, of time by counting.
+    """
+
+    @staticmethod
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, position_bias: Tensor, time_bias: Tensor, gap: Tensor) -> Tensor:
+        length, most = q.shape[2], position_bias.shape[1]
+        position = torch.arange(length, device=q.device)
+        back = position[:, None] - position[None, :]
+        scores = (q @ k.transpose(2, 3)).float()
+        scores += position_bias[:, back.clamp(min=0)]
+        for head, bias in enumerate(time_bias):
+            scores[:, head] += bias.take(gap)
+        known = (back >= 0).float() / most
+        gate = torch.sigmoid(scores)
+        weight = scores.mul_(gate)
+        slope = torch.addcmul(gate + weight, weight, gate, value=-1).mul_(known).to(v.dtype)
+        weight = weight.mul_(known).to(v.dtype)
+        ctx.save_for_backward(q, k, v, weight, slope, gap)
+        ctx.sizes = most, time_bias.shape[1]
+        return weight @ v
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, weight, slope, gap = ctx.saved_tensors
+        most, buckets = ctx.sizes
+        of_scores = (gradient @ v.transpose(2, 3)).mul_(slope)
+        of_position = F.pad(along_diagonals(of_scores.sum(0, dtype=torch.float32)), (0, most - q.shape[2]))
+        summed = counted if q.device.type == "cpu" else spread
+        of_time = torch.stack([summed(of_scores[:, head], gap, buckets) for head in range(q.shape[1])])
+        return of_scores @ k, of_scores.transpose(2, 3) @ q, weight.transpose(2, 3) @ gradient, of_position, of_time, None
+
+
+def along_diagonals(x: Tensor) -> Tensor:
+    """x (H, L, L) -> (H, L): sums of x[h, i, i - g], by g."""
+    heads, length, _ = x.shape
+    # A row longer by one, read as if it were longer by none, moves by one place a row: diagonals become columns.
+    skewed = F.pad(x.flip(2), (0, length)).flatten(1)[:, : length * (2 * length - 1)].view(heads, length, 2 * length - 1)
+    return skewed.sum(1)[:, length - 1 :]
+
+
+def counted(x: Tensor, bucket: Tensor, buckets: int) -> Tensor:
+    """Sums of x (B, L, L) by bucket (B, L, L) int64 -> (buckets,) float32."""
+    return torch.bincount(bucket.flatten(), x.flatten().float(), buckets).float()
+
+
+def spread(x: Tensor, bucket: Tensor, buckets: int) -> Tensor:
+    """counted() as a product with indicators of the buckets: on a GPU, additions to so few cells would wait for each other."""
+    numbers, total = torch.arange(buckets, device=x.device), torch.zeros(buckets, device=x.device)
+    for some, of_some in zip(x.split(SHARE), bucket.split(SHARE), strict=True):
+        total += (of_some.flatten()[:, None] == numbers).to(x.dtype).T @ some.flatten()
+    return total
 
 
 class Block(nn.Module):
@@ -23,14 +91,15 @@ class Block(nn.Module):
         self.out = nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, back: Tensor, gap: Tensor) -> Tensor:
-        """x (B, L, D) float; back (L, L) int64: how many events back, negative = the future; gap (B, L, L) int64: bucket."""
+    def forward(self, x: Tensor, gap: Tensor) -> Tensor:
+        """x (B, L, D) float; gap (B, L, L) int64: bucket of the time between two events."""
         batch, length, width = x.shape
         uvqk = F.silu(self.uvqk(self.norm(x))).view(batch, length, 4, self.heads, width // self.heads)
         u, v, q, k = uvqk.permute(2, 0, 3, 1, 4)
-        bias = self.position_bias[:, back.clamp(min=0)] + self.time_bias[:, gap].transpose(0, 1)
-        weight = F.silu(q @ k.transpose(2, 3) + bias) / self.max_len
-        mixed = torch.where(back >= 0, weight, 0.0) @ v
+        if self.training and torch.is_grad_enabled():
+            mixed = PointwiseAttention.apply(q, k, v, self.position_bias, self.time_bias, gap)
+        else:
+            mixed = attention(q, k, v, self.position_bias, self.time_bias, gap)
         mixed, u = (t.transpose(1, 2).reshape(batch, length, width) for t in (mixed, u))
         return x + self.out(self.dropout(self.mixed_norm(mixed) * u))
 
@@ -49,10 +118,8 @@ class Hstu(nn.Module):
 
     def forward(self, x: Tensor, times: Tensor) -> Tensor:
         """x (B, L, D) float, times (B, L) int64: seconds, any origin; all equal where unknown."""
-        position = torch.arange(x.shape[1], device=x.device)
-        back = position[:, None] - position[None, :]
         gap = (times[:, :, None] - times[:, None, :]).clamp(min=0)
         bucket = torch.log2(gap.float() + 1).long().clamp(max=TIME_BUCKETS - 1)
         for block in self.blocks:
-            x = block(x, back, bucket)
+            x = block(x, bucket)
         return self.norm(x)

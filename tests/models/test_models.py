@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from models import metrics
 from models.batches import Histories, HistoryData
+from models.encoders import hstu
 from models.families import FAMILIES, build, loss_of
 from models.rankers.two_stage import unseen
 from models.retrieval.evidence import Evidence
@@ -160,7 +161,30 @@ def test_hstu_attention_by_the_formula():
                 bias = block.position_bias[head, i - j] + block.time_bias[head, gap[0, i, j]]
                 mixed[i, head] += torch.nn.functional.silu(q[i, head] @ k[j, head] + bias) / 12 * v[j, head]
     slow = x + block.out(block.mixed_norm(mixed.reshape(1, 4, 16)) * u.reshape(1, 4, 16))
-    torch.testing.assert_close(block(x, back, gap), slow)
+    torch.testing.assert_close(block.eval()(x, gap), slow)
+    torch.testing.assert_close(block.train()(x, gap), slow)
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 12])
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_hstu_learns_by_the_gradient_of_its_formula(length: int, kind: torch.dtype):
+    q, k, v = (torch.randn(9, 2, length, 8).to(kind).requires_grad_() for _ in range(3))
+    biases = [torch.randn(2, 12, requires_grad=True), torch.randn(2, hstu.TIME_BUCKETS, requires_grad=True)]
+    gap, weight = torch.randint(0, hstu.TIME_BUCKETS, (9, length, length)), torch.randn(9, 2, length, 8)
+    found = []
+    for way in (hstu.attention, hstu.PointwiseAttention.apply):
+        mixed = way(q, k, v, *biases, gap)
+        found.append([mixed, *torch.autograd.grad((mixed * weight).sum(), [q, k, v, *biases])])
+    exact = kind == torch.float32
+    for ours, plain in zip(*found, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-4 if exact else 2e-2, atol=1e-5 if exact else 2e-2)
+
+
+def test_sums_by_bucket_are_the_same_on_every_device(monkeypatch: pytest.MonkeyPatch):
+    x, bucket = torch.randn(20, 5, 5), torch.randint(0, 32, (20, 5, 5))
+    expected = torch.stack([x[bucket == i].sum() for i in range(32)])
+    torch.testing.assert_close(hstu.counted(x, bucket, 32), expected)
+    torch.testing.assert_close(hstu.spread(x, bucket, 32), expected)
 
 
 class TestTopK:
