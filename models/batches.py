@@ -2,6 +2,7 @@
 into padding. Knows no files.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -35,20 +36,18 @@ class Candidates(NamedTuple):
 class Windows:
     """Flat columns (E,) on a device, and windows of their rows as padded batches.
 
-    For a CPU they stay where they are, in memory or mapped from a file. To a GPU they are copied where they take at most a quarter of its free
-    memory, and else each batch is.
+    For a CPU they stay where they are, in memory or mapped from a file. To a GPU they are copied where there is room, and else each batch is.
     """
 
     def __init__(self, *columns: np.ndarray):
         self.columns = [torch.from_numpy(column) for column in columns]
         self.device = torch.device("cpu")
 
-    def to(self, device: torch.device | str) -> None:
-        self.device = torch.device(device)
-        if self.device.type == "cuda":
-            size = sum(column.nbytes for column in self.columns)
-            if size <= torch.cuda.mem_get_info(self.device)[0] // 4:
-                self.columns = [column.to(self.device) for column in self.columns]
+    def to(self, device: torch.device, room: float = math.inf) -> None:
+        """room: bytes that the columns may take there."""
+        self.device = device
+        if device.type != "cpu" and sum(column.nbytes for column in self.columns) <= room:
+            self.columns = [column.to(device) for column in self.columns]
 
     def of(self, start: np.ndarray, length: np.ndarray, columns: Sequence[int]) -> list[Tensor]:
         """So many events (B,) from start (B,) on, of each of these columns: (B, L) int64, padded with 0 on the right; L is at least 1."""
@@ -87,9 +86,9 @@ class Histories(Dataset):
     def __len__(self) -> int:
         return len(self.sequences)
 
-    def to(self, device: torch.device | str) -> "Histories":
-        """Gives batches on the device from now on."""
-        self.windows.to(device)
+    def to(self, device: torch.device, room: float = math.inf) -> "Histories":
+        """Gives batches on the device from now on; room: bytes that the columns may take there."""
+        self.windows.to(device, room)
         return self
 
     def __getitem__(self, rows: Sequence[int] | np.ndarray) -> tuple:
@@ -130,9 +129,9 @@ class ImpressionData(Dataset):
     def __len__(self) -> int:
         return len(self.kept)
 
-    def to(self, device: torch.device | str) -> "ImpressionData":
-        """Gives batches on the device from now on."""
-        self.windows.to(device)
+    def to(self, device: torch.device, room: float = math.inf) -> "ImpressionData":
+        """Gives batches on the device from now on; room: bytes that the columns may take there."""
+        self.windows.to(device, room)
         return self
 
     def __getitem__(self, rows: Sequence[int] | np.ndarray) -> tuple:
@@ -193,18 +192,20 @@ class HistoryData(lightning.LightningDataModule):
     """Training data, and validation sequences with the item that came next.
 
     Batches hold `batch` shoppers, or fewer (down to 16) where an epoch would otherwise have under 100 batches: a small shop
-    needs as many steps to learn as a large one.
+    needs as many steps to learn as a large one. Each part is kept on the device that trains where it takes at most `room` bytes there.
     """
 
-    def __init__(self, train: Histories | ImpressionData, valid: Sequences, max_len: int, batch: int, seed: int):
+    def __init__(
+        self, train: Histories | ImpressionData, valid: Sequences, max_len: int, batch: int, seed: int, room: float = math.inf
+    ):
         super().__init__()
-        self.train = train
+        self.train, self.room = train, room
         self.valid = Histories(valid, max_len)
         self.batch, self.seed = min(batch, max(16, len(self.train) // 100)), seed
 
     def setup(self, stage: str) -> None:
         for part in (self.train, self.valid):
-            part.to(self.trainer.strategy.root_device)
+            part.to(self.trainer.strategy.root_device, self.room)
 
     def train_dataloader(self) -> DataLoader:
         sampler = ByLength(self.train.lengths, self.batch, self.seed, self.train)

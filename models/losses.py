@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CHUNK = 1 << 22  # logits that stand in memory at a time
+CHUNK = 1 << 23  # logits that stand in memory at a time
 
 
 class CrossEntropy(torch.autograd.Function):
@@ -21,25 +21,22 @@ class CrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, query: Tensor, vectors: Tensor, bias: Tensor, target: Tensor) -> Tensor:
+    def forward(ctx, query: Tensor, vectors: Tensor, bias: Tensor, target: Tensor, kind: torch.dtype | None) -> Tensor:
         device = query.device.type
-        kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
+        kind = kind or (torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype)
         rows = max(1, CHUNK // len(vectors))
         of_query, of_vectors, of_bias = torch.empty_like(query), torch.zeros_like(vectors), torch.zeros_like(bias)
         loss = torch.zeros((), device=query.device)
         with torch.autocast(device, enabled=False):
-            table = vectors.to(kind)
+            table, height = vectors.to(kind), bias.to(kind)
             for start in range(0, len(query), rows):
-                chunk, wanted = query[start : start + rows].to(kind), target[start : start + rows, None]
-                logits = (chunk @ table.T).float().add_(bias)
-                most, of_target = logits.amax(1, keepdim=True), logits.gather(1, wanted)
-                error = logits.sub_(most).exp_()
-                total = error.sum(1, keepdim=True)
-                loss += (total.log() + most - of_target).sum()
-                error.div_(total)  # less one-hot, the gradient of the logits
-                error.scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=error.dtype))
-                of_bias += error.sum(0)
-                error = error.to(kind)
+                chunk, wanted = query[start : start + rows].to(kind), target[start : start + rows]
+                error = (chunk @ table.T).add_(height).softmax(1)
+                row = torch.arange(len(chunk), device=query.device)
+                of_target = error[row, wanted].float()
+                loss -= of_target.clamp(min=torch.finfo(torch.float32).tiny).log().sum()
+                error[row, wanted] -= 1  # the gradient of the logits
+                of_bias += torch.mv(error.T, torch.ones_like(chunk[:, 0]))
                 of_query[start : start + rows] = error @ table
                 of_vectors += error.T @ chunk
         ctx.save_for_backward(of_query, of_vectors, of_bias)
@@ -49,15 +46,16 @@ class CrossEntropy(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         of_query, of_vectors, of_bias = ctx.saved_tensors
         gradient = gradient / len(of_query)
-        return gradient * of_query, gradient * of_vectors, gradient * of_bias, None
+        return gradient * of_query, gradient * of_vectors, gradient * of_bias, None, None
 
 
-def full_softmax(query: Tensor, vectors: Tensor, bias: Tensor, target: Tensor) -> Tensor:
+def full_softmax(query: Tensor, vectors: Tensor, bias: Tensor, target: Tensor, kind: torch.dtype | None = None) -> Tensor:
     """Cross-entropy over the whole catalogue.
 
-    query (N, D), vectors (V, D), bias (V,), target (N,) int64 -> scalar. An item whose bias is -inf takes no part.
+    query (N, D), vectors (V, D), bias (V,), target (N,) int64 -> scalar. An item whose bias is -inf takes no part. kind: in which products with
+    the catalogue are computed; None: as autocast or the query have it.
     """
-    return CrossEntropy.apply(query, vectors, bias, target)
+    return CrossEntropy.apply(query, vectors, bias, target, kind)
 
 
 def sampled_softmax(positive: Tensor, negative: Tensor, log_draws: Tensor, items: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What this process may use of the machine: cores by affinity and by the quota of its container."""
+"""What this process may use of the machine: cores by affinity and by the quota of its container, and what its CPU can do."""
 
 import os
 from pathlib import Path
@@ -21,6 +21,14 @@ def threads() -> dict[str, str]:
     count = str(cores())
     counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS"), count)
     return counts | {"GOMP_SPINCOUNT": SPINS}
+
+
+def multiplies_bf16(told: Path = Path("/proc/cpuinfo")) -> bool:
+    """Has this CPU instructions for products of bf16 matrices (AVX512-BF16 or AMX)? False where nothing tells."""
+    try:
+        return bool({"avx512_bf16", "amx_bf16"} & set(told.read_text().split()))
+    except OSError:
+        return False
 
 
 def _quotas(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[float]:

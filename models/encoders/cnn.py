@@ -5,6 +5,8 @@ for Next Item Recommendation", NextItNet, 2019). Tensors only.
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.encoders.dropout import Dropout
+
 KERNEL = 3
 
 
@@ -15,7 +17,7 @@ class Cnn(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(nn.Conv1d(width, width, KERNEL, dilation=2**i) for i in range(layers))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(layers + 1))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, times: Tensor | None) -> Tensor:
         for layer, norm in zip(self.layers, self.norms, strict=False):

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.encoders.dropout import Dropout
+
 SHARE = 8  # histories whose buckets are spread out at a time
 TIME_BUCKETS = 32  # by powers of two of seconds: the last holds gaps of over 68 years
 
@@ -89,7 +91,7 @@ class Block(nn.Module):
         self.time_bias = nn.Parameter(torch.zeros(heads, TIME_BUCKETS))
         self.mixed_norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, gap: Tensor) -> Tensor:
         """x (B, L, D) float; gap (B, L, L) int64: bucket of the time between two events."""

@@ -20,7 +20,7 @@ class ItemTable(nn.Module):
         self.id_dropout = id_dropout
         self.table = nn.Embedding(items + 1, width, padding_idx=0)
         nn.init.normal_(self.table.weight, std=width**-0.5)
-        self.attributes = None
+        self.attributes, self._shares = None, None
         if attributes is not None:
             self.known = nn.Buffer(attributes)
             self.attributes = nn.EmbeddingBag(int(attributes.max()) + 1, width, mode="mean", padding_idx=0)
@@ -35,13 +35,50 @@ class ItemTable(nn.Module):
         own = self.table(items)
         if self.attributes is None:
             return own
-        if self.training and self.id_dropout:
-            own = own * (torch.rand(items.shape, device=own.device) >= self.id_dropout)[..., None]
-        return own + self.attributes(self.known[items.flatten()]).view(own.shape)
+        return self.own(own) + self.attributes(self.known[items.flatten()]).view(own.shape)
+
+    def own(self, embedded: Tensor) -> Tensor:
+        """Items' own embeddings (..., D), while training without those that are to be known by their attributes alone."""
+        if not self.training or not self.id_dropout:
+            return embedded
+        return embedded * (torch.rand(embedded.shape[:-1], device=embedded.device) >= self.id_dropout)[..., None]
 
     def embeddings(self) -> Tensor:
         """The whole catalogue: (items + 1, D) float, row 0 zero."""
+        if self.training and self.attributes is not None:
+            return self.own(self.table.weight) + Mixed.apply(self.attributes.weight, *self.shares())
         return self.embed(torch.arange(self.table.num_embeddings, device=self.table.weight.device))
+
+    def shares(self) -> tuple[Tensor, Tensor]:
+        """What each attribute is of each item's mean: sparse (items + 1, attributes), and its transpose."""
+        place = self.known.device
+        if self._shares is None or self._shares[0].device != place:
+            item, column = self.known.cpu().nonzero(as_tuple=True)
+            number = self.known.cpu()[item, column]
+            share = 1 / (self.known.cpu() > 0).sum(1).clamp(min=1).float()[item]
+            size = (len(self.known), self.attributes.num_embeddings)
+            matrix = torch.sparse_coo_tensor(torch.stack([item, number]), share, size).coalesce()
+            self._shares = tuple(m.to_sparse_csr().to(place) for m in (matrix, matrix.t().coalesce()))
+        return self._shares
+
+
+class Mixed(torch.autograd.Function):
+    """A sparse float32 matrix (V, A) times a table (A, D); the transpose is given, so that the gradient is a product as well."""
+
+    @staticmethod
+    def forward(ctx, table: Tensor, matrix: Tensor, transpose: Tensor) -> Tensor:
+        ctx.transpose = transpose
+        return in_full(matrix, table)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return in_full(ctx.transpose, gradient), None, None
+
+
+def in_full(matrix: Tensor, table: Tensor) -> Tensor:
+    """The product of a sparse matrix and a table of any dtype, computed in float32, which alone every device can."""
+    with torch.autocast(table.device.type, enabled=False):
+        return (matrix @ table.float()).to(table.dtype)
 
 
 def take(x: Tensor, at: Tensor) -> Tensor:

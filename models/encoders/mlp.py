@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.encoders.dropout import Dropout
+
 
 class Mean(nn.Module):
     """The mean of each event and all before it: (B, L, D) -> (B, L, D). Knows no order."""
@@ -21,7 +23,7 @@ class Mlp(nn.Module):
         self.mean = Mean()
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(layers + 1))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, times: Tensor | None) -> Tensor:
         x = self.mean(x, times)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.encoders.dropout import Dropout
 from models.encoders.items import take
 
 
@@ -14,17 +15,22 @@ class Attention(nn.Module):
 
     def __init__(self, heads: int, dropout: float):
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads, self.dropout = heads, Dropout(dropout)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, at: Tensor | None) -> Tensor:
         """q (B, Q, D), k and v (B, L, D) float -> (B, Q, D).
 
         at: (B,) int64, the position of the one query of each row (Q = 1); None: those of the keys.
         """
-        allowed = None if at is None else torch.arange(k.shape[1], device=k.device) <= at.view(-1, 1, 1, 1)
-        parts = (t.unflatten(2, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
-        dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(*parts, attn_mask=allowed, dropout_p=dropout, is_causal=at is None)
+        q, k, v = (t.unflatten(2, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
+        if self.training and self.dropout.share and q.device.type == "cpu":  # where torch's has no kernel that drops
+            scores = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)
+            future = torch.ones(scores.shape[2:], dtype=torch.bool).triu(1)
+            mixed = self.dropout(scores.masked_fill(future, -torch.inf).softmax(-1)) @ v
+        else:
+            allowed = None if at is None else torch.arange(k.shape[2], device=k.device) <= at.view(-1, 1, 1, 1)
+            share = self.dropout.share if self.training else 0.0
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=share, is_causal=at is None)
         return mixed.transpose(1, 2).flatten(2)
 
 
@@ -44,7 +50,7 @@ class Block(nn.Module):
         self.ff_norm = nn.LayerNorm(width)
         self.up = nn.Linear(width, hidden)
         self.down = nn.Linear(hidden, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.gates = nn.ModuleList([nn.Linear(width, width), nn.Linear(width, width)]) if gated else None
 
     def forward(self, x: Tensor, at: Tensor | None = None) -> Tensor:

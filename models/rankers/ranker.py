@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.batches import Candidates, ShopperBatch
+from models.encoders.dropout import Dropout
 from models.encoders.items import ItemTable
 
 TASKS = ("next", "click", "cart", "purchase")
@@ -114,7 +115,7 @@ class Ranker(nn.Module):
         self.next = nn.Parameter(torch.ones(encoder.parts, heads))
         self.shown = nn.Parameter(torch.ones(encoder.parts, len(TASKS) - 1))
         self.interacted, joined = nn.Linear(encoder.parts * (heads + 1), width), PARTS * width
-        self.norm, self.gates, self.dropout = nn.LayerNorm(joined), nn.Linear(joined, PARTS), nn.Dropout(dropout)
+        self.norm, self.gates, self.dropout = nn.LayerNorm(joined), nn.Linear(joined, PARTS), Dropout(dropout)
         self.experts = nn.Linear(joined, EXPERTS * (width // 2))
         self.choose = nn.Linear(joined, len(TASKS) * EXPERTS)
         self.towers = nn.Parameter(torch.randn(len(TASKS), width // 2) * width**-0.5)

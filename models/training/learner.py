@@ -25,6 +25,7 @@ class NextItem(lightning.LightningModule):
         popularity: (items + 1,) how often each item stands in training; items at 0 take no part in the loss.
         negatives: items drawn a batch by losses that draw (in_batch_softmax takes the batch's own targets).
         learning_rate, weight_decay: of AdamW; the rate warms up over the first 5 % of the steps and falls with a cosine.
+        softmax: dtype of full_softmax's products with the catalogue; None: that of all else.
     """
 
     def __init__(
@@ -35,9 +36,10 @@ class NextItem(lightning.LightningModule):
         negatives: int,
         learning_rate: float,
         weight_decay: float,
+        softmax: torch.dtype | None = None,
     ):
         super().__init__()
-        self.network, self.loss, self.negatives = network, loss, negatives
+        self.network, self.loss, self.negatives, self.softmax = network, loss, negatives, softmax
         counts = torch.as_tensor(popularity, dtype=torch.float32)
         self.share = nn.Buffer(counts / counts.sum(), persistent=False)
         self.pool = nn.Buffer(counts.nonzero().squeeze(1), persistent=False)
@@ -79,7 +81,8 @@ class NextItem(lightning.LightningModule):
         if self.loss == "full_softmax":
             table = network.embeddings()
             query = network.encode(F.embedding(history, table), times)[real]
-            return full_softmax(query, head.vectors(table), head.bias.masked_fill(self.share == 0, -torch.inf), target)
+            bias = head.bias.masked_fill(self.share == 0, -torch.inf)
+            return full_softmax(query, head.vectors(table), bias, target, self.softmax)
         query = network(history, times)[real]
         drawn, log_draws = (
             batch_draws(target, self.share) if self.loss == "in_batch_softmax" else uniform_draws(self.negatives, self.pool)

@@ -5,6 +5,7 @@ from itertools import chain
 import torch
 from torch import nn
 
+from pipelines.machine import multiplies_bf16
 from pipelines.stage import StageError, log
 
 
@@ -21,6 +22,20 @@ def choose(accelerator: str) -> torch.device:
     name = torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     log.info("device: %s (train.accelerator is %s)", name, accelerator)
     return chosen
+
+
+def precision(wanted: str, place: torch.device) -> str:
+    """What `train.precision` stands for: auto is bf16-softmax on a CPU that multiplies bf16, else 32-true (on a GPU TF32 makes bf16 no faster at
+    the sizes shipped).
+    """
+    if wanted != "auto":
+        return wanted
+    return "bf16-softmax" if place.type == "cpu" and multiplies_bf16() else "32-true"
+
+
+def room(place: torch.device) -> float:
+    """Bytes of data that may be kept on a device: a quarter of what is free there."""
+    return torch.cuda.mem_get_info(place)[0] / 4 if place.type == "cuda" else float("inf")
 
 
 def device_of(model: nn.Module) -> torch.device:

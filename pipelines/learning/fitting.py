@@ -74,6 +74,7 @@ def learn(
     place = device.choose(settings["accelerator"])
     folder = CHECKPOINTS / fingerprint(settings | ({"retriever": retriever[1]["recipe"]} if retriever else {}), recipe)
     with exclusive(folder):
+        settings = settings | {"precision": decided(settings, folder, place, recipe)}
         if retriever:
             model, followed = retriever[0].to(place), {"epochs": {}}
         else:
@@ -84,9 +85,20 @@ def learn(
             model = two_stage(settings, data, model, last, place, recipe)
             followed["epochs"]["ranker"] = best_epoch(last)
             followed["blend"] = float(model.second.blend)
+        followed["precision"] = settings["precision"]
         FINISHED.append(folder)
         own = shape(settings, data, retriever and retriever[1])
         return model, own | {"recipe": followed}, read_json(last / "curves.json")["epochs"] if leads() else []
+
+
+def decided(settings: dict, folder: Path, place: torch.device, recipe: dict | None) -> str:
+    """The precision of a training: that of the model made again, that with which it began, or what `train.precision` stands for here."""
+    note = folder / "precision.json"
+    if recipe:
+        return recipe["precision"]
+    if not note.exists() and leads():
+        write_json(note, device.precision(settings["precision"], place))
+    return read_json(note) if note.exists() else device.precision(settings["precision"], place)
 
 
 def forget() -> None:
@@ -129,10 +141,11 @@ def next_item(
     if not done.exists():
         lightning.seed_everything(settings["seed"], workers=True, verbose=False)
         loss, rates = loss_of(name, settings["loss"], data.items), [settings[r] for r in RATES]
-        learner = NextItem(new(), loss, data.popularity, settings["negatives"], *rates)
+        softmax = torch.bfloat16 if settings["precision"] == "bf16-softmax" else None
+        learner = NextItem(new(), loss, data.popularity, settings["negatives"], *rates, softmax)
         epochs = recipe and recipe["epochs"]["next-item"]
         train, valid = Histories(data.train, settings["max_len"]), validated(data)
-        best = fit(learner, train, valid, folder, settings, *watching, stop_after=epochs)
+        best = fit(learner, train, valid, folder, settings, place, *watching, stop_after=epochs)
         if leads():
             network = restored(new(), best, "network.").to(place)
             choices.finish(network, data, settings["transition_prior"], recipe and recipe["prior"])
@@ -164,7 +177,9 @@ def two_stage(
         ranker.start_from(network)
     learner = RankImpressions(ranker, retriever, settings["candidates"], data.popularity, *(settings[r] for r in RATES))
     shown = ImpressionData(data.train, data.impressions("train"), settings["max_len"])
-    best = fit(learner, shown, data.valid.sample(SAMPLE), folder, settings, stop_after=recipe and recipe["epochs"]["ranker"])
+    best = fit(
+        learner, shown, data.valid.sample(SAMPLE), folder, settings, place, stop_after=recipe and recipe["epochs"]["ranker"]
+    )
     ranker = restored(new(), best, "network.second.ranker.")
     model = TwoStage(retriever, SecondStage(ranker, settings["candidates"], settings["rank_by"])).to(place)
     if recipe:
@@ -205,6 +220,7 @@ def fit(
     valid: Sequences,
     folder: Path,
     settings: dict,
+    place: torch.device,
     *watching: Callback,
     stop_after: int | None = None,
 ) -> Path:
@@ -236,7 +252,7 @@ def fit(
         accelerator=settings["accelerator"],
         devices=settings["devices"],
         strategy=strategy,
-        precision=settings["precision"],
+        precision=throughout(settings["precision"]),
         accumulate_grad_batches=settings["accumulate"],
         gradient_clip_val=1.0,
         callbacks=[StepSeed(settings["seed"]), curves, *until, latest, *progress, *watching],
@@ -246,7 +262,7 @@ def fit(
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    module = HistoryData(train, valid, settings["max_len"], settings["batch_users"], settings["seed"])
+    module = HistoryData(train, valid, settings["max_len"], settings["batch_users"], settings["seed"], device.room(place))
     try:
         trainer.fit(learner, module, ckpt_path=str(resume) if resume.exists() else None, weights_only=True)
     except SystemExit as error:  # Lightning's answer to Ctrl-C
@@ -264,17 +280,24 @@ def fit(
     return folder / "best.ckpt"
 
 
+def throughout(precision: str) -> str:
+    """The precision of all but the products with the catalogue, as Lightning names it."""
+    return "32-true" if precision == "bf16-softmax" else precision
+
+
 def distil(network: NextItemNetwork, teacher: NextItemNetwork, data: Prepared, settings: dict, epochs: int) -> NextItemNetwork:
     """Trains a smaller network for so many epochs to answer as the teacher does, at a quarter of the learning rate; on the CPU afterwards.
 
     settings: `train`.
     """
     lightning.seed_everything(settings["seed"], workers=True, verbose=False)
+    place = device.choose(settings["accelerator"])
+    precision = throughout(device.precision(settings["precision"], place))
     learner = Distilled(network, deepcopy(teacher), settings["learning_rate"] / 4, settings["weight_decay"])
     histories = Histories(data.train, network.max_len)
-    module = HistoryData(histories, data.valid, network.max_len, settings["batch_users"], settings["seed"])
+    module = HistoryData(histories, data.valid, network.max_len, settings["batch_users"], settings["seed"], device.room(place))
     trainer = lightning.Trainer(
-        max_epochs=epochs, accelerator=settings["accelerator"], devices=1, precision=settings["precision"], gradient_clip_val=1.0,
+        max_epochs=epochs, accelerator=settings["accelerator"], devices=1, precision=precision, gradient_clip_val=1.0,
         limit_val_batches=0, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         callbacks=[StepSeed(settings["seed"])],
     )  # fmt: skip

@@ -13,7 +13,7 @@ from models.rankers.two_stage import TwoStage, unseen
 from models.retrieval.evidence import Evidence
 from models.retrieval.network import NextItemNetwork
 from models.sequences import Impressions, Sequences
-from pipelines.learning.device import device_of
+from pipelines.learning.device import device_of, room
 from pipelines.learning.saved import Model
 
 BATCH = 256
@@ -43,7 +43,7 @@ def task_probabilities(model: TwoStage, histories: Sequences, shown: Impressions
     """
     device, ranker, found = device_of(model), model.second.ranker, []
     windows = Windows(histories.items.values, histories.times.values, histories.actions.values)
-    windows.to(device)
+    windows.to(device, room(device))
     for start in range(0, len(shown), BATCH * 8):
         part = shown.rows(np.arange(start, min(start + BATCH * 8, len(shown))))
         moments, row = np.unique(np.stack([part.user, part.position]), axis=1, return_inverse=True)
@@ -94,6 +94,7 @@ def ndcg_by_blend(model: TwoStage, part: Sequences, blends: tuple[float, ...]) -
 
 def batches(model: Model, part: Sequences) -> Iterator[tuple[np.ndarray, ShopperBatch, Tensor, Tensor]]:
     """Rows of the part, their shoppers, targets (B,) and items seen (B, S) int64, a batch of like lengths at a time, on the model's device."""
-    held_out = Histories(part, model.max_len).to(device_of(model))
+    place = device_of(model)
+    held_out = Histories(part, model.max_len).to(place, room(place))
     for rows in ByLength(held_out.lengths, BATCH):
         yield rows, *held_out[rows]

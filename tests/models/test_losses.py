@@ -27,6 +27,15 @@ class TestLosses:
         for one, other in zip(inputs, plain, strict=True):
             torch.testing.assert_close(one.grad, other.grad)
 
+    def test_full_softmax_in_bf16_is_near_that_in_full(self):
+        grads = []
+        for kind in (torch.float32, torch.bfloat16):
+            inputs = [t.clone().requires_grad_() for t in (self.QUERY, self.VECTORS, self.BIAS)]
+            loss = losses.full_softmax(*inputs, self.TARGET, kind)
+            grads.append([loss.detach(), *torch.autograd.grad(loss, inputs)])
+        for full, short in zip(*grads, strict=True):
+            torch.testing.assert_close(short, full, rtol=0.05, atol=0.01)
+
     def test_full_softmax_leaves_out_what_has_no_bias(self):
         bias = self.BIAS.clone()
         bias[7] = -torch.inf

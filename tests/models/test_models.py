@@ -11,11 +11,13 @@ from torch.nn.utils.rnn import pad_sequence
 from models import metrics
 from models.batches import Histories, HistoryData
 from models.encoders import hstu
+from models.encoders.dropout import Dropout
+from models.encoders.sasrec import Attention
 from models.families import FAMILIES, build, loss_of
 from models.rankers.two_stage import unseen
 from models.retrieval.evidence import Evidence
 from models.retrieval.item_to_item import transitions
-from models.retrieval.network import NextItemNetwork
+from models.retrieval.network import Directions, NextItemNetwork
 from models.sequences import Sequences
 from models.served.topk import TopK
 from models.training.learner import NextItem
@@ -178,6 +180,51 @@ def test_hstu_learns_by_the_gradient_of_its_formula(length: int, kind: torch.dty
     exact = kind == torch.float32
     for ours, plain in zip(*found, strict=True):
         torch.testing.assert_close(ours, plain, rtol=1e-4 if exact else 2e-2, atol=1e-5 if exact else 2e-2)
+
+
+@pytest.mark.parametrize("shape", [(64, 50, 128), (3, 5), (0, 4)])
+def test_dropout_drops_its_share_and_keeps_the_mean(shape: tuple[int, ...]):
+    dropout, x = Dropout(0.3), torch.ones(shape)
+    torch.manual_seed(1)
+    once = dropout(x)
+    torch.manual_seed(1)
+    assert torch.equal(once, dropout(x))
+    assert dropout.eval()(x) is x
+    if x.numel() > 1000:
+        assert (once == 0).float().mean() == pytest.approx(0.3, abs=0.01)
+        assert once.mean() == pytest.approx(1, abs=0.01)
+        assert (once.flatten()[::8] == 0).float().mean() == pytest.approx(
+            0.3, abs=0.01
+        )  # no byte of a word is another than the rest
+
+
+def test_attention_that_drops_is_the_same_attention():
+    attention, parts = Attention(2, 1e-9), [torch.randn(3, 6, 8) for _ in range(3)]
+    torch.testing.assert_close(attention.train()(*parts, None), attention.eval()(*parts, None))
+
+
+def test_what_is_known_of_items_is_the_same_while_training():
+    table = made("sasrec")
+    weights = [table.table.weight, table.attributes.weight]
+    found = []
+    for training in (True, False):
+        vectors = table.train(training).embeddings()
+        found.append(
+            [vectors, *torch.autograd.grad((vectors * torch.arange(vectors.numel()).view(vectors.shape)).sum(), weights)]
+        )
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one[1:], other[1:])
+
+
+def test_directions_by_autograd():
+    rows, length = torch.randn(7, 5, requires_grad=True), torch.tensor(3.0, requires_grad=True)
+    weight = torch.randn(7, 5)
+    plain = torch.nn.functional.normalize(rows, dim=-1) * length
+    expected = torch.autograd.grad((plain * weight).sum(), [rows, length])
+    scaled = Directions.apply(rows, length)
+    torch.testing.assert_close(scaled, plain)
+    torch.testing.assert_close(torch.autograd.grad((scaled * weight).sum(), [rows, length]), expected)
+    assert not Directions.apply(torch.zeros(2, 3), length).any()
 
 
 def test_sums_by_bucket_are_the_same_on_every_device(monkeypatch: pytest.MonkeyPatch):

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from benchmarks.gpu import SETTINGS, ranked, tiny
+from benchmarks.gpu import SETTINGS, StopOnce, ranked, tiny
 from models.rankers.two_stage import SecondStage, TwoStage
 from models.retrieval.evidence import Evidence
+from pipelines import machine
 from pipelines.learning import choices, device, fitting
 from pipelines.learning.ranking import SAMPLE, ndcg_by_blend, task_probabilities
 
@@ -83,6 +84,7 @@ def _tensors(value) -> list[torch.Tensor]:
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 30, 1 << 30))
     return Elsewhere()
 
 
@@ -149,3 +151,31 @@ def test_no_other_module_looks_for_a_gpu():
     ]
     assert [p.name for p in files if "cuda" in p.read_text()] == []
     assert device.choose("cpu").type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("cpu", "expected"), [("fpu avx2 avx512_bf16", "bf16-softmax"), ("fpu avx2", "32-true"), (None, "32-true")]
+)
+def test_precision_is_decided_by_what_the_cpu_can_do(
+    cpu: str | None, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    told = tmp_path / "cpuinfo"
+    if cpu:
+        told.write_text(f"processor: 0\nflags: {cpu}\n", encoding="utf-8")
+    monkeypatch.setattr(device, "multiplies_bf16", lambda: machine.multiplies_bf16(told))
+    assert device.precision("auto", torch.device("cpu")) == expected
+    assert device.precision("auto", ELSEWHERE) == "32-true"
+    assert device.precision("bf16-mixed", torch.device("cpu")) == "bf16-mixed"
+
+
+def test_a_training_keeps_the_precision_with_which_it_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    data, settings = tiny(), SETTINGS | {"accelerator": "cpu", "model": "sasrec", "precision": "auto"}
+    monkeypatch.setattr(device, "multiplies_bf16", lambda: True)
+    with pytest.raises(KeyboardInterrupt):
+        fitting.learn(settings, data, StopOnce())
+    monkeypatch.setattr(device, "multiplies_bf16", lambda: False)  # gone on with elsewhere
+    shape = fitting.learn(settings, data)[1]
+    assert shape["recipe"]["precision"] == "bf16-softmax"
+    again = fitting.learn(settings, data.everything(), recipe=shape["recipe"])[1]
+    assert again["recipe"]["precision"] == "bf16-softmax"
