@@ -38,9 +38,13 @@ class Ragged:
 
     def flat(self) -> np.ndarray:
         """All rows, one after the other: int64."""
+        return self.joined().astype(np.int64, copy=False)
+
+    def joined(self) -> np.ndarray:
+        """The same in the dtype of the values, which are not copied where the rows stand one after the other."""
         if len(self) and (self.start[1:] == self.end[:-1]).all():
-            return self.values[self.start[0] : self.end[-1]].astype(np.int64, copy=False)
-        return self.values[places(self.start, self.lengths)].astype(np.int64, copy=False)
+            return self.values[self.start[0] : self.end[-1]]
+        return self.values[places(self.start, self.lengths)]
 
     def last(self) -> np.ndarray:
         """(N,) int64, the last value of each row; 0 of empty ones."""
@@ -116,12 +120,12 @@ class Sequences:
 
     def only(self, kept: np.ndarray) -> "Sequences":
         """Without the items that are not kept, (V,) bool."""
-        here = kept[self.items.flat()]
+        here = kept[self.items.joined()]
         if here.all():
             return self
         ends = np.concatenate([[0], np.bincount(self.items.owners()[here], minlength=len(self)).cumsum()])
         items, times, actions, platforms = (
-            Ragged(column.flat()[here].astype(column.values.dtype), ends[:-1], ends[1:])
+            Ragged(column.joined()[here], ends[:-1], ends[1:])
             for column in (self.items, self.times, self.actions, self.platforms)
         )
         return Sequences(items, times, self.targets, actions, platforms, self.platform)

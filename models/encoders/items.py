@@ -1,5 +1,7 @@
 """What networks know of items: an embedding each, and what is said of them. Tensors only. Item number 0 is padding."""
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 
@@ -58,7 +60,9 @@ class ItemTable(nn.Module):
             share = 1 / (self.known.cpu() > 0).sum(1).clamp(min=1).float()[item]
             size = (len(self.known), self.attributes.num_embeddings)
             matrix = torch.sparse_coo_tensor(torch.stack([item, number]), share, size).coalesce()
-            self._shares = tuple(m.to_sparse_csr().to(place) for m in (matrix, matrix.t().coalesce()))
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+                self._shares = tuple(m.to_sparse_csr().to(place) for m in (matrix, matrix.t().coalesce()))
         return self._shares
 
 

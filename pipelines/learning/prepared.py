@@ -86,7 +86,7 @@ def load() -> Prepared:
 
     split = pl.read_parquet(PREPARED / "histories.parquet", columns=["train_end", "valid_at", "test_at", "test_basket"])
     features, facts = pl.read_parquet(PREPARED / "items.parquet"), read_json(PREPARED / "prepared.json")
-    full = _flat(PREPARED / "flat")
+    full = mapped(PREPARED / "flat")
     start = full.items.start
     trained = np.append(True, features["trained"].to_numpy())
     train = full.within(start, start + split["train_end"].to_numpy().astype(np.int64)).only(trained)
@@ -113,8 +113,8 @@ def load() -> Prepared:
     )  # fmt: skip
 
 
-def _flat(folder: Path) -> Sequences:
-    """All histories, mapped from files: what is not read takes no memory."""
+def mapped(folder: Path) -> Sequences:
+    """All histories of flat files, mapped: what is not read takes no memory."""
     offsets = np.load(folder / "offsets.npy")
     columns = (np.load(folder / f"{name}.npy", mmap_mode="c") for name in ("items", "times", "actions", "platforms"))
     items, times, actions, platforms = (Ragged(column, offsets[:-1], offsets[1:]) for column in columns)

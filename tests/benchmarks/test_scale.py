@@ -1,4 +1,4 @@
-"""Short forms of the long benches: the chain at its smallest sizes, kills of quick stages, the walk over devices, the backtest."""
+"""Short forms of the long benches: the chain at its smallest sizes, kills of quick stages, the walk over devices, the backtest, training."""
 
 import json
 import random
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu, kills, read, refit, scale
+from benchmarks import gpu, kills, read, refit, scale, training
 
 
 @pytest.mark.e2e
@@ -42,6 +42,19 @@ def test_the_walk_over_families_losses_precisions_and_resume(tmp_path: Path, mon
     rows = gpu.walk("cpu")
     assert [r["step"] for r in rows if not r["passed"]] == []
     assert {r["value"] for r in rows if "resumed" in r["step"]} == {0.0}  # bit for bit
+
+
+@pytest.mark.e2e
+def test_training_is_measured_beside_what_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    out = tmp_path / "training.json"
+    monkeypatch.setattr(sys, "argv", ["training", "--tiny", "--out", str(out)])
+    training.main()
+    step, batches, resident, peer = json.loads(out.read_text())["rows"]
+    for ratio in (step, batches):
+        assert (ratio["value"] or 0) > 0 or training.EARLIER in ratio["reason"]
+    assert 0 < resident["value"] < 2
+    assert peer["value"] is None
+    assert peer["reason"] == "no --data"
 
 
 @pytest.mark.e2e
