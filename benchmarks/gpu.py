@@ -37,7 +37,7 @@ SETTINGS = {
     "retriever": "sasrec", "candidates": 20, "rank_by": "next", "branches": ["interest", "preference", "purchasing_power"],
     "ranker": {"batch_users": 16, "learning_rate": 0.003, "epochs": 2}, "blend": {"parts": ["popularity", "transitions", "two_hops", "content", "sasrec"], "budget": 1e18}, "side_information": True, "transition_prior": True,
     "id_dropout": 0.1, "seed": 42, "max_len": 12, "width": 16, "layers": 1, "heads": 2, "dropout": 0.1, "event_dropout": 0.1, "gated": False,
-    "loss": "auto", "negatives": 16, "batch_users": 16, "accumulate": 1, "learning_rate": 0.003, "weight_decay": 0.01, "epochs": 2,
+    "loss": "auto", "negatives": 16, "batch_users": 16, "accumulate": 1, "learning_rate": 0.003, "weight_decay": 0.01, "epochs": 2, "teachers": 0,
     "patience": 4, "precision": "32-true", "devices": 1, "strategy": "auto",
 }  # fmt: skip
 
@@ -100,6 +100,7 @@ def walk(kind: str) -> list[dict]:
     for model in ("sasrec", "hstu", "fusion"):
         step(f"{model}, stopped and resumed", lambda model=model: resumed(settings | {"model": model}, data))
     step("sasrec, refit by its recipe", lambda: refitted(settings | {"model": "sasrec"}, data, kind))
+    step("sasrec, taught by two others", lambda: refitted(settings | {"model": "sasrec", "teachers": 2}, data, kind))
     step("sasrec, narrower and sparse, fine-tuned", lambda: finetuned(settings | {"model": "sasrec"}, data, kind))
     if find_spec("scipy") and find_spec("sparse_dot_topn"):
         for name in saved.ITEM_MODELS:

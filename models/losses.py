@@ -5,13 +5,15 @@ full_softmax holds the target against the whole catalogue; the others against it
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 CHUNK = 1 << 23  # logits that stand in memory at a time
+TAUGHT = 0.7  # of what is to be said, what teachers say
+Scorer = tuple[Tensor, Tensor, Tensor]  # query (N, D), vectors (V, D), bias (V,)
 
 
 class CrossEntropy(torch.autograd.Function):
@@ -21,7 +23,9 @@ class CrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, query: Tensor, vectors: Tensor, bias: Tensor, target: Tensor, kind: torch.dtype | None) -> Tensor:
+    def forward(
+        ctx, query: Tensor, vectors: Tensor, bias: Tensor, target: Tensor, kind: torch.dtype | None, teachers: list[Scorer]
+    ) -> Tensor:
         device = query.device.type
         kind = kind or (torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype)
         rows = max(1, CHUNK // len(vectors))
@@ -29,13 +33,17 @@ class CrossEntropy(torch.autograd.Function):
         loss = torch.zeros((), device=query.device)
         with torch.autocast(device, enabled=False):
             table, height = vectors.to(kind), bias.to(kind)
+            teachers = [tuple(part.to(kind) for part in teacher) for teacher in teachers]
             for start in range(0, len(query), rows):
                 chunk, wanted = query[start : start + rows].to(kind), target[start : start + rows]
                 error = (chunk @ table.T).add_(height).softmax(1)
                 row = torch.arange(len(chunk), device=query.device)
                 of_target = error[row, wanted].float()
                 loss -= of_target.clamp(min=torch.finfo(torch.float32).tiny).log().sum()
-                error[row, wanted] -= 1  # the gradient of the logits
+                for asked, known, above in teachers:  # less what was to be said, the gradient of the logits
+                    said = (asked[start : start + rows] @ known.T).add_(above).softmax(1)
+                    error.sub_(said, alpha=TAUGHT / len(teachers))
+                error[row, wanted] -= 1 - TAUGHT if teachers else 1
                 of_bias += torch.mv(error.T, torch.ones_like(chunk[:, 0]))
                 of_query[start : start + rows] = error @ table
                 of_vectors += error.T @ chunk
@@ -46,16 +54,24 @@ class CrossEntropy(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         of_query, of_vectors, of_bias = ctx.saved_tensors
         gradient = gradient / len(of_query)
-        return gradient * of_query, gradient * of_vectors, gradient * of_bias, None, None
+        return gradient * of_query, gradient * of_vectors, gradient * of_bias, None, None, None
 
 
-def full_softmax(query: Tensor, vectors: Tensor, bias: Tensor, target: Tensor, kind: torch.dtype | None = None) -> Tensor:
+def full_softmax(
+    query: Tensor,
+    vectors: Tensor,
+    bias: Tensor,
+    target: Tensor,
+    kind: torch.dtype | None = None,
+    teachers: Sequence[Scorer] = (),
+) -> Tensor:
     """Cross-entropy over the whole catalogue.
 
     query (N, D), vectors (V, D), bias (V,), target (N,) int64 -> scalar. An item whose bias is -inf takes no part. kind: in which products with
-    the catalogue are computed; None: as autocast or the query have it.
+    the catalogue are computed; None: as autocast or the query have it. teachers: query, vectors, bias of trained networks, whose mean
+    distribution counts TAUGHT in what is to be said, the target the rest (Hinton et al. 2015); the value is of the target alone.
     """
-    return CrossEntropy.apply(query, vectors, bias, target, kind)
+    return CrossEntropy.apply(query, vectors, bias, target, kind, list(teachers))
 
 
 def sampled_softmax(positive: Tensor, negative: Tensor, log_draws: Tensor, items: int) -> Tensor:

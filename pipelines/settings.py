@@ -138,6 +138,7 @@ class Train(Section):
     weight_decay: float = Field(ge=0)
     epochs: int = Field(ge=1)
     patience: int = Field(ge=1)
+    teachers: int = Field(ge=0)
     precision: Literal["auto", "32-true", "bf16-softmax", "bf16-mixed", "16-mixed", "bf16-true"]
     accelerator: Literal["auto", "cpu", "gpu", "cuda"]
     devices: Annotated[int, Field(ge=1)] | Literal["auto"]

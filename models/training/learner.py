@@ -1,5 +1,7 @@
 """Trains any next-item network with any loss: the Lightning module. Knows no files."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytorch_lightning as lightning
 import torch
@@ -26,6 +28,7 @@ class NextItem(lightning.LightningModule):
         negatives: items drawn a batch by losses that draw (in_batch_softmax takes the batch's own targets).
         learning_rate, weight_decay: of AdamW; the rate warms up over the first 5 % of the steps and falls with a cosine.
         softmax: dtype of full_softmax's products with the catalogue; None: that of all else.
+        teachers: trained networks over the same items, from which full_softmax learns as well.
     """
 
     def __init__(
@@ -37,8 +40,11 @@ class NextItem(lightning.LightningModule):
         learning_rate: float,
         weight_decay: float,
         softmax: torch.dtype | None = None,
+        teachers: Sequence[NextItemNetwork] = (),
     ):
         super().__init__()
+        self.teachers = nn.ModuleList(teachers).eval().requires_grad_(False)
+        self._taught: list[tuple[Tensor, Tensor]] = []
         self.network, self.loss, self.negatives, self.softmax = network, loss, negatives, softmax
         counts = torch.as_tensor(popularity, dtype=torch.float32)
         self.share = nn.Buffer(counts / counts.sum(), persistent=False)
@@ -82,7 +88,7 @@ class NextItem(lightning.LightningModule):
             table = network.embeddings()
             query = network.encode(F.embedding(history, table), times)[real]
             bias = head.bias.masked_fill(self.share == 0, -torch.inf)
-            return full_softmax(query, head.vectors(table), bias, target, self.softmax)
+            return full_softmax(query, head.vectors(table), bias, target, self.softmax, self.taught(history, times, real))
         query = network(history, times)[real]
         drawn, log_draws = (
             batch_draws(target, self.share) if self.loss == "in_batch_softmax" else uniform_draws(self.negatives, self.pool)
@@ -91,6 +97,17 @@ class NextItem(lightning.LightningModule):
         negative = head.scores(query, head.vectors(network.embed(drawn)), head.bias[drawn])
         negative = negative.masked_fill(drawn == target[:, None], -torch.inf)
         return SAMPLED[self.loss](positive, negative, log_draws, len(self.pool))
+
+    @torch.no_grad()
+    def taught(self, history: Tensor, times: Tensor, real: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Query, item vectors and bias of each teacher; what does not change is computed once."""
+        if not self._taught:
+            none = self.share == 0
+            self._taught = [(t.head.vectors(t.embeddings()), t.head.bias.masked_fill(none, -torch.inf)) for t in self.teachers]
+        return [(t(history, times)[real], *known) for t, known in zip(self.teachers, self._taught, strict=True)]
+
+    def on_train_epoch_start(self) -> None:
+        self.teachers.eval()  # Lightning puts all of the module into training mode
 
     def validation_step(self, batch: tuple[ShopperBatch, Tensor, Tensor], index: int) -> None:
         shoppers, target, seen = batch
@@ -130,17 +147,14 @@ class Distilled(NextItem):
     """
 
     def __init__(self, network: NextItemNetwork, teacher: NextItemNetwork, learning_rate: float, weight_decay: float):
-        super().__init__(network, "full_softmax", np.ones(network.table.num_embeddings), 0, learning_rate, weight_decay)
-        self.teacher = teacher.eval().requires_grad_(False)
-
-    def on_train_epoch_start(self) -> None:
-        self.teacher.eval()  # Lightning puts all of the module into training mode
+        counts = np.ones(network.table.num_embeddings)
+        super().__init__(network, "full_softmax", counts, 0, learning_rate, weight_decay, teachers=[teacher])
 
     def objective(self, history: Tensor, times: Tensor, target: Tensor) -> Tensor:
         real = target > 0
         return distillation(
             *(
                 n.head.scores(n(history, times)[real], n.head.vectors(n.embeddings()), n.head.bias)
-                for n in (self.network, self.teacher)
+                for n in (self.network, *self.teachers)
             )
         )

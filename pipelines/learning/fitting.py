@@ -75,11 +75,17 @@ def learn(
     folder = CHECKPOINTS / fingerprint(settings | ({"retriever": retriever[1]["recipe"]} if retriever else {}), recipe)
     with exclusive(folder):
         settings = settings | {"precision": decided(settings, folder, place, recipe)}
+        if recipe:
+            settings |= {"teachers": len(recipe["epochs"].get("teachers", []))}
         if retriever:
             model, followed = retriever[0].to(place), {"epochs": {}}
         else:
             model, last = next_item(settings, data, folder / "next-item", place, *watching, recipe=recipe), folder / "next-item"
-            followed = {"epochs": {"next-item": best_epoch(last)}, "prior": float(model.prior.weight) if model.prior else 0.0}
+            taught = [best_epoch(last / f"teacher-{n}") for n in range(settings["teachers"])]
+            followed = {
+                "epochs": {"next-item": best_epoch(last), "teachers": taught},
+                "prior": float(model.prior.weight) if model.prior else 0.0,
+            }
         if settings["model"] in RANKERS:
             last = folder / "ranker"
             model = two_stage(settings, data, model, last, place, recipe)
@@ -139,10 +145,13 @@ def next_item(
         return build(name, data.items, settings, known)
 
     if not done.exists():
-        lightning.seed_everything(settings["seed"], workers=True, verbose=False)
         loss, rates = loss_of(name, settings["loss"], data.items), [settings[r] for r in RATES]
+        if settings["teachers"] and loss != "full_softmax":
+            raise StageError(f"train.teachers: what they say is learnt by loss full_softmax; {name} is trained by {loss} here")
         softmax = torch.bfloat16 if settings["precision"] == "bf16-softmax" else None
-        learner = NextItem(new(), loss, data.popularity, settings["negatives"], *rates, softmax)
+        teachers = [teacher(settings, data, folder / f"teacher-{n}", place, n, recipe) for n in range(settings["teachers"])]
+        lightning.seed_everything(settings["seed"], workers=True, verbose=False)
+        learner = NextItem(new(), loss, data.popularity, settings["negatives"], *rates, softmax, teachers)
         epochs = recipe and recipe["epochs"]["next-item"]
         train, valid = Histories(data.train, settings["max_len"]), validated(data)
         best = fit(learner, train, valid, folder, settings, place, *watching, stop_after=epochs)
@@ -153,6 +162,16 @@ def next_item(
         if torch.distributed.is_initialized():
             torch.distributed.barrier()  # the other processes wait until the first has written it
     return saved.load(done, place)
+
+
+def teacher(
+    settings: dict, data: Prepared, folder: Path, place: torch.device, number: int, recipe: dict | None
+) -> NextItemNetwork:
+    """A network of another seed, from which the one that is served learns."""
+    log.info("train: teacher %s of %s", number + 1, settings["teachers"])
+    own = settings | {"seed": settings["seed"] + number + 1, "teachers": 0, "transition_prior": False}
+    recipe = recipe and recipe | {"epochs": {"next-item": recipe["epochs"]["teachers"][number]}, "prior": 0.0}
+    return next_item(own, data, folder, place, recipe=recipe)
 
 
 def two_stage(

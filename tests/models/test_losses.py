@@ -27,6 +27,16 @@ class TestLosses:
         for one, other in zip(inputs, plain, strict=True):
             torch.testing.assert_close(one.grad, other.grad)
 
+    def test_full_softmax_learns_from_teachers_as_well(self):
+        inputs = [t.clone().requires_grad_() for t in (self.QUERY, self.VECTORS, self.BIAS)]
+        teachers = [(torch.randn(5, 16), torch.randn(31, 16), torch.randn(31)) for _ in range(2)]
+        loss = losses.full_softmax(*inputs, self.TARGET, teachers=teachers)
+        said = torch.stack([(q @ v.T + b).softmax(1) for q, v, b in teachers]).mean(0)
+        wanted = losses.TAUGHT * said + (1 - losses.TAUGHT) * torch.nn.functional.one_hot(self.TARGET, 31)
+        logits = inputs[0] @ inputs[1].T + inputs[2]
+        expected = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, wanted), inputs)
+        torch.testing.assert_close(torch.autograd.grad(loss, inputs), expected)
+
     def test_full_softmax_in_bf16_is_near_that_in_full(self):
         grads = []
         for kind in (torch.float32, torch.bfloat16):
