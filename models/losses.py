@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 CHUNK = 1 << 23  # logits that stand in memory at a time
+ROWS = 64  # of which a batch is made a multiple: products of few shapes, as oneDNN compiles a program for each
 TAUGHT = 0.7  # of what is to be said, what teachers say
 Scorer = tuple[Tensor, Tensor, Tensor]  # query (N, D), vectors (V, D), bias (V,)
 
@@ -26,35 +27,47 @@ class CrossEntropy(torch.autograd.Function):
     def forward(
         ctx, query: Tensor, vectors: Tensor, bias: Tensor, target: Tensor, kind: torch.dtype | None, teachers: list[Scorer]
     ) -> Tensor:
-        device = query.device.type
+        device, count = query.device.type, len(query)
         kind = kind or (torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype)
         rows = max(1, CHUNK // len(vectors))
-        of_query, of_vectors, of_bias = torch.empty_like(query), torch.zeros_like(vectors), torch.zeros_like(bias)
+        rows -= rows % ROWS if rows > ROWS else 0
+        filled = -(-count // ROWS) * ROWS
+        of_query, of_vectors, of_bias = query.new_empty(filled, query.shape[1]), torch.zeros_like(vectors), torch.zeros_like(bias)
         loss = torch.zeros((), device=query.device)
         with torch.autocast(device, enabled=False):
-            table, height = vectors.to(kind), bias.to(kind)
-            teachers = [tuple(part.to(kind) for part in teacher) for teacher in teachers]
-            for start in range(0, len(query), rows):
-                chunk, wanted = query[start : start + rows].to(kind), target[start : start + rows]
-                error = (chunk @ table.T).add_(height).softmax(1)
-                row = torch.arange(len(chunk), device=query.device)
-                of_target = error[row, wanted].float()
-                loss -= of_target.clamp(min=torch.finfo(torch.float32).tiny).log().sum()
-                for asked, known, above in teachers:  # less what was to be said, the gradient of the logits
-                    said = (asked[start : start + rows] @ known.T).add_(above).softmax(1)
-                    error.sub_(said, alpha=TAUGHT / len(teachers))
+            asked, table, height = _filled(query, filled).to(kind), vectors.to(kind), bias.to(kind)
+            teachers = [(_filled(q, filled).to(kind), v.to(kind), b.to(kind)) for q, v, b in teachers]
+            for start in range(0, filled, rows):
+                chunk, wanted = asked[start : start + rows], target[start : start + rows]
+                error, row = _logits(chunk, table, height).softmax(1), torch.arange(len(wanted), device=query.device)
+                loss -= error[row, wanted].float().clamp(min=torch.finfo(torch.float32).tiny).log().sum()
+                for said, known, above in teachers:  # less what was to be said, the gradient of the logits
+                    error.sub_(_logits(said[start : start + rows], known, above).softmax(1), alpha=TAUGHT / len(teachers))
                 error[row, wanted] -= 1 - TAUGHT if teachers else 1
+                error[len(wanted) :] = 0
                 of_bias += torch.mv(error.T, torch.ones_like(chunk[:, 0]))
                 of_query[start : start + rows] = error @ table
                 of_vectors += error.T @ chunk
-        ctx.save_for_backward(of_query, of_vectors, of_bias)
-        return loss / len(query)
+        ctx.save_for_backward(of_query[:count], of_vectors, of_bias)
+        return loss / count
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         of_query, of_vectors, of_bias = ctx.saved_tensors
         gradient = gradient / len(of_query)
         return gradient * of_query, gradient * of_vectors, gradient * of_bias, None, None, None
+
+
+def _filled(query: Tensor, rows: int) -> Tensor:
+    """(N, D) with rows of zeros below, (rows, D)."""
+    return F.pad(query, (0, 0, 0, rows - len(query)))
+
+
+def _logits(query: Tensor, vectors: Tensor, bias: Tensor) -> Tensor:
+    """query (N, D), vectors (V, D), bias (V,) -> (N, V)."""
+    if query.dtype == torch.float32:  # where torch's sum with a bias first writes the bias to all rows
+        return (query @ vectors.T).add_(bias)
+    return F.linear(query, vectors, bias)
 
 
 def full_softmax(
