@@ -1,20 +1,30 @@
-"""What only a GPU can show. `--walk`: every family, ranker and loss is trained, resumed, ranked, measured and fine-tuned on one device.
+"""What only a GPU can show.
 
-    python -m benchmarks.gpu --walk                  on the GPU, where there is one
+    python -m benchmarks.gpu --walk                              on the GPU, where there is one: does everything run?
     python -m benchmarks.gpu --walk --device cpu
+    python -m benchmarks.gpu --data ../shared/data/amazon-beauty   how fast? (--device cpu --tiny: does the script run?)
 
-Needs torch, Lightning and NumPy alone (with SciPy the item models are walked too) and makes its own tiny data. Prints a row a step and
-writes gpu_walk.json into --out (reports/). Ends with code 1 where a step failed, with 2 where the device is not there.
+Needs torch, Lightning and NumPy alone (with SciPy the item models are walked too).
+
+--walk: every family, ranker and loss is trained, resumed, ranked, measured and fine-tuned on tiny data. Prints a row a step and writes gpu_walk.json
+into --out (reports/); ends with code 1 where a step failed.
+--data: a folder with one sequence file. Seconds of training by the shipped settings; the share of what large products of matrices reach that
+HSTU's steps reach (attention counts, padding does not); memory of large catalogues; a training that moves between GPU and CPU. Writes gpu.json into --out:
+{"rows": [{"name", "value", "at_least", "aim", "met", "device"}]}.
+
+Ends with code 2 where the device is not there.
 """
 
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import chdir
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,12 +32,15 @@ import numpy as np
 import torch
 from pytorch_lightning.callbacks import Callback
 
+from benchmarks.figures import row
 from models import metrics
-from models.families import FAMILIES, RANKERS
+from models.batches import ShopperBatch
+from models.families import FAMILIES, RANKERS, build
 from models.losses import LOSSES
 from models.retrieval.item_to_item import incidence
 from models.sequences import Impressions, Sequences
 from models.served.pruning import narrowed, settled, sparse
+from models.training.learner import NextItem
 from pipelines.learning import choices, device, fitting, saved
 from pipelines.learning.prepared import Prepared
 from pipelines.learning.ranking import rank_all, task_probabilities
@@ -44,7 +57,10 @@ SETTINGS = {
 
 def main() -> None:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cli.add_argument("--walk", action="store_true", required=True)
+    what = cli.add_mutually_exclusive_group(required=True)
+    what.add_argument("--walk", action="store_true")
+    what.add_argument("--data", type=Path, help="folder of a sequence file")
+    cli.add_argument("--tiny", action="store_true", help="small sizes, whose figures say nothing")
     cli.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     cli.add_argument("--out", type=Path, default=Path("reports"))
     chosen = cli.parse_args()
@@ -53,14 +69,14 @@ def main() -> None:
         sys.exit(2)
     name = torch.cuda.get_device_name() if chosen.device == "cuda" else "CPU"
     out = chosen.out.resolve()
-    started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        before = Path.cwd()
-        os.chdir(folder)  # checkpoints
-        rows = walk(chosen.device)
-        os.chdir(before)
-    report = {"device": name, "torch": torch.__version__, "seconds": round(time.perf_counter() - started, 1), "rows": rows}
     out.mkdir(parents=True, exist_ok=True)
+    started, file = time.perf_counter(), chosen.data and sequence_file(chosen.data)
+    with tempfile.TemporaryDirectory() as folder, chdir(folder):  # checkpoints
+        rows = walk(chosen.device) if chosen.walk else measured(chosen.device, name, file, chosen.tiny)
+    if chosen.data:
+        (out / "gpu.json").write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
+        return
+    report = {"device": name, "torch": torch.__version__, "seconds": round(time.perf_counter() - started, 1), "rows": rows}
     (out / "gpu_walk.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     failed = [r["step"] for r in rows if not r["passed"]]
     print(
@@ -131,7 +147,7 @@ def resumed(settings: dict, data: Prepared) -> float:
     undisturbed = fitting.learn(settings, data)[0].state_dict()
     fitting.forget()
     try:
-        fitting.learn(settings, data, StopOnce())
+        fitting.learn(settings, data, StopAt(1))
         raise AssertionError("was not stopped")
     except KeyboardInterrupt:
         pass
@@ -162,11 +178,14 @@ def ranked(model: saved.Model, data: Prepared) -> float:
     return float(metrics.ndcg(rank_all(model, data.test, 10)[0], 10).mean())
 
 
-class StopOnce(Callback):
-    """Ctrl-C after the first epoch."""
+class StopAt(Callback):
+    """Ctrl-C after so many epochs."""
+
+    def __init__(self, epoch: int):
+        self.epoch = epoch
 
     def on_train_epoch_start(self, trainer, module) -> None:
-        if trainer.current_epoch == 1:
+        if trainer.current_epoch == self.epoch:
             raise KeyboardInterrupt
 
 
@@ -184,6 +203,189 @@ def blended(settings: dict, data: Prepared, kind: str) -> float:
     assert np.isfinite(ranked(blending.built(settings, data.everything(), shape["recipe"])[0], data))
     fitting.forget()
     return value
+
+
+# Speed
+
+SHIPPED = SETTINGS | {
+    "model": "sasrec", "side_information": False, "transition_prior": False, "max_len": 50, "width": 128, "layers": 2, "heads": 2, "dropout": 0.3,
+    "event_dropout": 0.0, "negatives": 1024, "batch_users": 64, "learning_rate": 0.002, "weight_decay": 0.05, "epochs": 12, "precision": "auto",
+}  # fmt: skip
+MOVED = """
+import json, sys
+from pathlib import Path
+from benchmarks import gpu
+from pipelines.learning import fitting
+settings, stop, file, shoppers = json.loads(sys.argv[1])
+data = gpu.held_out(Path(file), shoppers)
+try:
+    model = fitting.learn(gpu.SHIPPED | settings, data, *([gpu.StopAt(stop)] if stop else []))[0]
+    print(gpu.ranked(model, data))
+except KeyboardInterrupt:
+    print(0.0)
+"""
+
+
+def measured(kind: str, name: str, file: Path, small: bool) -> list[dict]:
+    """Rows of reports/gpu.json."""
+    data = held_out(file, 500 if small else None)
+    settings = SHIPPED | {"accelerator": "gpu" if kind == "cuda" else "cpu"} | ({"epochs": 1} if small else {})
+    started = time.perf_counter()
+    model = fitting.learn(settings, data)[0]
+    seconds, rows = time.perf_counter() - started, []
+    fitting.forget()
+    rows.append(
+        row("shipped settings, 12 epochs with validation: seconds", seconds, 10, 5, name, less=True)
+        | {"ndcg@10": ranked(model, data)}
+    )
+    width, layers, shoppers = (32, 1, 4) if small else (1024, 8, 64)
+    peak = flops_reached(kind, 256 if small else 8192)
+    for events, at_least, aim in ((200, 0.3, 0.5), (1000, 0.25, 0.45)):
+        share = (
+            hstu_flops(kind, width, layers, 20 if small else events, shoppers if events == 200 else max(1, shoppers // 8)) / peak
+        )
+        rows.append(row(f"HSTU, {events} events: share of what products reach", share, at_least, aim, name))
+    for items, loss, at_least in ((1_000_000, "full_softmax", 24), (10_000_000, "sampled_softmax", 60)):
+        title = f"{items:,} items, {loss}: peak GB"
+        used = None if kind == "cpu" else peak_memory(items // 1000 if small else items, loss)
+        rows.append(
+            row(
+                title,
+                used,
+                at_least,
+                at_least / 2,
+                name,
+                less=True,
+                reason="torch tells no peak of a CPU" if used is None else None,
+            )
+        )
+    off = moved(kind, file, small)
+    rows.append(
+        row("a training moved to the CPU and back: NDCG@10 off that of one undisturbed", off, 0.002, 0.001, name, less=True)
+    )
+    return rows
+
+
+def sequence_file(folder: Path) -> Path:
+    """The one sequence file of a folder: a line a shopper, its number and its items, oldest first."""
+    files = sorted(folder.resolve().glob("*.txt"))
+    if len(files) != 1:
+        sys.exit(f"error: --data {folder} must hold one .txt sequence file, it holds {len(files)}")
+    return files[0]
+
+
+def held_out(file: Path, shoppers: int | None = None) -> Prepared:
+    """The data of a sequence file, of each shopper the last item held out for the test and the one before for validation."""
+    lines = [np.array(line.split()[1:], np.int64) for line in file.read_text(encoding="utf-8").splitlines()[:shoppers]]
+    full = Sequences(lines, [np.arange(len(items)) for items in lines])
+    start, end = full.items.start, full.items.end
+    valid, test = (full.within(start, end - back, targets=full.items.values[end - back]) for back in (2, 1))
+    train = full.within(start, end - 2)
+    counts = np.bincount(train.items.flat(), minlength=int(full.items.values.max()) + 1)
+    return Prepared(full, train, valid, test, [], counts, counts.astype(float), None, np.zeros((len(counts), 0), np.float32), [], None,
+                    [np.array([target]) for target in test.targets], full.within(start, end - 1), ordered_only=True)  # fmt: skip
+
+
+def learner_of(model: str, items: int, loss: str, shape: dict) -> NextItem:
+    learner = NextItem(build(model, items, SHIPPED | shape, None), loss, np.ones(items + 1), 1024, 0.002, 0.05)
+    learner.log = lambda *_, **__: None
+    return learner
+
+
+def stepped(learner: NextItem, kind: str, batches: list[tuple], precision: torch.dtype) -> float:
+    """Median seconds of a step."""
+    optimiser, taken = torch.optim.AdamW(learner.parameters(), lr=0.002, fused=True), []
+    for index, batch in enumerate(batches):
+        finished(kind)
+        started = time.perf_counter()
+        optimiser.zero_grad()
+        with torch.autocast(kind, precision, enabled=precision != torch.float32):
+            loss = learner.training_step(batch, index)
+        loss.backward()
+        optimiser.step()
+        finished(kind)
+        taken.append(time.perf_counter() - started)
+    return float(np.median(taken[len(taken) // 3 :]))
+
+
+def finished(kind: str) -> None:
+    """Waits for what the device was given to do."""
+    if kind == "cuda":
+        torch.cuda.synchronize()
+
+
+def random_batches(kind: str, items: int, events: int, shoppers: int, count: int) -> list[tuple]:
+    """Batches of full histories of random items."""
+    drawn = []
+    for _ in range(count):
+        columns = [torch.randint(1, items + 1, (shoppers, events), device=kind) for _ in range(2)]
+        times = torch.randint(1, 90_000, (shoppers, events), device=kind).cumsum(1)
+        shopper_batch = ShopperBatch(
+            columns[0], times, torch.ones_like(times), torch.zeros(shoppers, dtype=torch.long, device=kind)
+        )
+        drawn.append((shopper_batch, columns[1]))
+    return drawn
+
+
+def hstu_flops(kind: str, width: int, layers: int, events: int, shoppers: int, items: int = 20_000) -> float:
+    """Floating point operations a second of HSTU's training steps in bf16: of matrices 6 a weight and event, of attention 6 a layer, number of the
+    width and pair of events of which one is before the other.
+    """
+    shape = {"width": width, "layers": layers, "heads": max(1, width // 128), "max_len": events}
+    learner = learner_of("hstu", items, "full_softmax", shape).to(kind).train()
+    seconds = stepped(learner, kind, random_batches(kind, items, events, shoppers, 9), torch.bfloat16)
+    met = sum(p.numel() for p in learner.network.encoder.parameters() if p.ndim > 1) + learner.network.table.weight.numel()
+    pairs = shoppers * events * (events + 1) / 2
+    return (6 * met * shoppers * events + 2 * 6 * layers * width * pairs) / seconds
+
+
+def flops_reached(kind: str, size: int) -> float:
+    """Floating point operations a second of a product of bf16 matrices that fill the device."""
+    a, b = (torch.randn(size, size, device=kind, dtype=torch.bfloat16) for _ in range(2))
+    taken = []
+    for _ in range(20):
+        finished(kind)
+        started = time.perf_counter()
+        a @ b
+        finished(kind)
+        taken.append(time.perf_counter() - started)
+    return 2 * size**3 / float(np.median(taken))
+
+
+def peak_memory(items: int, loss: str) -> float:
+    """GB that a few steps of a network 64 wide take of the GPU at most."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    learner = learner_of("sasrec", items, loss, {"width": 64}).to("cuda").train()
+    stepped(learner, "cuda", random_batches("cuda", items, 50, 64, 3), torch.float32)
+    return torch.cuda.max_memory_allocated() / 1e9
+
+
+def moved(kind: str, file: Path, small: bool) -> float:
+    """How far the NDCG@10 of a training that was stopped on the device, gone on with on the CPU and ended on the device is from undisturbed."""
+    root, epochs = Path(__file__).resolve().parent.parent, 3 if small else 6
+
+    def part(stop: int | None, there: bool, folder: str) -> float:
+        Path(folder).mkdir(exist_ok=True)
+        hidden = {} if there and kind == "cuda" else {"CUDA_VISIBLE_DEVICES": ""}
+        given = json.dumps(
+            [{"epochs": epochs, "accelerator": "auto", "precision": "32-true"}, stop, str(file), 300 if small else 5000]
+        )
+        environment = os.environ | hidden | {"PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
+        command = [sys.executable, "-c", MOVED, given]
+        ran = subprocess.run(command, cwd=Path(folder), env=environment, capture_output=True, text=True)
+        if ran.returncode:
+            raise RuntimeError(ran.stderr[-2000:])
+        return float(ran.stdout.split()[-1])
+
+    for folder in ("undisturbed", "moved"):  # a training is named by its code too
+        Path(folder).mkdir()
+        for name in ("models", "pipelines"):
+            Path(folder, name).symlink_to(root / name)
+    undisturbed = part(None, True, "undisturbed")
+    part(1, True, "moved")
+    part(2, False, "moved")
+    return abs(part(None, True, "moved") - undisturbed)
 
 
 def tiny() -> Prepared:

@@ -259,7 +259,9 @@ class Tabular:
         moments, row = np.unique(np.stack([user, position]), axis=1, return_inverse=True)
         full, length = self.data.full, np.minimum(moments[1], self.longest)
         windows = Windows(full.items.values, full.actions.values)
-        history, actions = (w.numpy() for w in windows.of(full.items.start[moments[0]] + moments[1] - length, length, (0, 1)))
+        start = full.items.start[moments[0]] + moments[1] - length
+        [(history, actions)] = windows.of(start, length, [len(start)], (0, 0), (1, 0))
+        history, actions = history.numpy(), actions.numpy()
         real, paid = history > 0, actions == 4
         told, fold = np.zeros((len(history), len(self.numbers)), np.float32), moments[0] % len(self.followed)
         for own in np.unique(fold):

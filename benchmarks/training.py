@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.figures import row
 from benchmarks.quality import ROOT
 from pipelines.machine import cores, threads
 from pipelines.stage import write_json
@@ -117,29 +118,22 @@ def main() -> None:
     chosen = cli.parse_args()
     device = f"{cores()} cores, {cpu()}"
     rows = []
-
-    def row(name: str, taken: tuple[float | None, str | None], at_least: float, aim: float, less: bool = False) -> None:
-        value, reason = taken
-        better = value is not None and (value <= at_least if less else value >= at_least)
-        met = None if value is None else better
-        rows.append({"name": name, "value": value, "at_least": at_least, "aim": aim, "met": met, "device": device})
-        if reason:
-            rows[-1]["reason"] = reason
-        said = "not taken: " + reason if value is None else f"{value:.3g}"
-        print(f"{name}: {said} ({'at most' if less else 'at least'} {at_least:g}, aim {aim:g})", flush=True)
-
     with tempfile.TemporaryDirectory() as folder:
         there = earlier(Path(folder) / "earlier")
         sizes = [400, 500, 5] if chosen.tiny else [25_000, 12_000, 60]
         turns = 1 if chosen.tiny else TURNS
-        row(f"HSTU step beside commit {EARLIER}, times as fast", beside(HSTU, sizes, there, turns), 1.5, 2.5)
+        value, reason = beside(HSTU, sizes, there, turns)
+        rows.append(row(f"HSTU step beside commit {EARLIER}, times as fast", value, 1.5, 2.5, device, reason=reason))
         sizes = [400, 500, 5] if chosen.tiny else [360_000, 12_000, 5_000]  # 10^7 events
-        row(f"batches alone beside commit {EARLIER}, times as fast", beside(BATCHES, sizes, there, turns), 10, 30)
+        value, reason = beside(BATCHES, sizes, there, turns)
+        rows.append(row(f"batches alone beside commit {EARLIER}, times as fast", value, 10, 30, device, reason=reason))
         events, steps = (20_000, 5) if chosen.tiny else (100_000_000, 300)
         flat(Path(folder) / "flat", events, 50_000)
         used = figure(MAPPED, [steps, 50_000], Path(folder), ROOT)
-        row(f"{events:,} events in flat files, {steps} steps: GB beside them", (used, None), 2, 1, less=True)
-    row("training seconds of the peer to its best, over ours to the same", peer(chosen.data, chosen.budget), 16, 25)
+        rows.append(row(f"{events:,} events in flat files, {steps} steps: GB beside them", used, 2, 1, device, less=True))
+    value, reason = peer(chosen.data, chosen.budget)
+    name = "training seconds of the peer to its best, over ours to the same"
+    rows.append(row(name, value, 16, 25, device, reason=reason))
     write_json(chosen.out, {"rows": rows})
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytorch_lightning as lightning
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from models.sequences import Impressions, Sequences, places
 
@@ -36,7 +35,7 @@ class Candidates(NamedTuple):
 class Windows:
     """Flat columns (E,) on a device, and windows of their rows as padded batches.
 
-    For a CPU they stay where they are, in memory or mapped from a file. To a GPU they are copied where there is room, and else each batch is.
+    For a CPU they stay where they are, in memory or mapped from a file. To a GPU they are copied where there is room, and else what is gathered.
     """
 
     def __init__(self, *columns: np.ndarray):
@@ -49,26 +48,38 @@ class Windows:
         if device.type != "cpu" and sum(column.nbytes for column in self.columns) <= room:
             self.columns = [column.to(device) for column in self.columns]
 
-    def of(self, start: np.ndarray, length: np.ndarray, columns: Sequence[int]) -> list[Tensor]:
-        """So many events (B,) from start (B,) on, of each of these columns: (B, L) int64, padded with 0 on the right; L is at least 1."""
-        there = self.columns[0].device
-        first, count = torch.from_numpy(np.stack([start, length])).to(there, non_blocking=True)[:, :, None]
-        offset = torch.arange(max(1, int(length.max(initial=0))), device=there)
-        padding = offset >= count
-        at = (first + offset).masked_fill_(padding, 0)
-        batches = []
-        for column in columns:
+    def of(self, start: np.ndarray, length: np.ndarray, sizes: Sequence[int], *chosen: tuple[int, int]) -> Iterator[list[Tensor]]:
+        """Windows of several batches, gathered together: of each batch for each of the chosen (B, L) int64, padded with 0 on the right; L is at
+        least 1.
+
+        start, length: (N,), of the rows of all batches. sizes: how many rows each batch has. chosen: a column, and how many events later.
+        """
+        longest = np.maximum([part.max(initial=0) for part in np.split(length, np.cumsum(sizes)[:-1])], 1)
+        width = np.repeat(longest, sizes)
+        ends = np.cumsum(width)
+        there, events = self.columns[0].device, int(ends[-1]) if len(ends) else 0
+        shift, end = start - ends + width, length + ends - width
+        width, shift, end = torch.from_numpy(np.stack([width, shift, end])).to(there, non_blocking=True)
+        shift, end = (torch.repeat_interleave(column, width, output_size=events) for column in (shift, end))
+        place = torch.arange(events, device=there)
+        real = (place < end).long()
+        at, found = place.add_(shift).mul_(real), []
+        for column, later in chosen:
             values = self.columns[column]
-            batch = values[at].long() if len(values) else torch.zeros_like(at)
-            batches.append(batch.masked_fill_(padding, 0).to(self.device, non_blocking=True))
-        return batches
+            if len(values):
+                flat = values.index_select(0, at + later * real if later else at).long().mul_(real)
+            else:
+                flat = torch.zeros_like(at)
+            found.append(flat.to(self.device, non_blocking=True).split((longest * sizes).tolist()))
+        for size, most, *parts in zip(sizes, longest.tolist(), *found, strict=True):
+            yield [part.view(size, most) for part in parts]
 
 
 ITEMS, TIMES, ACTIONS, PLATFORMS = range(4)
 
 
-class Histories(Dataset):
-    """Sequences as batches: indexing with a list of rows gives one.
+class Histories:
+    """Sequences as batches.
 
     A batch is (ShopperBatch, target): of the next items (B, L) when the sequences have no targets, else of the one held-out item
     (B,), together with `seen` (B, S), all items met before; all int64, padded with 0 on the right.
@@ -92,21 +103,35 @@ class Histories(Dataset):
         return self
 
     def __getitem__(self, rows: Sequence[int] | np.ndarray) -> tuple:
-        start, length, place = self.start[rows], self.lengths[rows], self.windows.device
-        columns = self.windows.of(start, length, (ITEMS, TIMES, ACTIONS))
-        shoppers = ShopperBatch(*columns, torch.from_numpy(self.platform[rows]).to(place))
+        """The batch of some rows."""
+        return next(self.batches([np.asarray(rows)]))
+
+    def batches(self, group: list[np.ndarray]) -> Iterator[tuple]:
+        """Batches of several lists of rows, gathered together."""
+        rows, sizes = np.concatenate(group), [len(rows) for rows in group]
+        start, length = self.start[rows], self.lengths[rows]
+        columns = [(ITEMS, 0), (TIMES, 0), (ACTIONS, 0)]
+        platforms = torch.from_numpy(self.platform[rows]).to(self.windows.device).split(sizes)
         if self.sequences.targets is None:
-            return shoppers, *self.windows.of(start + 1, length, (ITEMS,))
+            for (*before, target), platform in zip(
+                self.windows.of(start, length, sizes, *columns, (ITEMS, 1)), platforms, strict=True
+            ):
+                yield ShopperBatch(*before, platform), target
+            return
         whole = self.sequences.items.start[rows]
-        [seen] = self.windows.of(whole, self.end[rows] - whole, (ITEMS,))
-        return shoppers, torch.from_numpy(self.sequences.targets[rows]).to(place), seen
+        seen = self.windows.of(whole, self.end[rows] - whole, sizes, (ITEMS, 0))
+        targets = torch.from_numpy(self.sequences.targets[rows]).to(self.windows.device).split(sizes)
+        for before, platform, target, [met] in zip(
+            self.windows.of(start, length, sizes, *columns), platforms, targets, seen, strict=True
+        ):
+            yield ShopperBatch(*before, platform), target, met
 
 
 MOST = 256  # impressions of a shopper that one batch reads, others each epoch
 
 
-class ImpressionData(Dataset):
-    """Training histories with impressions, as batches: indexing with a list of rows gives one.
+class ImpressionData:
+    """Training histories with impressions, as batches.
 
     A batch is (ShopperBatch, platforms (B, L) int64, Candidates, labels (N, 3) float32): of each shopper with two events or more all events,
     where each took place, and at most MOST impressions, others at each call. Impressions older than the `max_len` newest events
@@ -135,16 +160,24 @@ class ImpressionData(Dataset):
         return self
 
     def __getitem__(self, rows: Sequence[int] | np.ndarray) -> tuple:
-        length, place = self.lengths[rows], self.windows.device
-        history, times, actions, platforms = self.windows.of(self.start[rows], length, (ITEMS, TIMES, ACTIONS, PLATFORMS))
-        now = platforms.gather(1, torch.from_numpy(length - 1).to(place)[:, None])[:, 0]
-        row, chosen = self._drawn(self.kept[rows])
-        shown = self.shown.rows(chosen)
-        at = shown.position - self.older[rows][row]
-        row, at, item, platform, labels = (
-            torch.from_numpy(column[at >= 0]).to(place) for column in (row, at, shown.item, shown.platform, shown.labels)
-        )
-        return ShopperBatch(history, times, actions, now), platforms, Candidates(row, at, item, platform), labels
+        """The batch of some rows."""
+        return next(self.batches([np.asarray(rows)]))
+
+    def batches(self, group: list[np.ndarray]) -> Iterator[tuple]:
+        """Batches of several lists of rows, whose histories are gathered together."""
+        together, sizes, place = np.concatenate(group), [len(rows) for rows in group], self.windows.device
+        columns = ((column, 0) for column in (ITEMS, TIMES, ACTIONS, PLATFORMS))
+        for rows, (*before, platforms) in zip(
+            group, self.windows.of(self.start[together], self.lengths[together], sizes, *columns), strict=True
+        ):
+            now = platforms.gather(1, torch.from_numpy(self.lengths[rows] - 1).to(place)[:, None])[:, 0]
+            row, chosen = self._drawn(self.kept[rows])
+            shown = self.shown.rows(chosen)
+            at = shown.position - self.older[rows][row]
+            row, at, item, platform, labels = (
+                torch.from_numpy(column[at >= 0]).to(place) for column in (row, at, shown.item, shown.platform, shown.labels)
+            )
+            yield ShopperBatch(*before, now), platforms, Candidates(row, at, item, platform), labels
 
     def _drawn(self, shoppers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Whose impressions are read, as places in `shoppers`, and which: (N,) int64 both."""
@@ -157,14 +190,16 @@ class ImpressionData(Dataset):
         return row[read], chosen[read]
 
 
-class ByLength(Sampler):
+class ByLength:
     """Batches of `size` rows of like length. With a seed the order changes every epoch, the same way in every run.
 
-    dataset: told of every epoch by its attribute `seed`.
+    dataset: told of every epoch by its attribute `seed`. share: (which, of how many processes) takes its part of the batches; each takes as many.
     """
 
-    def __init__(self, lengths: np.ndarray, size: int, seed: int | None = None, dataset: Dataset | None = None):
-        self.lengths, self.size, self.seed, self.dataset = lengths, size, seed, dataset
+    def __init__(
+        self, lengths: np.ndarray, size: int, seed: int | None = None, dataset: object = None, share: tuple[int, int] = (0, 1)
+    ):
+        self.lengths, self.size, self.seed, self.dataset, self.share = lengths, size, seed, dataset, share
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -173,19 +208,48 @@ class ByLength(Sampler):
             self.dataset.seed = (self.seed, epoch)
 
     def __len__(self) -> int:
-        return -(-len(self.lengths) // self.size)
+        return -(-len(self.lengths) // (self.size * self.share[1]))
 
     def __iter__(self) -> Iterator[np.ndarray]:
         if self.seed is None:
             order = np.argsort(self.lengths, kind="stable")
-            yield from (order[i : i + self.size] for i in range(0, len(order), self.size))
-            return
-        rng = np.random.default_rng((self.seed, self.epoch))
-        # Jitter mixes neighbours in length, so that batches differ between epochs.
-        order = np.argsort(self.lengths + rng.uniform(-1, 1, len(self.lengths)) * np.sqrt(self.lengths), kind="stable")
-        batches = [order[i : i + self.size] for i in range(0, len(order), self.size)]
-        for b in rng.permutation(len(batches)):
-            yield batches[b]
+            drawn = np.arange(-(-len(order) // self.size))
+        else:
+            rng = np.random.default_rng((self.seed, self.epoch))
+            # Jitter mixes neighbours in length, so that batches differ between epochs.
+            order = np.argsort(self.lengths + rng.uniform(-1, 1, len(self.lengths)) * np.sqrt(self.lengths), kind="stable")
+            drawn = rng.permutation(-(-len(order) // self.size))
+        which, processes = self.share
+        for b in np.resize(drawn, len(self) * processes)[
+            which::processes
+        ]:  # the first ones again where they do not come out even
+            yield order[b * self.size : (b + 1) * self.size]
+
+
+GATHERED = 1 << 18  # events, about, that batches are gathered together of
+
+
+class Batches:
+    """The batches of a data set in the order of a sampler."""
+
+    batch_sampler = None  # Lightning asks loaders that have a sampler for it
+
+    def __init__(self, data: Histories | ImpressionData, sampler: ByLength):
+        self.data, self.sampler = data, sampler
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[tuple]:
+        group, events = [], 0
+        for rows in self.sampler:
+            group.append(rows)
+            events += len(rows) * int(self.data.lengths[rows].max(initial=1))
+            if events >= GATHERED:
+                yield from self.data.batches(group)
+                group, events = [], 0
+        if group:
+            yield from self.data.batches(group)
 
 
 class HistoryData(lightning.LightningDataModule):
@@ -207,10 +271,13 @@ class HistoryData(lightning.LightningDataModule):
         for part in (self.train, self.valid):
             part.to(self.trainer.strategy.root_device, self.room)
 
-    def train_dataloader(self) -> DataLoader:
-        sampler = ByLength(self.train.lengths, self.batch, self.seed, self.train)
-        # One batch an "item": the sampler yields rows and the dataset gathers them.
-        return DataLoader(self.train, sampler=sampler, batch_size=None)
+    @property
+    def share(self) -> tuple[int, int]:
+        """Which process this is, and of how many."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def val_dataloader(self) -> DataLoader:
-        return DataLoader(self.valid, sampler=ByLength(self.valid.lengths, 256), batch_size=None)
+    def train_dataloader(self) -> Batches:
+        return Batches(self.train, ByLength(self.train.lengths, self.batch, self.seed, self.train, self.share))
+
+    def val_dataloader(self) -> Batches:
+        return Batches(self.valid, ByLength(self.valid.lengths, 256, share=self.share))

@@ -43,7 +43,7 @@ class NextItem(lightning.LightningModule):
         teachers: Sequence[NextItemNetwork] = (),
     ):
         super().__init__()
-        self.teachers = nn.ModuleList(teachers).eval().requires_grad_(False)
+        self.teachers = nn.ModuleList(teacher.eval().requires_grad_(False) for teacher in teachers)
         self._taught: list[tuple[Tensor, Tensor]] = []
         self.network, self.loss, self.negatives, self.softmax = network, loss, negatives, softmax
         counts = torch.as_tensor(popularity, dtype=torch.float32)
@@ -107,7 +107,8 @@ class NextItem(lightning.LightningModule):
         return [(t(history, times)[real], *known) for t, known in zip(self.teachers, self._taught, strict=True)]
 
     def on_train_epoch_start(self) -> None:
-        self.teachers.eval()  # Lightning puts all of the module into training mode
+        for teacher in self.teachers:  # Lightning puts all of the module into training mode
+            teacher.eval()
 
     def validation_step(self, batch: tuple[ShopperBatch, Tensor, Tensor], index: int) -> None:
         shoppers, target, seen = batch

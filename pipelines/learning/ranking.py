@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from models import metrics
-from models.batches import ACTIONS, ITEMS, TIMES, ByLength, Candidates, Histories, ShopperBatch, Windows
+from models.batches import ACTIONS, ITEMS, TIMES, Batches, ByLength, Candidates, Histories, ShopperBatch, Windows
 from models.rankers.ranker import log_probabilities
 from models.rankers.two_stage import TwoStage, unseen
 from models.retrieval.evidence import Evidence
@@ -48,7 +48,7 @@ def task_probabilities(model: TwoStage, histories: Sequences, shown: Impressions
         part = shown.rows(np.arange(start, min(start + BATCH * 8, len(shown))))
         moments, row = np.unique(np.stack([part.user, part.position]), axis=1, return_inverse=True)
         start, length = histories.items.start[moments[0]], np.minimum(moments[1], model.max_len)
-        columns = windows.of(start + moments[1] - length, length, (ITEMS, TIMES, ACTIONS))
+        [columns] = windows.of(start + moments[1] - length, length, [len(start)], (ITEMS, 0), (TIMES, 0), (ACTIONS, 0))
         shoppers = ShopperBatch(*columns, torch.zeros(0, dtype=torch.long, device=device))
         at = np.minimum(part.position, model.max_len)
         candidates = Candidates(*(torch.from_numpy(c).to(device) for c in (row, at, part.item, part.platform)))
@@ -96,5 +96,6 @@ def batches(model: Model, part: Sequences) -> Iterator[tuple[np.ndarray, Shopper
     """Rows of the part, their shoppers, targets (B,) and items seen (B, S) int64, a batch of like lengths at a time, on the model's device."""
     place = device_of(model)
     held_out = Histories(part, model.max_len).to(place, room(place))
-    for rows in ByLength(held_out.lengths, BATCH):
-        yield rows, *held_out[rows]
+    order = ByLength(held_out.lengths, BATCH)
+    for rows, batch in zip(order, Batches(held_out, order), strict=True):
+        yield rows, *batch

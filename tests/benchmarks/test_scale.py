@@ -58,6 +58,20 @@ def test_training_is_measured_beside_what_it_was(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.e2e
+def test_what_a_gpu_shows_is_measured_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rng = random.Random(0)
+    lines = [f"{u} {' '.join(str(i) for i in rng.sample(range(1, 60), rng.randint(5, 20)))}" for u in range(1, 301)]
+    (tmp_path / "sequences.txt").write_text("\n".join(lines), encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["gpu", "--data", str(tmp_path), "--device", "cpu", "--tiny", "--out", str(tmp_path)])
+    gpu.main()
+    seconds, *utilised, full, sampled, moved = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+    assert seconds["ndcg@10"] > 0
+    assert all(0 < r["value"] < 1 for r in utilised)
+    assert full["value"] is sampled["value"] is None
+    assert moved["value"] == 0  # bit for bit
+
+
+@pytest.mark.e2e
 def test_the_backtest_of_refitting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(refit, "ROOT_OF_DATA", tmp_path)
     out = tmp_path / "r.json"

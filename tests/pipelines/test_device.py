@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from benchmarks.gpu import SETTINGS, StopOnce, ranked, tiny
+from benchmarks.gpu import SETTINGS, StopAt, ranked, tiny
 from models.rankers.two_stage import SecondStage, TwoStage
 from models.retrieval.evidence import Evidence
 from pipelines import machine
@@ -173,7 +173,7 @@ def test_a_training_keeps_the_precision_with_which_it_began(tmp_path: Path, monk
     data, settings = tiny(), SETTINGS | {"accelerator": "cpu", "model": "sasrec", "precision": "auto"}
     monkeypatch.setattr(device, "multiplies_bf16", lambda: True)
     with pytest.raises(KeyboardInterrupt):
-        fitting.learn(settings, data, StopOnce())
+        fitting.learn(settings, data, StopAt(1))
     monkeypatch.setattr(device, "multiplies_bf16", lambda: False)  # gone on with elsewhere
     shape = fitting.learn(settings, data)[1]
     assert shape["recipe"]["precision"] == "bf16-softmax"
