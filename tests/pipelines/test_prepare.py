@@ -241,9 +241,9 @@ def test_bots_are_removed(workspace):
 def test_preparing_twice_gives_the_same_bytes(workspace):
     workspace()
     run_stages("collect", "check", "prepare")
-    first = {f.name: f.read_bytes() for f in Path("data/prepared").iterdir()}
+    first = {f: f.read_bytes() for f in Path("data/prepared").rglob("*.*")}
     run_stages("prepare")
-    assert {f.name: f.read_bytes() for f in Path("data/prepared").iterdir()} == first
+    assert {f: f.read_bytes() for f in Path("data/prepared").rglob("*.*")} == first
 
 
 def test_order_without_time_cannot_be_split_by_time(workspace, tmp_path: Path):
