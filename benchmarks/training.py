@@ -180,7 +180,7 @@ def flat(folder: Path, events: int, items: int, length: int = 40, block: int = 1
     folder.mkdir()
     rng = np.random.default_rng(0)
     np.save(folder / "offsets.npy", np.arange(0, events + 1, length))
-    for name, kind in (("items", np.int32), ("times", np.int32), ("actions", np.uint8), ("platforms", np.uint16)):
+    for name, kind in (("items", np.int32), ("times", np.int32), ("actions", np.uint8), ("platforms", np.int16)):
         column = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", kind, (events,))
         for start in range(0, events, block):
             part = column[start : start + block]

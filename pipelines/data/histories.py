@@ -65,7 +65,7 @@ def flat(split: pl.DataFrame) -> tuple[dict[str, np.ndarray], int]:
     """What training reads, 8 bytes an event in items and times: the lists of a split one after the other, the history of row i at
     [offsets[i], offsets[i + 1]); and the second since 1970 from which times count, so that 68 years fit into four bytes.
     """
-    lists = {"items": np.int32, "timestamps": np.int64, "actions": np.uint8, "platforms": np.uint16}
+    lists = {"items": np.int32, "timestamps": np.int64, "actions": np.uint8, "platforms": np.int16}
     items, times, actions, numbers = (
         split[name].explode(empty_as_null=False).to_physical().to_numpy().astype(kind) for name, kind in lists.items()
     )
