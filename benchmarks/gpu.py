@@ -38,6 +38,7 @@ from models.batches import ShopperBatch
 from models.families import FAMILIES, RANKERS, build
 from models.losses import LOSSES
 from models.retrieval.item_to_item import incidence
+from models.retrieval.network import NextItemNetwork
 from models.sequences import Impressions, Sequences
 from models.served.pruning import narrowed, settled, sparse
 from models.training.learner import NextItem
@@ -239,7 +240,7 @@ def measured(kind: str, name: str, file: Path, small: bool) -> list[dict]:
         | {"ndcg@10": ranked(model, data)}
     )
     width, layers, shoppers = (32, 1, 4) if small else (1024, 8, 64)
-    peak = flops_reached(kind, 256 if small else 8192)
+    peak = flops_reached(kind, torch.bfloat16, 256 if small else 8192)
     for events, at_least, aim in ((200, 0.3, 0.5), (1000, 0.25, 0.45)):
         share = (
             hstu_flops(kind, width, layers, 20 if small else events, shoppers if events == 200 else max(1, shoppers // 8)) / peak
@@ -328,20 +329,25 @@ def random_batches(kind: str, items: int, events: int, shoppers: int, count: int
 
 
 def hstu_flops(kind: str, width: int, layers: int, events: int, shoppers: int, items: int = 20_000) -> float:
-    """Floating point operations a second of HSTU's training steps in bf16: of matrices 6 a weight and event, of attention 6 a layer, number of the
-    width and pair of events of which one is before the other.
-    """
+    """Floating point operations a second of HSTU's training steps in bf16."""
     shape = {"width": width, "layers": layers, "heads": max(1, width // 128), "max_len": events}
     learner = learner_of("hstu", items, "full_softmax", shape).to(kind).train()
     seconds = stepped(learner, kind, random_batches(kind, items, events, shoppers, 9), torch.bfloat16)
-    met = sum(p.numel() for p in learner.network.encoder.parameters() if p.ndim > 1) + learner.network.table.weight.numel()
-    pairs = shoppers * events * (events + 1) / 2
-    return (6 * met * shoppers * events + 2 * 6 * layers * width * pairs) / seconds
+    return operations(learner.network, np.full(shoppers, events)) / seconds
 
 
-def flops_reached(kind: str, size: int) -> float:
-    """Floating point operations a second of a product of bf16 matrices that fill the device."""
-    a, b = (torch.randn(size, size, device=kind, dtype=torch.bfloat16) for _ in range(2))
+def operations(network: NextItemNetwork, lengths: np.ndarray) -> float:
+    """Floating point operations that training HSTU on histories of these lengths takes, once: 6 a weight of its matrices and event, the item table
+    among them, and of attention 12 a layer, number of the width, and pair of events of which one is not after the other. Padding counts for nothing.
+    """
+    weights = sum(p.numel() for p in network.encoder.parameters() if p.ndim > 1) + network.table.weight.numel()
+    pairs = float((lengths * (lengths + 1) / 2).sum())
+    return 6 * weights * float(lengths.sum()) + 12 * len(network.encoder.blocks) * network.table.embedding_dim * pairs
+
+
+def flops_reached(kind: str, precision: torch.dtype, size: int) -> float:
+    """Floating point operations a second of a product of matrices of this size, which should fill the device, in this precision."""
+    a, b = (torch.randn(size, size, device=kind, dtype=precision) for _ in range(2))
     taken = []
     for _ in range(20):
         finished(kind)

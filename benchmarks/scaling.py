@@ -6,8 +6,8 @@
 Every width is trained on every share of the shoppers, with the shipped settings, for the same number of epochs; a token is an event
 of a training history, met once an epoch. The loss is the mean cross-entropy (nats) of the held-out next item over the whole
 catalogue, without the memory. Fits L = E + A / N^a + B / D^b (Hoffmann et al., "Training Compute-Optimal Large Language Models",
-2022) to parameters N and tokens D. Model FLOPs utilisation is 6 x (parameters a token meets) x tokens / seconds, over what a
-large matrix product reaches on this device. Prints a table; writes reports/scaling.json and .png.
+2022) to parameters N and tokens D. Model FLOPs utilisation is what benchmarks.gpu.operations counts over the seconds of all of the training, validation
+among them, over what a large matrix product reaches on this device in 32 bits. Prints a table; writes reports/scaling.json and .png.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.quality import ROOT, prepared
+from benchmarks.quality import OUT, ROOT, prepared
 from pipelines.stage import chart, write_json
 
 
@@ -32,51 +32,57 @@ def main() -> None:
     chosen = cli.parse_args()
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    shop = ROOT / "pipelines" / "sources" / "shop.yaml"
+    shop = ROOT / "pipelines" / "data" / "sources" / "shop.yaml"
     title = f"scaling-{chosen.shoppers}-{chosen.items}"
-    folder = prepared(ROOT / "data" / title, "shop", shop, "leave_one_out", {"shoppers": chosen.shoppers, "items": chosen.items})
-    peak = flops_reached()
+    folder = prepared(OUT / "data" / title, "shop", shop, "leave_one_out", {"shoppers": chosen.shoppers, "items": chosen.items})
     rows = []
     with chdir(folder):
         for share in chosen.shares:
             for width in chosen.widths:
-                rows.append(measured(width, share, chosen.epochs, peak))
+                rows.append(measured(width, share, chosen.epochs))
                 print("{width:>6} wide  {params:>12,} parameters  {tokens:>12,} tokens  loss {loss:.4f}  {seconds:7.1f} s  MFU {mfu:.1%}".format(**rows[-1]), flush=True)  # fmt: skip
-    report = {"device_flops": peak, "rows": rows, "fit": fitted(rows)}
-    target = ROOT / "reports" / "scaling.json"
+    report = {"rows": rows, "fit": fitted(rows)}
+    target = OUT / "reports" / "scaling.json"
     write_json(target, report)
     plot(report, target.with_suffix(".png"))
     print("L = {E:.3f} + {A:.3g} / N^{a:.3f} + {B:.3g} / D^{b:.3f}, mean error {error:.4f}".format(**report["fit"]))
 
 
-def measured(width: int, share: float, epochs: int, peak: float) -> dict:
+def measured(width: int, share: float, epochs: int) -> dict:
     """Trains one network in the prepared folder and takes its loss on the validation part."""
+    import torch
+
+    from benchmarks.gpu import flops_reached, operations
     from pipelines.learning import fitting
     from pipelines.learning import prepared as histories
     from pipelines.learning.device import device_of
     from pipelines.stage import params
 
     settings = params("train") | {"model": "hstu", "width": width, "heads": max(1, width // 48), "transition_prior": False}
-    settings |= {"epochs": epochs, "patience": epochs, "share": share}  # the share, so that no other's checkpoint is gone on from
+    settings |= {
+        "precision": "32-true",
+        "epochs": epochs,
+        "patience": epochs,
+        "share": share,
+    }  # the share, so that no other's checkpoint is gone on from
     data = histories.load()
     some = np.random.default_rng(0).random(len(data.train)) < share
     data.train = data.train.rows(np.flatnonzero(some))
     started = time.perf_counter()
     network = fitting.learn(settings, data)[0]
     seconds = time.perf_counter() - started
-    events = int((data.train.lengths - 1).clip(min=0).sum())
-    encoder = sum(p.numel() for p in network.encoder.parameters())
-    met = encoder + network.table.weight.numel()  # scoring multiplies the whole table
+    place = device_of(network).type
+    peak = flops_reached(place, torch.float32, 8192 if place == "cuda" else 2048)
+    lengths = (data.train.lengths - 1).clip(0, settings["max_len"])
     return {
         "width": width,
         "share": share,
         "params": sum(p.numel() for p in network.parameters()),
-        "encoder_params": encoder,
-        "tokens": events * epochs,
+        "tokens": int(lengths.sum()) * epochs,
         "loss": cross_entropy(network, data.valid),
         "seconds": round(seconds, 1),
-        "mfu": 6 * met * events * epochs / seconds / peak,
-        "device": device_of(network).type,
+        "mfu": operations(network, lengths) * epochs / seconds / peak,
+        "device": place,
     }
 
 
@@ -92,22 +98,6 @@ def cross_entropy(network, part) -> float:
             scores = network.scores(shoppers.history, shoppers.times)
             losses.append(torch.nn.functional.cross_entropy(scores, target, reduction="none"))
     return float(torch.cat(losses).mean())
-
-
-def flops_reached(size: int = 2048, repeats: int = 10) -> float:
-    """Floating point operations a second of a large matrix product on the device that trains."""
-    import torch
-
-    from pipelines.learning.device import choose
-
-    device = choose("auto")
-    a, b = (torch.randn(size, size, device=device) for _ in range(2))
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        (a @ b).sum().item()
-        times.append(time.perf_counter() - started)
-    return 2 * size**3 / float(np.median(times))
 
 
 def fitted(rows: list[dict]) -> dict:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu, kills, read, refit, scale, training
+from benchmarks import gpu, kills, read, refit, scale, scaling, training
 
 
 @pytest.mark.e2e
@@ -55,6 +55,18 @@ def test_training_is_measured_beside_what_it_was(tmp_path: Path, monkeypatch: py
     assert 0 < resident["value"] < 2
     assert peer["value"] is None
     assert peer["reason"] == "no --data"
+
+
+@pytest.mark.e2e
+def test_loss_is_measured_by_width_and_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(scaling, "OUT", tmp_path)
+    sizes = ["--shoppers", "300", "--items", "100", "--epochs", "1", "--widths", "8", "16", "--shares", "0.5", "1.0"]
+    monkeypatch.setattr(sys, "argv", ["scaling", *sizes])
+    scaling.main()
+    rows = json.loads((tmp_path / "reports/scaling.json").read_text())["rows"]
+    assert [(r["width"], r["share"]) for r in rows] == [(8, 0.5), (16, 0.5), (8, 1.0), (16, 1.0)]
+    assert all(0 < r["loss"] < 20 and 0 < r["mfu"] < 1 for r in rows)
+    assert (tmp_path / "reports/scaling.png").exists()
 
 
 @pytest.mark.e2e
