@@ -62,6 +62,7 @@ def main() -> None:
 
 def compare(names: list[str], learn: int, seeds: int, epochs: int | None) -> dict:
     from models.metrics import auc, calibration_error, interval, log_loss, ndcg
+    from pipelines.learning import device
     from pipelines.learning import prepared as histories
     from pipelines.learning.ranking import rank_all
     from pipelines.stage import params
@@ -73,6 +74,7 @@ def compare(names: list[str], learn: int, seeds: int, epochs: int | None) -> dic
     rows, chances, gains = [], {name: [] for name in names}, {name: [] for name in names}
     for seed in range(seeds):
         settings = params("train") | {"seed": 42 + seed, "model": "fusion", "retriever": "sasrec"}
+        settings |= {"precision": device.precision(settings["precision"], device.choose(settings["accelerator"]))}
         settings |= {"epochs": epochs} if epochs else {}
         retriever = retriever_of(settings, data)
         for name in names:
