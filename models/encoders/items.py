@@ -4,6 +4,7 @@ import warnings
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 class ItemTable(nn.Module):
@@ -47,9 +48,12 @@ class ItemTable(nn.Module):
 
     def embeddings(self) -> Tensor:
         """The whole catalogue: (items + 1, D) float, row 0 zero."""
-        if self.training and self.attributes is not None:
-            return self.own(self.table.weight) + Mixed.apply(self.attributes.weight, *self.shares())
-        return self.embed(torch.arange(self.table.num_embeddings, device=self.table.weight.device))
+        everything = torch.arange(self.table.num_embeddings, device=self.table.weight.device)
+        if not self.training or self.attributes is None:
+            return self.embed(everything)
+        sharded = isinstance(self.table.weight, DTensor)  # and put together by the table's own forward alone
+        own = self.table(everything) if sharded else self.table.weight
+        return self.own(own) + Mixed.apply(self.attributes.weight, *self.shares())
 
     def shares(self) -> tuple[Tensor, Tensor]:
         """What each attribute is of each item's mean: sparse (items + 1, attributes), and its transpose."""
@@ -59,9 +63,9 @@ class ItemTable(nn.Module):
             number = self.known.cpu()[item, column]
             share = 1 / (self.known.cpu() > 0).sum(1).clamp(min=1).float()[item]
             size = (len(self.known), self.attributes.num_embeddings)
-            matrix = torch.sparse_coo_tensor(torch.stack([item, number]), share, size).coalesce()
             with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+                warnings.filterwarnings("ignore", message="Sparse (CSR tensor support is in beta|invariant checks)")
+                matrix = torch.sparse_coo_tensor(torch.stack([item, number]), share, size).coalesce()
                 self._shares = tuple(m.to_sparse_csr().to(place) for m in (matrix, matrix.t().coalesce()))
         return self._shares
 
