@@ -10,6 +10,18 @@ from pipelines.stage import StageError, log
 
 
 def choose(accelerator: str) -> torch.device:
+    """The device that `train.accelerator` stands for, which is told in the log.
+
+    Raises:
+        StageError: a GPU is asked for and torch finds none.
+    """
+    chosen = meant(accelerator)
+    name = torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    log.info("device: %s (train.accelerator is %s)", name, accelerator)
+    return chosen
+
+
+def meant(accelerator: str) -> torch.device:
     """The device that `train.accelerator` stands for: of auto the GPU, where there is one.
 
     Raises:
@@ -18,10 +30,7 @@ def choose(accelerator: str) -> torch.device:
     there = torch.cuda.is_available()
     if accelerator in ("gpu", "cuda") and not there:
         raise StageError(f"train.accelerator is {accelerator}, but torch finds no GPU here; set it to auto or cpu")
-    chosen = torch.device("cuda" if there and accelerator != "cpu" else "cpu")
-    name = torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    log.info("device: %s (train.accelerator is %s)", name, accelerator)
-    return chosen
+    return torch.device("cuda" if there and accelerator != "cpu" else "cpu")
 
 
 def precision(wanted: str, place: torch.device) -> str:

@@ -310,7 +310,7 @@ def distil(network: NextItemNetwork, teacher: NextItemNetwork, data: Prepared, s
     settings: `train`.
     """
     lightning.seed_everything(settings["seed"], workers=True, verbose=False)
-    place = device.choose(settings["accelerator"])
+    place = device.meant(settings["accelerator"])
     precision = throughout(device.precision(settings["precision"], place))
     learner = Distilled(network, deepcopy(teacher), settings["learning_rate"] / 4, settings["weight_decay"])
     histories = Histories(data.train, network.max_len)
