@@ -504,7 +504,7 @@ def fitting_cost(settings: dict, data: Prepared) -> float:
 
 def speed(settings: dict, data: Prepared) -> float:
     """Epochs x events x items that this machine trains in a second, by the product that costs most."""
-    place = device.choose(settings["accelerator"])
+    place = device.meant(settings["accelerator"])
     query = torch.randn(TRIED, settings["width"], device=place)
     table = torch.randn(min(data.items + 1, 20_000), settings["width"], device=place)
     times = []
