@@ -78,7 +78,30 @@ class Windows:
 ITEMS, TIMES, ACTIONS, PLATFORMS = range(4)
 
 
-class Histories:
+class Gathered:
+    """Rows whose batches are gathered from flat columns: `windows` of `lengths` (N,), and how by `batches`."""
+
+    windows: Windows
+    lengths: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, rows: Sequence[int] | np.ndarray) -> tuple:
+        """The batch of some rows."""
+        return next(self.batches([np.asarray(rows)]))
+
+    def to(self, device: torch.device, room: float = math.inf) -> "Gathered":
+        """Gives batches on the device from now on; room: bytes that the columns may take there."""
+        self.windows.to(device, room)
+        return self
+
+    def batches(self, group: list[np.ndarray]) -> Iterator[tuple]:
+        """Batches of several lists of rows, gathered together."""
+        raise NotImplementedError
+
+
+class Histories(Gathered):
     """Sequences as batches.
 
     A batch is (ShopperBatch, target): of the next items (B, L) when the sequences have no targets, else of the one held-out item
@@ -94,20 +117,8 @@ class Histories:
         self.start = np.maximum(sequences.items.start, self.end - max_len)
         self.lengths, self.platform = self.end - self.start, sequences.asked_on()
 
-    def __len__(self) -> int:
-        return len(self.sequences)
-
-    def to(self, device: torch.device, room: float = math.inf) -> "Histories":
-        """Gives batches on the device from now on; room: bytes that the columns may take there."""
-        self.windows.to(device, room)
-        return self
-
-    def __getitem__(self, rows: Sequence[int] | np.ndarray) -> tuple:
-        """The batch of some rows."""
-        return next(self.batches([np.asarray(rows)]))
-
     def batches(self, group: list[np.ndarray]) -> Iterator[tuple]:
-        """Batches of several lists of rows, gathered together."""
+        """See Gathered."""
         rows, sizes = np.concatenate(group), [len(rows) for rows in group]
         start, length = self.start[rows], self.lengths[rows]
         columns = [(ITEMS, 0), (TIMES, 0), (ACTIONS, 0)]
@@ -130,7 +141,7 @@ class Histories:
 MOST = 256  # impressions of a shopper that one batch reads, others each epoch
 
 
-class ImpressionData:
+class ImpressionData(Gathered):
     """Training histories with impressions, as batches.
 
     A batch is (ShopperBatch, platforms (B, L) int64, Candidates, labels (N, 3) float32): of each shopper with two events or more all events,
@@ -151,20 +162,8 @@ class ImpressionData:
         self.windows = Windows(*(column.values for column in columns))
         self.first = np.searchsorted(shown.user, np.arange(len(sequences) + 1))
 
-    def __len__(self) -> int:
-        return len(self.kept)
-
-    def to(self, device: torch.device, room: float = math.inf) -> "ImpressionData":
-        """Gives batches on the device from now on; room: bytes that the columns may take there."""
-        self.windows.to(device, room)
-        return self
-
-    def __getitem__(self, rows: Sequence[int] | np.ndarray) -> tuple:
-        """The batch of some rows."""
-        return next(self.batches([np.asarray(rows)]))
-
     def batches(self, group: list[np.ndarray]) -> Iterator[tuple]:
-        """Batches of several lists of rows, whose histories are gathered together."""
+        """See Gathered; impressions are taken batch by batch."""
         together, sizes, place = np.concatenate(group), [len(rows) for rows in group], self.windows.device
         columns = ((column, 0) for column in (ITEMS, TIMES, ACTIONS, PLATFORMS))
         for rows, (*before, platforms) in zip(
@@ -234,7 +233,7 @@ class Batches:
 
     batch_sampler = None  # Lightning asks loaders that have a sampler for it
 
-    def __init__(self, data: Histories | ImpressionData, sampler: ByLength):
+    def __init__(self, data: Gathered, sampler: ByLength):
         self.data, self.sampler = data, sampler
 
     def __len__(self) -> int:
@@ -259,9 +258,7 @@ class HistoryData(lightning.LightningDataModule):
     needs as many steps to learn as a large one. Each part is kept on the device that trains where it takes at most `room` bytes there.
     """
 
-    def __init__(
-        self, train: Histories | ImpressionData, valid: Sequences, max_len: int, batch: int, seed: int, room: float = math.inf
-    ):
+    def __init__(self, train: Gathered, valid: Sequences, max_len: int, batch: int, seed: int, room: float = math.inf):
         super().__init__()
         self.train, self.room = train, room
         self.valid = Histories(valid, max_len)

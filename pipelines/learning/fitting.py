@@ -23,7 +23,7 @@ import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.strategies import ModelParallelStrategy
 
-from models.batches import Histories, HistoryData, ImpressionData
+from models.batches import Gathered, Histories, HistoryData, ImpressionData
 from models.families import RANKERS, build, build_ranker, loss_of
 from models.rankers.ranker import Ranker
 from models.rankers.two_stage import SecondStage, TwoStage, network_of
@@ -235,7 +235,7 @@ def attributes(settings: dict, data: Prepared) -> torch.Tensor | None:
 
 def fit(
     learner: NextItem,
-    train: Histories | ImpressionData,
+    train: Gathered,
     valid: Sequences,
     folder: Path,
     settings: dict,
