@@ -1,4 +1,7 @@
-"""A figure beside what it should be, as reports/training.json and reports/gpu.json hold it."""
+"""A figure beside what it should be, as reports/training.json and reports/gpu.json hold it, and the machine it was taken on."""
+
+import platform
+from pathlib import Path
 
 
 def row(
@@ -10,3 +13,9 @@ def row(
     print(f"{name}: {said} ({'at most' if less else 'at least'} {at_least:g}, aim {aim:g})", flush=True)
     found = {"name": name, "value": value, "at_least": at_least, "aim": aim, "met": met, "device": device}
     return found | ({"reason": reason} if reason else {})
+
+
+def cpu() -> str:
+    """The CPU's name, where the system tells it."""
+    told = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
+    return next((line.split(": ")[1] for line in told.splitlines() if line.startswith("model name")), platform.machine())

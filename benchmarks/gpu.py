@@ -280,7 +280,7 @@ def held_out(file: Path, shoppers: int | None = None) -> Prepared:
     lines = [np.array(line.split()[1:], np.int64) for line in file.read_text(encoding="utf-8").splitlines()[:shoppers]]
     full = Sequences(lines, [np.arange(len(items)) for items in lines])
     start, end = full.items.start, full.items.end
-    valid, test = (full.within(start, end - back, targets=full.items.values[end - back]) for back in (2, 1))
+    valid, test = full.asking(end - 2), full.asking(end - 1)
     train = full.within(start, end - 2)
     counts = np.bincount(train.items.flat(), minlength=int(full.items.values.max()) + 1)
     return Prepared(full, train, valid, test, [], counts, counts.astype(float), None, np.zeros((len(counts), 0), np.float32), [], None,
@@ -403,13 +403,8 @@ def tiny() -> Prepared:
     actions = [rng.integers(1, 5, n) for n in lengths]
     platforms = [rng.integers(0, 3, n) for n in lengths]
     full = Sequences(items, times, None, actions, platforms)
-    start = full.items.start
-
-    def part(ends: np.ndarray, held_out: bool) -> Sequences:
-        asked = [column.values[start + ends] for column in (full.items, full.platforms)] if held_out else [None, None]
-        return full.within(start, start + ends, targets=asked[0], platform=asked[1])
-
-    train, valid, test = part(lengths - 2, False), part(lengths - 2, True), part(lengths - 1, True)
+    start, end = full.items.start, full.items.end
+    train, valid, test = full.within(start, end - 2), full.asking(end - 2), full.asking(end - 1)
     counts = np.bincount(train.items.flat(), minlength=ITEMS + 1)
     user = np.repeat(np.arange(SHOPPERS), lengths)
     position = np.concatenate([np.arange(n) for n in lengths])
@@ -421,7 +416,7 @@ def tiny() -> Prepared:
     known = np.vstack([np.zeros((1, 2), np.int64), rng.integers(1, 9, (ITEMS, 2))])
     written = incidence(list(known), int(known.max()) + 1) if find_spec("scipy") else None
     return Prepared(full, train, valid, test, ["app", "web"], counts, counts.astype(float), known, numbers, [0, 1],
-                    lambda name: shown.rows(np.flatnonzero(cut[name])), [np.array([t]) for t in test.targets], part(lengths - 1, False),
+                    lambda name: shown.rows(np.flatnonzero(cut[name])), [np.array([t]) for t in test.targets], full.within(start, end - 1),
                     content=written)  # fmt: skip
 
 

@@ -30,49 +30,48 @@ def main() -> None:
     cli.add_argument("--items", type=int, default=3_000)
     cli.add_argument("--epochs", type=int, default=6)
     chosen = cli.parse_args()
+    import torch
+
+    from benchmarks.gpu import flops_reached
+    from pipelines.learning.device import meant
+
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     shop = ROOT / "pipelines" / "data" / "sources" / "shop.yaml"
     title = f"scaling-{chosen.shoppers}-{chosen.items}"
     folder = prepared(OUT / "data" / title, "shop", shop, "leave_one_out", {"shoppers": chosen.shoppers, "items": chosen.items})
+    place = meant("auto").type
+    peak = flops_reached(place, torch.float32, 8192 if place == "cuda" else 2048)
     rows = []
     with chdir(folder):
         for share in chosen.shares:
             for width in chosen.widths:
-                rows.append(measured(width, share, chosen.epochs))
+                rows.append(measured(width, share, chosen.epochs, peak))
                 print("{width:>6} wide  {params:>12,} parameters  {tokens:>12,} tokens  loss {loss:.4f}  {seconds:7.1f} s  MFU {mfu:.1%}".format(**rows[-1]), flush=True)  # fmt: skip
-    report = {"rows": rows, "fit": fitted(rows)}
+    report = {"device_flops": peak, "rows": rows, "fit": fitted(rows)}
     target = OUT / "reports" / "scaling.json"
     write_json(target, report)
     plot(report, target.with_suffix(".png"))
     print("L = {E:.3f} + {A:.3g} / N^{a:.3f} + {B:.3g} / D^{b:.3f}, mean error {error:.4f}".format(**report["fit"]))
 
 
-def measured(width: int, share: float, epochs: int) -> dict:
+def measured(width: int, share: float, epochs: int, peak: float) -> dict:
     """Trains one network in the prepared folder and takes its loss on the validation part."""
-    import torch
-
-    from benchmarks.gpu import flops_reached, operations
+    from benchmarks.gpu import operations
     from pipelines.learning import fitting
     from pipelines.learning import prepared as histories
     from pipelines.learning.device import device_of
     from pipelines.stage import params
 
     settings = params("train") | {"model": "hstu", "width": width, "heads": max(1, width // 48), "transition_prior": False}
-    settings |= {
-        "precision": "32-true",
-        "epochs": epochs,
-        "patience": epochs,
-        "share": share,
-    }  # the share, so that no other's checkpoint is gone on from
+    # The share, so that no other's checkpoint is gone on from.
+    settings |= {"precision": "32-true", "epochs": epochs, "patience": epochs, "share": share}
     data = histories.load()
     some = np.random.default_rng(0).random(len(data.train)) < share
     data.train = data.train.rows(np.flatnonzero(some))
     started = time.perf_counter()
     network = fitting.learn(settings, data)[0]
     seconds = time.perf_counter() - started
-    place = device_of(network).type
-    peak = flops_reached(place, torch.float32, 8192 if place == "cuda" else 2048)
     lengths = (data.train.lengths - 1).clip(0, settings["max_len"])
     return {
         "width": width,
@@ -82,7 +81,7 @@ def measured(width: int, share: float, epochs: int) -> dict:
         "loss": cross_entropy(network, data.valid),
         "seconds": round(seconds, 1),
         "mfu": operations(network, lengths) * epochs / seconds / peak,
-        "device": place,
+        "device": device_of(network).type,
     }
 
 

@@ -12,7 +12,6 @@ import argparse
 import io
 import json
 import os
-import platform
 import subprocess
 import sys
 import tarfile
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.figures import row
+from benchmarks.figures import cpu, row
 from benchmarks.quality import ROOT
 from pipelines.machine import cores, threads
 from pipelines.stage import write_json
@@ -94,7 +93,7 @@ from pipelines.learning.prepared import mapped
 steps, items = json.loads(sys.argv[1])
 histories = mapped(Path("flat"))
 module = HistoryData(Histories(histories, 50), histories.within(histories.items.start[:9], histories.items.end[:9] - 1, targets=histories.items.last()[:9]), 50, 64, 0)
-shape = {"width": 64, "layers": 2, "heads": 2, "dropout": 0.3, "max_len": 50, "gated": False, "id_dropout": 0.0, "unnamed": 0.0, "event_dropout": 0.0}
+shape = {"width": 64, "layers": 2, "heads": 2, "dropout": 0.3, "max_len": 50, "gated": False, "id_dropout": 0.0, "event_dropout": 0.0}
 learner = NextItem(build("sasrec", items, shape, None), "sampled_softmax", np.ones(items + 1), 1024, 0.002, 0.05)
 learner.log = lambda *_, **__: None
 optimiser = torch.optim.AdamW(learner.parameters(), lr=0.002, fused=True)
@@ -135,12 +134,6 @@ def main() -> None:
     name = "training seconds of the peer to its best, over ours to the same"
     rows.append(row(name, value, 16, 25, device, reason=reason))
     write_json(chosen.out, {"rows": rows})
-
-
-def cpu() -> str:
-    """The CPU's name, where the system tells it."""
-    told = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
-    return next((line.split(": ")[1] for line in told.splitlines() if line.startswith("model name")), platform.machine())
 
 
 def earlier(folder: Path) -> Path | None:

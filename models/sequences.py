@@ -77,8 +77,7 @@ class Sequences:
 
     def __post_init__(self) -> None:
         self.items, self.times = Ragged.of(self.items), Ragged.of(self.times)
-        fill = {"actions": 1, "platforms": 0}
-        for name, value in fill.items():
+        for name, value in (("actions", 1), ("platforms", 0)):
             column = getattr(self, name)
             if column is None:
                 column = replace(self.items, values=np.full(len(self.items.values), value, np.uint8))
@@ -102,6 +101,11 @@ class Sequences:
             name: replace(getattr(self, name), start=start, end=end) for name in ("items", "times", "actions", "platforms")
         }
         return Sequences(**columns, **changed)
+
+    def asking(self, at: np.ndarray) -> "Sequences":
+        """What each met before the event at a place (N,) of the columns, which is to be predicted."""
+        targets, platform = (column.values[at].astype(np.int64) for column in (self.items, self.platforms))
+        return self.within(self.items.start, at, targets=targets, platform=platform)
 
     def rows(self, chosen: Sequence[int] | np.ndarray) -> "Sequences":
         """Those of the chosen rows alone."""

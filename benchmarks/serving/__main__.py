@@ -15,7 +15,6 @@ import html
 import json
 import logging
 import os
-import platform
 import shutil
 import time
 from contextlib import chdir
@@ -26,6 +25,7 @@ import psutil
 import yaml
 
 from benchmarks import quality
+from benchmarks.figures import cpu
 from benchmarks.quality import ROOT
 from benchmarks.serving import in_process, over_http
 from benchmarks.speed_to_quality import peer_environment
@@ -103,12 +103,9 @@ class Report:
 
 
 def machine() -> dict:
-    names = [
-        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")
-    ]
     packages = ("onnxruntime-gpu", "torch", "bentoml", "faiss-cpu", "numpy")
     return {
-        "cpu": names[0] if names else platform.machine(),
+        "cpu": cpu(),
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "bandwidth_gb_s": round(in_process.bandwidth() / 1e9, 1),

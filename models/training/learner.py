@@ -101,7 +101,7 @@ class NextItem(lightning.LightningModule):
     @torch.no_grad()
     def taught(self, history: Tensor, times: Tensor, real: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Query, item vectors and bias of each teacher; what does not change is computed once."""
-        if not self._taught:
+        if len(self._taught) < len(self.teachers):
             none = self.share == 0
             self._taught = [(t.head.vectors(t.embeddings()), t.head.bias.masked_fill(none, -torch.inf)) for t in self.teachers]
         return [(t(history, times)[real], *known) for t, known in zip(self.teachers, self._taught, strict=True)]
@@ -152,10 +152,6 @@ class Distilled(NextItem):
         super().__init__(network, "full_softmax", counts, 0, learning_rate, weight_decay, teachers=[teacher])
 
     def objective(self, history: Tensor, times: Tensor, target: Tensor) -> Tensor:
-        real = target > 0
-        return distillation(
-            *(
-                n.head.scores(n(history, times)[real], n.head.vectors(n.embeddings()), n.head.bias)
-                for n in (self.network, *self.teachers)
-            )
-        )
+        real, network, [teacher] = target > 0, self.network, self.teachers
+        logits = network.head.scores(network(history, times)[real], network.head.vectors(network.embeddings()), network.head.bias)
+        return distillation(logits, *(teacher.head.scores(*known) for known in self.taught(history, times, real)))

@@ -102,9 +102,12 @@ def decided(settings: dict, folder: Path, place: torch.device, recipe: dict | No
     note = folder / "precision.json"
     if recipe:
         return recipe["precision"]
-    if not note.exists() and leads():
-        write_json(note, device.precision(settings["precision"], place))
-    return read_json(note) if note.exists() else device.precision(settings["precision"], place)
+    if note.exists():
+        return read_json(note)
+    chosen = device.precision(settings["precision"], place)
+    if leads():
+        write_json(note, chosen)
+    return chosen
 
 
 def forget() -> None:

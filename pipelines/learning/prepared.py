@@ -123,11 +123,8 @@ def mapped(folder: Path) -> Sequences:
 
 def _held_out(full: Sequences, at: "pl.Series") -> Sequences:
     """Of the shoppers who have one the item at this position, and what each met before."""
-    asked = at.is_not_null().arg_true().to_numpy()
-    start = full.items.start[asked]
-    end = start + at.drop_nulls().to_numpy().astype(np.int64)
-    target, platform = (column.values[end].astype(np.int64) for column in (full.items, full.platforms))
-    return full.within(start, end, targets=target, platform=platform)
+    asked = full.rows(at.is_not_null().arg_true().to_numpy())
+    return asked.asking(asked.items.start + at.drop_nulls().to_numpy().astype(np.int64))
 
 
 def _content(items: int, terms: int) -> "sp.csr_matrix | None":
