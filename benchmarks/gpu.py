@@ -27,14 +27,18 @@ from collections.abc import Callable
 from contextlib import chdir
 from importlib.util import find_spec
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
+import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.callbacks import Callback
+from torch.utils.data import DataLoader
 
 from benchmarks.figures import row
 from models import metrics
-from models.batches import ShopperBatch
+from models.batches import Gathered, ShopperBatch
+from models.encoders import hstu
 from models.families import FAMILIES, RANKERS, build
 from models.losses import LOSSES
 from models.retrieval.item_to_item import incidence
@@ -43,6 +47,7 @@ from models.sequences import Impressions, Sequences
 from models.served.pruning import narrowed, settled, sparse
 from models.training.learner import NextItem
 from pipelines.learning import choices, device, fitting, saved
+from pipelines.learning.captured import CapturedSteps
 from pipelines.learning.prepared import Prepared
 from pipelines.learning.ranking import rank_all, task_probabilities
 
@@ -73,18 +78,22 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     started, file = time.perf_counter(), chosen.data and sequence_file(chosen.data)
     with tempfile.TemporaryDirectory() as folder, chdir(folder):  # checkpoints
-        rows = walk(chosen.device) if chosen.walk else measured(chosen.device, name, file, chosen.tiny)
-    if chosen.data:
-        (out / "gpu.json").write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
-        return
+        if chosen.data:
+            measured(chosen.device, name, file, chosen.tiny, lambda rows: save(out / "gpu.json", {"rows": rows}))
+            return
+        rows = walk(chosen.device)
     report = {"device": name, "torch": torch.__version__, "seconds": round(time.perf_counter() - started, 1), "rows": rows}
-    (out / "gpu_walk.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    save(out / "gpu_walk.json", report)
     failed = [r["step"] for r in rows if not r["passed"]]
     print(
         f"{name}: {len(rows) - len(failed)} of {len(rows)} steps in {report['seconds']} s"
         + (f"; failed: {', '.join(failed)}" if failed else "")
     )
     sys.exit(bool(failed))
+
+
+def save(path: Path, report: dict) -> None:
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def walk(kind: str) -> list[dict]:
@@ -116,6 +125,14 @@ def walk(kind: str) -> list[dict]:
         step(f"{model}, bf16-mixed", lambda changed=changed: learnt(changed, data, kind))
     for model in ("sasrec", "hstu", "fusion"):
         step(f"{model}, stopped and resumed", lambda model=model: resumed(settings | {"model": model}, data))
+    if kind == "cuda":
+        for model in FAMILIES:
+            step(
+                f"{model}, captured as launched one by one",
+                lambda model=model: captured_or_not(settings | {"model": model}, data),
+            )
+        for events in (5, 70, 200):
+            step(f"hstu, fused attention over {events} events by its formula", lambda events=events: fused_attention_off(events))
     step("sasrec, refit by its recipe", lambda: refitted(settings | {"model": "sasrec"}, data, kind))
     step("sasrec, taught by two others", lambda: refitted(settings | {"model": "sasrec", "teachers": 2}, data, kind))
     step("sasrec, narrower and sparse, fine-tuned", lambda: finetuned(settings | {"model": "sasrec"}, data, kind))
@@ -157,6 +174,48 @@ def resumed(settings: dict, data: Prepared) -> float:
     difference = max(float((undisturbed[k].double() - model[k].double()).abs().max()) for k in model)
     assert difference < 1e-3, f"a weight differs by {difference}"
     return difference
+
+
+def captured_or_not(settings: dict, data: Prepared) -> float:
+    """Trains with steps captured as graphs and with the same steps launched operation by operation: the largest difference of a weight."""
+    found, capture = [], CapturedSteps.capture
+    for possible in (True, False):
+        captures = []
+
+        def observed(self, *args, possible=possible, captures=captures) -> None:
+            if possible:
+                capture(self, *args)
+            self.possible = captures.append(self.possible) or (self.possible and possible)
+
+        with mock.patch.object(CapturedSteps, "capture", observed):
+            found.append(fitting.learn(settings | {"transition_prior": False}, data)[0].state_dict())
+        fitting.forget()
+        assert captures, "no step was captured"
+        assert all(captures), "a step could not be captured"
+    difference = max(float((found[0][k].double() - found[1][k].double()).abs().max()) for k in found[0])
+    assert difference < 1e-3, f"a weight differs by {difference}"
+    return difference
+
+
+def fused_attention_off(events: int) -> float:
+    """The largest difference of outputs and gradients of HSTU's fused attention from its formula in float32, beside the largest number."""
+    from models.encoders.fused_attention import FusedAttention
+
+    torch.manual_seed(0)
+    leaves = [torch.randn(4, 2, events, 64, device="cuda") for _ in range(3)]
+    leaves = [t.bfloat16() for t in leaves] + [torch.randn(2, n, device="cuda") for n in (events + 3, hstu.TIME_BUCKETS)]
+    gap, wanted = (
+        torch.randint(0, hstu.TIME_BUCKETS, (4, events, events), device="cuda"),
+        torch.randn(4, 2, events, 64, device="cuda"),
+    )
+    found = []
+    for way, bucket, kind in ((hstu.attention, gap, torch.float64), (FusedAttention.apply, gap.byte(), None)):
+        given = [t.to(kind or t.dtype).requires_grad_() for t in leaves]
+        out = way(*given, bucket)
+        found.append([out.detach(), *torch.autograd.grad((out * wanted).sum(), given)])
+    off = max(float((a - b).abs().max() / a.abs().max()) for a, b in zip(*found, strict=True))
+    assert off < 1e-2, f"off by {off}"
+    return off
 
 
 def refitted(settings: dict, data: Prepared, kind: str) -> float:
@@ -227,44 +286,54 @@ except KeyboardInterrupt:
 """
 
 
-def measured(kind: str, name: str, file: Path, small: bool) -> list[dict]:
-    """Rows of reports/gpu.json."""
-    data = held_out(file, 500 if small else None)
-    settings = SHIPPED | {"accelerator": "gpu" if kind == "cuda" else "cpu"} | ({"epochs": 1} if small else {})
-    started = time.perf_counter()
-    model = fitting.learn(settings, data)[0]
-    seconds, rows = time.perf_counter() - started, []
-    fitting.forget()
-    rows.append(
-        row("shipped settings, 12 epochs with validation: seconds", seconds, 10, 5, name, less=True)
-        | {"ndcg@10": ranked(model, data)}
-    )
+def measured(kind: str, name: str, file: Path, small: bool, write: Callable[[list[dict]], None]) -> None:
+    """Takes the rows of reports/gpu.json and writes them as they come."""
+    rows = []
+
+    def take(title: str, at_least: float, aim: float, act: Callable[[], float], less: bool = False) -> None:
+        reason = None
+        try:
+            value = act()
+        except Exception as error:
+            value, reason = None, f"{type(error).__name__}: {error}"
+        rows.append(row(title, value, at_least, aim, name, less, reason))
+        write(rows)
+
+    data, quality = held_out(file, 500 if small else None), {}
+    title = "shipped settings, 12 epochs with validation: seconds"
+    take(title, 10, 5, lambda: trained_in(kind, data, 1 if small else 12, quality), less=True)
+    rows[-1] |= quality
     width, layers, shoppers = (32, 1, 4) if small else (1024, 8, 64)
     peak = flops_reached(kind, torch.bfloat16, 256 if small else 8192)
     for events, at_least, aim in ((200, 0.3, 0.5), (1000, 0.25, 0.45)):
-        share = (
-            hstu_flops(kind, width, layers, 20 if small else events, shoppers if events == 200 else max(1, shoppers // 8)) / peak
+        size = (20 if small else events), (shoppers if events == 200 else max(1, shoppers // 8))
+        take(
+            f"HSTU, {events} events: share of what products reach",
+            at_least,
+            aim,
+            lambda size=size: hstu_flops(kind, width, layers, *size) / peak,
         )
-        rows.append(row(f"HSTU, {events} events: share of what products reach", share, at_least, aim, name))
     for items, loss, at_least in ((1_000_000, "full_softmax", 24), (10_000_000, "sampled_softmax", 60)):
-        title = f"{items:,} items, {loss}: peak GB"
-        used = None if kind == "cpu" else peak_memory(items // 1000 if small else items, loss)
-        rows.append(
-            row(
-                title,
-                used,
-                at_least,
-                at_least / 2,
-                name,
-                less=True,
-                reason="torch tells no peak of a CPU" if used is None else None,
-            )
+        size = items // 1000 if small else items
+        take(
+            f"{items:,} items, {loss}: peak GB",
+            at_least,
+            at_least / 2,
+            lambda size=size, loss=loss: peak_memory(kind, size, loss),
+            less=True,
         )
-    off = moved(kind, file, small)
-    rows.append(
-        row("a training moved to the CPU and back: NDCG@10 off that of one undisturbed", off, 0.002, 0.001, name, less=True)
-    )
-    return rows
+    title = "a training moved to the CPU and back: NDCG@10 off that of one undisturbed"
+    take(title, 0.002, 0.001, lambda: moved(kind, file, small), less=True)
+
+
+def trained_in(kind: str, data: Prepared, epochs: int, quality: dict[str, float]) -> float:
+    """Seconds; the NDCG@10 of the test part goes into `quality`."""
+    started = time.perf_counter()
+    model = fitting.learn(SHIPPED | {"accelerator": "gpu" if kind == "cuda" else "cpu", "epochs": epochs}, data)[0]
+    seconds = time.perf_counter() - started
+    fitting.forget()
+    quality["ndcg@10"] = ranked(model, data)
+    return seconds
 
 
 def sequence_file(folder: Path) -> Path:
@@ -288,25 +357,31 @@ def held_out(file: Path, shoppers: int | None = None) -> Prepared:
 
 
 def learner_of(model: str, items: int, loss: str, shape: dict) -> NextItem:
-    learner = NextItem(build(model, items, SHIPPED | shape, None), loss, np.ones(items + 1), 1024, 0.002, 0.05)
-    learner.log = lambda *_, **__: None
-    return learner
+    return NextItem(build(model, items, SHIPPED | shape, None), loss, np.ones(items + 1), 1024, 0.002, 0.05)
 
 
-def stepped(learner: NextItem, kind: str, batches: list[tuple], precision: torch.dtype) -> float:
-    """Median seconds of a step."""
-    optimiser, taken = torch.optim.AdamW(learner.parameters(), lr=0.002, fused=True), []
-    for index, batch in enumerate(batches):
-        finished(kind)
-        started = time.perf_counter()
-        optimiser.zero_grad()
-        with torch.autocast(kind, precision, enabled=precision != torch.float32):
-            loss = learner.training_step(batch, index)
-        loss.backward()
-        optimiser.step()
-        finished(kind)
-        taken.append(time.perf_counter() - started)
-    return float(np.median(taken[len(taken) // 3 :]))
+class Clock(Callback):
+    """When each step was over on the device."""
+
+    def __init__(self, kind: str):
+        self.kind, self.ends = kind, []
+
+    def on_train_batch_end(self, *_) -> None:
+        finished(self.kind)
+        self.ends.append(time.perf_counter())
+
+
+def stepped(learner: NextItem, kind: str, batches: list[tuple], precision: str) -> float:
+    """Median seconds of a step, under Lightning, as models are trained."""
+    clock, settings = Clock(kind), SHIPPED | {"precision": precision}
+    place = device.meant("gpu" if kind == "cuda" else "cpu")
+    trainer = lightning.Trainer(
+        max_epochs=1, accelerator=place.type, devices=1, precision=precision, gradient_clip_val=1.0, callbacks=[clock],
+        strategy=fitting.captured(learner, Gathered(), settings, place) or "auto",
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(learner, DataLoader(batches, batch_size=None))
+    return float(np.median(np.diff(clock.ends)[len(batches) // 3 :]))
 
 
 def finished(kind: str) -> None:
@@ -331,8 +406,8 @@ def random_batches(kind: str, items: int, events: int, shoppers: int, count: int
 def hstu_flops(kind: str, width: int, layers: int, events: int, shoppers: int, items: int = 20_000) -> float:
     """Floating point operations a second of HSTU's training steps in bf16."""
     shape = {"width": width, "layers": layers, "heads": max(1, width // 128), "max_len": events}
-    learner = learner_of("hstu", items, "full_softmax", shape).to(kind).train()
-    seconds = stepped(learner, kind, random_batches(kind, items, events, shoppers, 9), torch.bfloat16)
+    learner = learner_of("hstu", items, "full_softmax", shape)
+    seconds = stepped(learner, kind, random_batches(kind, items, events, shoppers, 18), "bf16-mixed")
     return operations(learner.network, np.full(shoppers, events)) / seconds
 
 
@@ -358,12 +433,14 @@ def flops_reached(kind: str, precision: torch.dtype, size: int) -> float:
     return 2 * size**3 / float(np.median(taken))
 
 
-def peak_memory(items: int, loss: str) -> float:
+def peak_memory(kind: str, items: int, loss: str) -> float:
     """GB that a few steps of a network 64 wide take of the GPU at most."""
+    if kind == "cpu":
+        raise RuntimeError("torch tells no peak of a CPU")
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    learner = learner_of("sasrec", items, loss, {"width": 64}).to("cuda").train()
-    stepped(learner, "cuda", random_batches("cuda", items, 50, 64, 3), torch.float32)
+    learner = learner_of("sasrec", items, loss, {"width": 64})
+    stepped(learner, kind, random_batches(kind, items, 50, 64, 4), "32-true")
     return torch.cuda.max_memory_allocated() / 1e9
 
 

@@ -69,7 +69,7 @@ torch.manual_seed(0)
 shape = {"width": 128, "layers": 2, "heads": 2, "dropout": 0.3, "max_len": 50, "gated": False, "id_dropout": 0.0, "unnamed": 0.0, "event_dropout": 0.0}
 counts = np.bincount(np.concatenate(histories), minlength=items + 1)
 learner = NextItem(build("hstu", items, shape, None), loss_of("hstu", "auto"), counts, 1024, 0.002, 0.05, *more)
-learner.log = lambda *_, **__: None
+learner.log = learner.count_loss = lambda *_, **__: None
 optimiser = torch.optim.AdamW(learner.parameters(), lr=0.002, fused=True)
 taken = []
 for index, batch in zip(range(steps), module.train_dataloader()):
@@ -95,7 +95,7 @@ histories = mapped(Path("flat"))
 module = HistoryData(Histories(histories, 50), histories.within(histories.items.start[:9], histories.items.end[:9] - 1, targets=histories.items.last()[:9]), 50, 64, 0)
 shape = {"width": 64, "layers": 2, "heads": 2, "dropout": 0.3, "max_len": 50, "gated": False, "id_dropout": 0.0, "event_dropout": 0.0}
 learner = NextItem(build("sasrec", items, shape, None), "sampled_softmax", np.ones(items + 1), 1024, 0.002, 0.05)
-learner.log = lambda *_, **__: None
+learner.count_loss = lambda *_: None
 optimiser = torch.optim.AdamW(learner.parameters(), lr=0.002, fused=True)
 most = 0
 for index, batch in zip(range(steps), module.train_dataloader()):

@@ -48,13 +48,23 @@ class Windows:
         if device.type != "cpu" and sum(column.nbytes for column in self.columns) <= room:
             self.columns = [column.to(device) for column in self.columns]
 
-    def of(self, start: np.ndarray, length: np.ndarray, sizes: Sequence[int], *chosen: tuple[int, int]) -> Iterator[list[Tensor]]:
+    def of(
+        self,
+        start: np.ndarray,
+        length: np.ndarray,
+        sizes: Sequence[int],
+        *chosen: tuple[int, int],
+        widths: np.ndarray | None = None,
+    ) -> Iterator[list[Tensor]]:
         """Windows of several batches, gathered together: of each batch for each of the chosen (B, L) int64, padded with 0 on the right; L is at
         least 1.
 
         start, length: (N,), of the rows of all batches. sizes: how many rows each batch has. chosen: a column, and how many events later.
+        widths: of which L is the least that suffices, ascending; None: L is the longest row of the batch.
         """
         longest = np.maximum([part.max(initial=0) for part in np.split(length, np.cumsum(sizes)[:-1])], 1)
+        if widths is not None:
+            longest = widths[np.searchsorted(widths, longest)]
         width = np.repeat(longest, sizes)
         ends = np.cumsum(width)
         there, events = self.columns[0].device, int(ends[-1]) if len(ends) else 0
@@ -83,6 +93,7 @@ class Gathered:
 
     windows: Windows
     lengths: np.ndarray
+    static_shapes = False  # are batches padded to few lengths?
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -116,6 +127,7 @@ class Histories(Gathered):
         self.end = sequences.items.end - (sequences.targets is None)
         self.start = np.maximum(sequences.items.start, self.end - max_len)
         self.lengths, self.platform = self.end - self.start, sequences.asked_on()
+        self.widths = few_widths(max_len)
 
     def batches(self, group: list[np.ndarray]) -> Iterator[tuple]:
         """See Gathered."""
@@ -124,8 +136,9 @@ class Histories(Gathered):
         columns = [(ITEMS, 0), (TIMES, 0), (ACTIONS, 0)]
         platforms = torch.from_numpy(self.platform[rows]).to(self.windows.device).split(sizes)
         if self.sequences.targets is None:
+            widths = self.widths if self.static_shapes else None
             for (*before, target), platform in zip(
-                self.windows.of(start, length, sizes, *columns, (ITEMS, 1)), platforms, strict=True
+                self.windows.of(start, length, sizes, *columns, (ITEMS, 1), widths=widths), platforms, strict=True
             ):
                 yield ShopperBatch(*before, platform), target
             return
@@ -136,6 +149,14 @@ class Histories(Gathered):
             self.windows.of(start, length, sizes, *columns), platforms, targets, seen, strict=True
         ):
             yield ShopperBatch(*before, platform), target, met
+
+
+def few_widths(longest: int) -> np.ndarray:
+    """Lengths that batches are padded to where their shapes should be few: by steps of 4, and of a third or a half of what was reached."""
+    found = [4]
+    while found[-1] < longest:
+        found.append(found[-1] + max(4, 1 << (found[-1].bit_length() - 2)))
+    return np.array([*found[:-1], longest])
 
 
 MOST = 256  # impressions of a shopper that one batch reads, others each epoch
@@ -255,12 +276,15 @@ class HistoryData(lightning.LightningDataModule):
     """Training data, and validation sequences with the item that came next.
 
     Batches hold `batch` shoppers, or fewer (down to 16) where an epoch would otherwise have under 100 batches: a small shop
-    needs as many steps to learn as a large one. Each part is kept on the device that trains where it takes at most `room` bytes there.
+    needs as many steps to learn as a large one; `asked` are validated at a time. Each part is kept on the device that trains where it takes at
+    most `room` bytes there.
     """
 
-    def __init__(self, train: Gathered, valid: Sequences, max_len: int, batch: int, seed: int, room: float = math.inf):
+    def __init__(
+        self, train: Gathered, valid: Sequences, max_len: int, batch: int, seed: int, room: float = math.inf, asked: int = 256
+    ):
         super().__init__()
-        self.train, self.room = train, room
+        self.train, self.room, self.asked = train, room, asked
         self.valid = Histories(valid, max_len)
         self.batch, self.seed = min(batch, max(16, len(self.train) // 100)), seed
 
@@ -277,4 +301,4 @@ class HistoryData(lightning.LightningDataModule):
         return Batches(self.train, ByLength(self.train.lengths, self.batch, self.seed, self.train, self.share))
 
     def val_dataloader(self) -> Batches:
-        return Batches(self.valid, ByLength(self.valid.lengths, 256, share=self.share))
+        return Batches(self.valid, ByLength(self.valid.lengths, self.asked, share=self.share))

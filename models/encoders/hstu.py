@@ -2,6 +2,9 @@
 Parameter Sequential Transducers for Generative Recommendations", 2024). Tensors only.
 """
 
+from functools import cache
+from importlib.util import find_spec
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -79,6 +82,16 @@ def spread(x: Tensor, bucket: Tensor, buckets: int) -> Tensor:
     return total
 
 
+@cache
+def fused(width: int) -> bool:
+    """Are there kernels for heads of this width, and Triton to build them?"""
+    if find_spec("triton") is None:
+        return False
+    from models.encoders.fused_attention import WIDTHS
+
+    return width in WIDTHS
+
+
 class Block(nn.Module):
     """One HSTU layer: no softmax (how often an interest was met is kept), and a gate instead of a feed-forward layer."""
 
@@ -94,14 +107,17 @@ class Block(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, gap: Tensor) -> Tensor:
-        """x (B, L, D) float; gap (B, L, L) int64: bucket of the time between two events."""
+        """x (B, L, D) float; gap (B, L, L) int64: bucket of the time between two events; uint8 where fused kernels are to read it."""
         batch, length, width = x.shape
         uvqk = F.silu(self.uvqk(self.norm(x))).view(batch, length, 4, self.heads, width // self.heads)
         u, v, q, k = uvqk.permute(2, 0, 3, 1, 4)
-        if self.training and torch.is_grad_enabled():
-            mixed = PointwiseAttention.apply(q, k, v, self.position_bias, self.time_bias, gap)
+        read = q, k, v, self.position_bias, self.time_bias, gap
+        if gap.dtype == torch.uint8:
+            from models.encoders.fused_attention import FusedAttention
+
+            mixed = FusedAttention.apply(*read)
         else:
-            mixed = attention(q, k, v, self.position_bias, self.time_bias, gap)
+            mixed = PointwiseAttention.apply(*read) if self.training and torch.is_grad_enabled() else attention(*read)
         mixed, u = (t.transpose(1, 2).reshape(batch, length, width) for t in (mixed, u))
         return x + self.out(self.dropout(self.mixed_norm(mixed) * u))
 
@@ -122,6 +138,8 @@ class Hstu(nn.Module):
         """x (B, L, D) float, times (B, L) int64: seconds, any origin; all equal where unknown."""
         gap = (times[:, :, None] - times[:, None, :]).clamp(min=0)
         bucket = torch.log2(gap.float() + 1).long().clamp(max=TIME_BUCKETS - 1)
+        if x.device.type != "cpu" and fused(x.shape[2] // self.blocks[0].heads):
+            bucket = bucket.to(torch.uint8)
         for block in self.blocks:
             x = block(x, bucket)
         return self.norm(x)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from models.batches import ShopperBatch
 from models.encoders.items import ItemTable
-from models.losses import SAMPLED, batch_draws, distillation, full_softmax, uniform_draws
+from models.losses import SAMPLED, batch_draws, distillation, full_softmax, mean_over, uniform_draws
 from models.metrics import ndcg, ranks
 from models.rankers.two_stage import unseen
 from models.retrieval.network import NextItemNetwork
@@ -29,7 +29,17 @@ class NextItem(lightning.LightningModule):
         learning_rate, weight_decay: of AdamW; the rate warms up over the first 5 % of the steps and falls with a cosine.
         softmax: dtype of full_softmax's products with the catalogue; None: that of all else.
         teachers: trained networks over the same items, from which full_softmax learns as well.
+
+    Attributes:
+        capturable: do shapes within a step follow from those of the batch alone, where static_shapes says that they should?
+        static_shapes: padding stays among what is learnt from and is weighed by 0, so that shapes follow from those of the batch alone, as a
+            graph of launches needs them; else it is picked out first, which costs a CPU less.
+        chunk: logits of full_softmax that stand in memory at a time; None: its own.
     """
+
+    capturable = True
+    static_shapes = False
+    chunk: int | None = None
 
     def __init__(
         self,
@@ -78,35 +88,53 @@ class NextItem(lightning.LightningModule):
     def training_step(self, batch: tuple[ShopperBatch, Tensor], index: int) -> Tensor:
         shoppers, target = batch
         loss = self.objective(shoppers.history, shoppers.times, target)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=int((target > 0).sum()))
+        self.count_loss(loss, (target > 0).sum())
         return loss
 
+    def count_loss(self, loss: Tensor, weight: Tensor | int) -> None:
+        """Takes a step's loss into the epoch's mean, on the device: nothing waits for it before the epoch ends."""
+        self._losses += torch.stack([loss.detach() * weight, torch.as_tensor(weight, device=loss.device)])
+
+    def on_train_start(self) -> None:
+        self._losses = torch.zeros(2, dtype=torch.float64, device=self.device)  # their sum, and their weight
+
+    def on_train_batch_end(self, outputs: dict, batch: tuple, index: int) -> None:
+        if self.trainer.is_last_batch:
+            mean = (self._losses[0] / self._losses[1]).float()
+            self.log("train/loss", mean, on_step=False, on_epoch=True, prog_bar=True, batch_size=1)
+
     def objective(self, history: Tensor, times: Tensor, target: Tensor) -> Tensor:
-        network, head, real = self.network, self.network.head, target > 0
-        target = target[real]
+        network, head, chosen = self.network, self.network.head, self.learnt_from(target)
+        target = target[chosen].flatten()
         if self.loss == "full_softmax":
             table = network.embeddings()
-            query = network.encode(F.embedding(history, table), times)[real]
+            query = network.encode(F.embedding(history, table), times)[chosen].flatten(0, -2)
             bias = head.bias.masked_fill(self.share == 0, -torch.inf)
-            return full_softmax(query, head.vectors(table), bias, target, self.softmax, self.taught(history, times, real))
-        query = network(history, times)[real]
+            taught = self.taught(history, times, chosen)
+            return full_softmax(query, head.vectors(table), bias, target, self.softmax, taught, self.chunk)
+        query = network(history, times)[chosen].flatten(0, -2)
         drawn, log_draws = (
             batch_draws(target, self.share) if self.loss == "in_batch_softmax" else uniform_draws(self.negatives, self.pool)
         )
         positive = head.pairs(query, head.vectors(network.embed(target)), head.bias[target])
         negative = head.scores(query, head.vectors(network.embed(drawn)), head.bias[drawn])
         negative = negative.masked_fill(drawn == target[:, None], -torch.inf)
-        return SAMPLED[self.loss](positive, negative, log_draws, len(self.pool))
+        return mean_over(SAMPLED[self.loss](positive, negative, log_draws, len(self.pool)), target > 0)
+
+    def learnt_from(self, target: Tensor) -> Tensor | slice:
+        """Which positions of target (B, L) are learnt from, padding among them where shapes are static."""
+        return slice(None) if self.static_shapes else target > 0
 
     @torch.no_grad()
-    def taught(self, history: Tensor, times: Tensor, real: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+    def taught(self, history: Tensor, times: Tensor, chosen: Tensor | slice) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Query, item vectors and bias of each teacher; what does not change is computed once."""
         if len(self._taught) < len(self.teachers):
             none = self.share == 0
             self._taught = [(t.head.vectors(t.embeddings()), t.head.bias.masked_fill(none, -torch.inf)) for t in self.teachers]
-        return [(t(history, times)[real], *known) for t, known in zip(self.teachers, self._taught, strict=True)]
+        return [(t(history, times)[chosen].flatten(0, -2), *known) for t, known in zip(self.teachers, self._taught, strict=True)]
 
     def on_train_epoch_start(self) -> None:
+        self._losses.zero_()
         for teacher in self.teachers:  # Lightning puts all of the module into training mode
             teacher.eval()
 
@@ -130,7 +158,8 @@ class NextItem(lightning.LightningModule):
             if parameter.requires_grad:
                 shrinks = parameter.ndim > 1 and id(parameter) not in tables
                 groups.setdefault((self.weight_decay if shrinks else 0.0, isinstance(parameter, DTensor)), []).append(parameter)
-        fused = "mixed" not in self.trainer.precision  # Lightning clips no gradients that a fused optimiser unscales
+        # Lightning clips no gradients that a fused optimiser unscales; where shapes are static, it is not Lightning that clips.
+        fused = self.static_shapes or "mixed" not in self.trainer.precision
         settings = [{"params": parameters, "weight_decay": decay} for (decay, _), parameters in groups.items()]
         optimiser = torch.optim.AdamW(settings, lr=self.learning_rate, fused=fused)
         steps = int(self.trainer.estimated_stepping_batches)
@@ -152,6 +181,8 @@ class Distilled(NextItem):
         super().__init__(network, "full_softmax", counts, 0, learning_rate, weight_decay, teachers=[teacher])
 
     def objective(self, history: Tensor, times: Tensor, target: Tensor) -> Tensor:
-        real, network, [teacher] = target > 0, self.network, self.teachers
-        logits = network.head.scores(network(history, times)[real], network.head.vectors(network.embeddings()), network.head.bias)
-        return distillation(logits, *(teacher.head.scores(*known) for known in self.taught(history, times, real)))
+        chosen, network, [teacher] = self.learnt_from(target), self.network, self.teachers
+        query = network(history, times)[chosen].flatten(0, -2)
+        logits = network.head.scores(query, network.head.vectors(network.embeddings()), network.head.bias)
+        [wanted] = (teacher.head.scores(*known) for known in self.taught(history, times, chosen))
+        return mean_over(distillation(logits, wanted), target[chosen].flatten() > 0)

@@ -28,6 +28,8 @@ class RankImpressions(NextItem):
         The rest as for NextItem, whose validation it shares: NDCG@10 of the candidates in the ranker's order.
     """
 
+    capturable = False
+
     def __init__(
         self,
         ranker: Ranker,
@@ -53,7 +55,7 @@ class RankImpressions(NextItem):
         of_next = next_loss(logits[: len(following.row), 0], alone[: len(following.row)], others) if len(others) else 0.0
         of_shown = task_loss(logits[len(following.row) :], labels) if len(labels) else 0.0
         loss = of_next + SHOWN * of_shown + ranker.encoder.auxiliary(events, shoppers.history > 0)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(platforms))
+        self.count_loss(loss, len(platforms))
         return loss
 
     @torch.no_grad()

@@ -42,6 +42,22 @@ def precision(wanted: str, place: torch.device) -> str:
     return "bf16-softmax" if place.type == "cpu" and multiplies_bf16() else "32-true"
 
 
+def captures(place: torch.device, settings: dict) -> bool:
+    """Can a step of training be launched there as one? settings: `train`."""
+    alone = settings["devices"] == 1 or (settings["devices"] == "auto" and torch.cuda.device_count() == 1)
+    return place.type == "cuda" and alone and settings["accumulate"] == 1 and settings["precision"] != "16-mixed"
+
+
+def logits_at_a_time(place: torch.device) -> int | None:
+    """How many logits may stand in memory: a hundredth of what is free on a GPU, 4 bytes each; None: it need not be said."""
+    return int(torch.cuda.mem_get_info(place)[0] / 400) if place.type == "cuda" else None
+
+
+def asked_together(place: torch.device, items: int) -> int:
+    """How many shoppers are scored at a time: on a GPU so many that it is filled, and its memory is not."""
+    return 256 if place.type == "cpu" else min(2048, max(256, int(room(place) / (32 * items))))
+
+
 def room(place: torch.device) -> float:
     """Bytes of data that may be kept on a device: a quarter of what is free there."""
     return torch.cuda.mem_get_info(place)[0] / 4 if place.type == "cuda" else float("inf")

@@ -34,6 +34,7 @@ from models.training.learner import Distilled, NextItem
 from models.training.rank_learner import RankImpressions
 from pipelines.learning import choices, device, saved
 from pipelines.learning.callbacks import Curves, Patience, PlainProgress, StepSeed, StopAfter
+from pipelines.learning.captured import CapturedSteps
 from pipelines.learning.prepared import PREPARED, Prepared
 from pipelines.learning.ranking import SAMPLE
 from pipelines.learning.saved import Model
@@ -264,6 +265,7 @@ def fit(
     strategy = settings["strategy"]
     if strategy == "fsdp":  # the newer one, which runs on CPUs too
         strategy = ModelParallelStrategy(settings["devices"], 1, save_distributed_checkpoint=False)
+    strategy = captured(learner, train, settings, place) or strategy
     progress = [TQDMProgressBar()] if sys.stderr.isatty() else [PlainProgress(settings["epochs"])]
     curves = Curves()
     until = (
@@ -284,7 +286,8 @@ def fit(
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    module = HistoryData(train, valid, settings["max_len"], settings["batch_users"], settings["seed"], device.room(place))
+    asked = device.asked_together(place, len(learner.share) - 1)
+    module = HistoryData(train, valid, settings["max_len"], settings["batch_users"], settings["seed"], device.room(place), asked)
     try:
         trainer.fit(learner, module, ckpt_path=str(resume) if resume.exists() else None, weights_only=True)
     except SystemExit as error:  # Lightning's answer to Ctrl-C
@@ -302,6 +305,15 @@ def fit(
     return folder / "best.ckpt"
 
 
+def captured(learner: NextItem, train: Gathered, settings: dict, place: torch.device) -> CapturedSteps | None:
+    """The strategy under which each step is one launch, where the device, the learner and the settings allow it."""
+    learner.chunk = device.logits_at_a_time(place)
+    if not (learner.capturable and device.captures(place, settings)):
+        return None
+    learner.static_shapes = train.static_shapes = True
+    return CapturedSteps(torch.device(place.type, 0))
+
+
 def throughout(precision: str) -> str:
     """The precision of all but the products with the catalogue, as Lightning names it."""
     return "32-true" if precision == "bf16-softmax" else precision
@@ -317,9 +329,10 @@ def distil(network: NextItemNetwork, teacher: NextItemNetwork, data: Prepared, s
     precision = throughout(device.precision(settings["precision"], place))
     learner = Distilled(network, deepcopy(teacher), settings["learning_rate"] / 4, settings["weight_decay"])
     histories = Histories(data.train, network.max_len)
+    strategy = captured(learner, histories, settings | {"devices": 1, "accumulate": 1, "precision": precision}, place) or "auto"
     module = HistoryData(histories, data.valid, network.max_len, settings["batch_users"], settings["seed"], device.room(place))
     trainer = lightning.Trainer(
-        max_epochs=epochs, accelerator=settings["accelerator"], devices=1, precision=precision, gradient_clip_val=1.0,
+        max_epochs=epochs, accelerator=settings["accelerator"], devices=1, strategy=strategy, precision=precision, gradient_clip_val=1.0,
         limit_val_batches=0, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         callbacks=[StepSeed(settings["seed"])],
     )  # fmt: skip

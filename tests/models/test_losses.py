@@ -27,6 +27,16 @@ class TestLosses:
         for one, other in zip(inputs, plain, strict=True):
             torch.testing.assert_close(one.grad, other.grad)
 
+    def test_full_softmax_learns_nothing_from_padding(self):
+        target = torch.tensor([1, 0, 30, 0, 2])
+        found = []
+        for rows in (slice(None), target > 0):
+            inputs = [t.clone().requires_grad_() for t in (self.QUERY, self.VECTORS, self.BIAS)]
+            teachers = [(self.QUERY.flip(0)[rows], self.VECTORS.flip(0), self.BIAS.flip(0))]
+            loss = losses.full_softmax(inputs[0][rows], *inputs[1:], target[rows], teachers=teachers)
+            found.append([loss.detach(), *torch.autograd.grad(loss, inputs)])
+        torch.testing.assert_close(*found)
+
     def test_full_softmax_learns_from_teachers_as_well(self):
         inputs = [t.clone().requires_grad_() for t in (self.QUERY, self.VECTORS, self.BIAS)]
         teachers = [(torch.randn(5, 16), torch.randn(31, 16), torch.randn(31)) for _ in range(2)]
@@ -66,7 +76,7 @@ class TestLosses:
         )
         positive = (query * self.VECTORS[target]).sum(1) + bias[target]
         negative = (query @ self.VECTORS[drawn].T + bias[drawn]).masked_fill(drawn == target[:, None], -torch.inf)
-        assert losses.sampled_softmax(positive, negative, log_draws, 30).item() == pytest.approx(full.item(), rel=0.02)
+        assert losses.sampled_softmax(positive, negative, log_draws, 30).mean().item() == pytest.approx(full.item(), rel=0.02)
 
     @pytest.mark.parametrize(
         ("name", "slow"),
@@ -79,7 +89,7 @@ class TestLosses:
     def test_pairwise_losses_by_the_formula(self, name: str, slow):
         positive, negative = torch.randn(6), torch.randn(6, 4)
         expected = np.mean([slow(p, ns) for p, ns in zip(positive.tolist(), negative.tolist(), strict=True)])
-        assert losses.SAMPLED[name](positive, negative, torch.zeros(4), 30).item() == pytest.approx(expected, rel=1e-5)
+        assert losses.SAMPLED[name](positive, negative, torch.zeros(4), 30).mean().item() == pytest.approx(expected, rel=1e-5)
 
     def test_gbce_by_the_formula(self):
         positive, negative = torch.randn(6), torch.randn(6, 4)
@@ -87,7 +97,7 @@ class TestLosses:
         beta = rate * (0.75 * (1 - 1 / rate) + 1 / rate)
         sigmoid = torch.sigmoid
         slow = -(torch.log(sigmoid(positive) ** beta) + torch.log(1 - sigmoid(negative)).sum(1)).mean() / 5
-        assert losses.gbce(positive, negative, torch.zeros(4), 30).item() == pytest.approx(slow.item(), rel=1e-5)
+        assert losses.gbce(positive, negative, torch.zeros(4), 30).mean().item() == pytest.approx(slow.item(), rel=1e-5)
 
     @pytest.mark.parametrize("name", losses.SAMPLED)
     def test_a_draw_of_the_target_itself_changes_nothing(self, name: str):
@@ -95,8 +105,8 @@ class TestLosses:
         negative[:, 2] = -torch.inf
         positive.requires_grad_()
         value = losses.SAMPLED[name](positive, negative, torch.zeros(4), 30)
-        value.backward()
-        assert value.isfinite()
+        value.mean().backward()
+        assert value.isfinite().all()
         assert positive.grad.isfinite().all()
 
     def test_a_loss_that_makes_no_sense_is_refused(self):
