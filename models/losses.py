@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 CHUNK = 1 << 23  # logits that stand in memory at a time, where nothing else is said
 ROWS = 64  # of which a batch is made a multiple: products of few shapes, as oneDNN compiles a program for each
+ALIGNED = 8  # of which a GPU's fast products want the items to be a multiple
 TAUGHT = 0.7  # of what is to be said, what teachers say
 Scorer = tuple[Tensor, Tensor, Tensor]  # query (N, D), vectors (V, D), bias (V,)
 
@@ -39,15 +40,17 @@ class CrossEntropy(torch.autograd.Function):
         kind = kind or (torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype)
         rows = max(1, chunk // len(vectors))
         rows -= rows % ROWS if rows > ROWS else 0
-        filled = -(-len(query) // ROWS) * ROWS
+        filled, items = _multiple(len(query), ROWS), len(vectors) if device == "cpu" else _multiple(len(vectors), ALIGNED)
         target = F.pad(target, (0, filled - len(target)))
         real = target > 0
         of_query, of_vectors, of_bias = query.new_empty(filled, query.shape[1]), torch.zeros_like(vectors), torch.zeros_like(bias)
         loss = torch.zeros((), device=query.device)
         with torch.autocast(device, enabled=False):
             asked = (_filled(query, filled) * real[:, None]).to(kind)  # rows of zeros add nothing to the items' gradient
-            counts, table, height = real.to(kind), vectors.to(kind), bias.to(kind)
-            teachers = [(_filled(q, filled).to(kind), v.to(kind), b.to(kind)) for q, v, b in teachers]
+            counts, table, height = real.to(kind), _filled(vectors.to(kind), items), _absent(bias.to(kind), items)
+            teachers = [
+                (_filled(q, filled).to(kind), _filled(v.to(kind), items), _absent(b.to(kind), items)) for q, v, b in teachers
+            ]
             for start in range(0, filled, rows):
                 some = slice(start, start + rows)
                 wanted, error = target[some], _logits(asked[some], table, height).softmax(1)
@@ -57,9 +60,9 @@ class CrossEntropy(torch.autograd.Function):
                 for other, known, above in teachers:  # less what was to be said, the gradient of the logits
                     error.sub_(_logits(other[some], known, above).softmax(1), alpha=TAUGHT / len(teachers))
                 error[row, wanted] -= 1 - TAUGHT if teachers else 1
-                of_bias += torch.mv(error.T, counts[some])
+                of_bias += torch.mv(error.T, counts[some])[: len(bias)]
                 of_query[some] = error @ table
-                of_vectors += error.T @ asked[some]
+                of_vectors += (error.T @ asked[some])[: len(bias)]
         count = real.sum()
         ctx.save_for_backward((of_query * real[:, None])[: len(query)], of_vectors, of_bias, count)
         return loss / count
@@ -71,9 +74,19 @@ class CrossEntropy(torch.autograd.Function):
         return gradient * of_query, gradient * of_vectors, gradient * of_bias, None, None, None, None
 
 
+def _multiple(number: int, of: int) -> int:
+    """The least multiple that is not below."""
+    return -(-number // of) * of
+
+
 def _filled(query: Tensor, rows: int) -> Tensor:
     """(N, D) with rows of zeros below, (rows, D)."""
     return F.pad(query, (0, 0, 0, rows - len(query)))
+
+
+def _absent(bias: Tensor, items: int) -> Tensor:
+    """(V,) with items that take no part at its end, (items,)."""
+    return F.pad(bias, (0, items - len(bias)), value=-torch.inf)
 
 
 def _logits(query: Tensor, vectors: Tensor, bias: Tensor) -> Tensor:

@@ -87,7 +87,7 @@ def fused(width: int) -> bool:
     """Are there kernels for heads of this width, and Triton to build them?"""
     if find_spec("triton") is None:
         return False
-    from models.encoders.fused_attention import WIDTHS
+    from models.encoders.fused_hstu import WIDTHS
 
     return width in WIDTHS
 
@@ -108,18 +108,26 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, gap: Tensor) -> Tensor:
         """x (B, L, D) float; gap (B, L, L) int64: bucket of the time between two events; uint8 where fused kernels are to read it."""
+        return x + self.out((self.mixed_by_kernels if gap.dtype == torch.uint8 else self.mixed)(x, gap))
+
+    def mixed(self, x: Tensor, gap: Tensor) -> Tensor:
+        """What goes into the last product: (B, L, D)."""
         batch, length, width = x.shape
         uvqk = F.silu(self.uvqk(self.norm(x))).view(batch, length, 4, self.heads, width // self.heads)
         u, v, q, k = uvqk.permute(2, 0, 3, 1, 4)
-        read = q, k, v, self.position_bias, self.time_bias, gap
-        if gap.dtype == torch.uint8:
-            from models.encoders.fused_attention import FusedAttention
-
-            mixed = FusedAttention.apply(*read)
-        else:
-            mixed = PointwiseAttention.apply(*read) if self.training and torch.is_grad_enabled() else attention(*read)
+        way = PointwiseAttention.apply if self.training and torch.is_grad_enabled() else attention
+        mixed = way(q, k, v, self.position_bias, self.time_bias, gap)
         mixed, u = (t.transpose(1, 2).reshape(batch, length, width) for t in (mixed, u))
-        return x + self.out(self.dropout(self.mixed_norm(mixed) * u))
+        return self.dropout(self.mixed_norm(mixed) * u)
+
+    def mixed_by_kernels(self, x: Tensor, gap: Tensor) -> Tensor:
+        """mixed() on a GPU."""
+        from models.encoders.fused_hstu import Mixing, Norm
+
+        kind = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        uvqk = self.uvqk(Norm.apply(x.contiguous(), self.norm.weight, self.norm.bias, self.norm.eps, kind))
+        norm, share = self.mixed_norm, self.dropout.share if self.training else 0.0
+        return Mixing.apply(uvqk, self.position_bias, self.time_bias, gap, norm.weight, norm.bias, norm.eps, share)
 
 
 class Hstu(nn.Module):

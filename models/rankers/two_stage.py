@@ -1,5 +1,7 @@
 """Two stages: a retriever proposes some hundred candidates out of all items, a ranker orders them. Tensors only."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
 
@@ -79,6 +81,12 @@ def network_of(model: nn.Module) -> NextItemNetwork | None:
     first = first_stage(model)
     first = first.network if isinstance(first, Blend) else first
     return first if isinstance(first, NextItemNetwork) else None
+
+
+def unchanged(model: nn.Module) -> AbstractContextManager[None]:
+    """While this is entered no weight of any model changes: what its network computes of all items is computed once."""
+    network = network_of(model)
+    return network.unchanged() if network else nullcontext()
 
 
 def unseen(model: nn.Module, shoppers: ShopperBatch, seen: Tensor) -> Tensor:

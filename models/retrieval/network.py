@@ -6,6 +6,8 @@ needs no mask.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -94,6 +96,7 @@ class NextItemNetwork(ItemTable):
         self.event_dropout = event_dropout
         self.prior: Evidence | None = None
         self.dropout = Dropout(dropout)
+        self._vectors: Tensor | None = None  # of all items, while unchanged()
 
     def encode(self, embedded: Tensor, times: Tensor | None) -> Tensor:
         """Embedded history (B, L, D) and its times (B, L) -> query (B, L, D'): what comes after each position."""
@@ -117,10 +120,21 @@ class NextItemNetwork(ItemTable):
     def scores(self, history: Tensor, times: Tensor) -> Tensor:
         """(B, L) int64 both -> (B, items + 1) float; padding scores -inf. An empty history is read as one padding event."""
         query = self.newest(self.embed(history), history, times)
-        scores = self.head.scores(query, self.head.vectors(self.embeddings()), self.head.bias)
+        vectors = self.head.vectors(self.embeddings()) if self._vectors is None else self._vectors
+        scores = self.head.scores(query, vectors, self.head.bias)
         if self.prior is not None:
             scores = scores + self.prior(history)
         return scores.index_fill(1, torch.zeros(1, dtype=torch.long, device=scores.device), -torch.inf)
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """While the block runs no weight changes: what queries are held against is computed once."""
+        with torch.no_grad():
+            self._vectors = self.head.vectors(self.embeddings())
+        try:
+            yield
+        finally:
+            self._vectors = None
 
     @torch.no_grad()
     def initialise_cold_items(self, popularity: Tensor, history: Tensor, times: Tensor) -> None:

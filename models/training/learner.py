@@ -1,6 +1,7 @@
 """Trains any next-item network with any loss: the Lightning module. Knows no files."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 import numpy as np
 import pytorch_lightning as lightning
@@ -15,7 +16,7 @@ from models.batches import ShopperBatch
 from models.encoders.items import ItemTable
 from models.losses import SAMPLED, batch_draws, distillation, full_softmax, mean_over, uniform_draws
 from models.metrics import ndcg, ranks
-from models.rankers.two_stage import unseen
+from models.rankers.two_stage import unchanged, unseen
 from models.retrieval.network import NextItemNetwork
 
 
@@ -61,6 +62,7 @@ class NextItem(lightning.LightningModule):
         self.pool = nn.Buffer(counts.nonzero().squeeze(1), persistent=False)
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.validation_ranks: list[np.ndarray] = []
+        self._validation = ExitStack()
 
     def configure_model(self) -> None:
         """Where processes share a mesh (FSDP), each holds its part of the rows of item tables, of their gradients and moments."""
@@ -138,11 +140,15 @@ class NextItem(lightning.LightningModule):
         for teacher in self.teachers:  # Lightning puts all of the module into training mode
             teacher.eval()
 
+    def on_validation_epoch_start(self) -> None:
+        self._validation.enter_context(unchanged(self.network))
+
     def validation_step(self, batch: tuple[ShopperBatch, Tensor, Tensor], index: int) -> None:
         shoppers, target, seen = batch
         self.validation_ranks.append(ranks(unseen(self.network, shoppers, seen), target).cpu().numpy())
 
     def on_validation_epoch_end(self) -> None:
+        self._validation.close()
         gains = ndcg(np.concatenate(self.validation_ranks), 10)
         self.validation_ranks.clear()
         # Of several processes each has other shoppers, and not as many.

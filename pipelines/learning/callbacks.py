@@ -3,10 +3,10 @@
 import time
 
 import pytorch_lightning as lightning
-import torch
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 from pytorch_lightning.utilities import rank_zero_only
 
+from pipelines.learning import device
 from pipelines.stage import log
 
 
@@ -21,7 +21,7 @@ class StepSeed(Callback):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: tuple, index: int
     ) -> None:
-        torch.manual_seed(hash((self.seed, trainer.current_epoch, index, trainer.global_rank)) % (1 << 63))
+        device.seed(module.device, hash((self.seed, trainer.current_epoch, index, trainer.global_rank)) % (1 << 63))
 
 
 class Patience(EarlyStopping):

@@ -3,8 +3,6 @@
 A step of a small network is some hundred kernels, and Python takes longer to launch them than the GPU to run them.
 """
 
-import gc
-
 import torch
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
@@ -86,7 +84,6 @@ class CapturedSteps(SingleDeviceStrategy):
         inputs = [tensor.clone() for tensor in tensors(batch)]
         rates = [group["lr"] for group in optimiser.param_groups]
         optimiser.zero_grad()
-        gc.collect()  # what is freed while a graph is recorded would break it
         try:
             for group in optimiser.param_groups:
                 group |= {"lr": self.rate, "capturable": True}

@@ -9,7 +9,7 @@ from torch import Tensor
 from models import metrics
 from models.batches import ACTIONS, ITEMS, TIMES, Batches, ByLength, Candidates, Histories, ShopperBatch, Windows
 from models.rankers.ranker import log_probabilities
-from models.rankers.two_stage import TwoStage, unseen
+from models.rankers.two_stage import TwoStage, unchanged, unseen
 from models.retrieval.evidence import Evidence
 from models.retrieval.network import NextItemNetwork
 from models.sequences import Impressions, Sequences
@@ -25,13 +25,13 @@ def rank_all(model: Model, part: Sequences, k: int) -> tuple[np.ndarray, np.ndar
     no item was left.
     """
     order, ranks, tops = [], [], []
-    for rows, shoppers, target, seen in batches(model, part):
-        with torch.inference_mode():
+    with torch.inference_mode(), unchanged(model):
+        for rows, shoppers, target, seen in batches(model, part):
             scores = unseen(model, shoppers, seen)
             ranks.append(metrics.ranks(scores, target).cpu().numpy())
             best = scores.topk(min(k, scores.shape[1]))
             tops.append(best.indices.masked_fill(best.values == -torch.inf, 0).cpu().numpy())
-        order.append(rows)
+            order.append(rows)
     back = np.argsort(np.concatenate(order))
     return np.concatenate(ranks)[back], np.concatenate(tops)[back]
 

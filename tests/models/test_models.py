@@ -78,6 +78,14 @@ class TestEveryFamily:
         for row, history in enumerate(HISTORY):
             torch.testing.assert_close(newest[row], all_of_them[row, (history > 0).sum() - 1], rtol=1e-5, atol=1e-6)
 
+    def test_scores_while_nothing_changes_are_the_same(self, network: NextItemNetwork):
+        with torch.no_grad():
+            scores = network.scores(HISTORY, TIMES)
+            with network.unchanged():
+                assert torch.equal(network.scores(HISTORY, TIMES), scores)
+            network.table.weight *= torch.rand_like(network.table.weight)
+            assert not torch.equal(network.scores(HISTORY, TIMES), scores)
+
     def test_pairs_are_entries_of_all_scores(self, network: NextItemNetwork):
         query, vectors = network.newest(network.embed(HISTORY), HISTORY, TIMES), network.head.vectors(network.embeddings())
         everything = network.head.scores(query, vectors, network.head.bias)
