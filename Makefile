@@ -4,6 +4,7 @@
 # make bench  measure the artefact and its serving, half an hour   (DATA=)
 # make bench-scale   the whole chain on 10^5 to 10^7 events, an hour      make kills   every stage killed at random moments, an hour
 # make bench-read    10^7 rows of CSV beside Polars' own scan, and 10^5 tables written in any form and read back; an hour and a half
+# make bench-marketing   marketing's decisions beside published figures and the truth of the simulated shop
 # make lint   ruff                       make clean       remove what runs left behind (keeps .venv)
 # make lock   requirements.lock again from pyproject.toml  (UPGRADE=--upgrade for newer versions)
 
@@ -12,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo up test test-fast bench bench-scale bench-read kills lint lock clean setup
+.PHONY: demo up test test-fast bench bench-scale bench-read bench-marketing kills lint lock clean setup
 .DEFAULT_GOAL := demo
 
 setup: $(READY)
@@ -51,6 +52,9 @@ bench-scale: $(READY)
 bench-read: $(READY)
 	@$(BIN)/python -m benchmarks.read
 	EXAMPLES=100000 $(BIN)/pytest -m e2e tests/pipelines/data/test_reading.py
+
+bench-marketing: $(READY)
+	@$(BIN)/python -m benchmarks.marketing
 
 kills: $(READY)
 	@$(BIN)/python -m benchmarks.kills

@@ -1,4 +1,4 @@
-"""A tab "Report" on every run of retrain in the Airflow UI: metrics, candidates, data quality, and links to the Data Docs.
+"""A tab "Report" on every run of retrain in the Airflow UI: metrics, candidates, segments of shoppers, data quality, and links to the Data Docs.
 
 A small web application under /pushcart (dags/plugins), open to whoever is logged in to Airflow. Reads the JSON reports of
 the run's folder (dags/workspace.py); knows nothing of the stages that wrote them.
@@ -50,6 +50,7 @@ def report(run_id: str, response: Response) -> str:
         _gate(reports),
         _metrics(reports),
         _candidates(reports, run_id),
+        _segments(reports),
         _quality(reports),
         _docs(reports, run_id),
     ]
@@ -177,6 +178,20 @@ def _candidates(reports: Path, run_id: str) -> str:
     chosen = f"<p class=muted>{html.escape(compression['chosen'])}: {html.escape(compression['why'])}</p>"
     plot = f'<img src="{html.escape(run_id)}/files/compression.png" alt="NDCG@10 against bytes" width=640>'
     return f"<h2>Compression</h2>{chosen}{_table(columns, rows)}{plot}"
+
+
+def _segments(reports: Path) -> str:
+    segments = _read(reports / "segments.json")
+    if not segments:
+        return ""
+    days, rows = segments.get("compare_days"), segments["segments"]
+    lines = [[s["segment"], f"{s['size']:,}", f"{s['share']:.1%}", f"{s['size'] - s['before']:+,}", s["condition"]] for s in rows]
+    told = _table(["", "shoppers", "share", f"in {days} days", "who"], lines) if rows else ""
+    names = [s["segment"] for s in rows]
+    both = [[a, *(f"{segments['overlaps'][a][b]:,}" for b in names)] for a in names]
+    told += "<h2>Shoppers in two segments at once</h2>" + _table(["", *names], both) if rows else ""
+    missing = "".join(f"<p class=muted>{html.escape(reason)}</p>" for reason in segments["cannot_be_told"])
+    return f"<h2>Segments of {segments['shoppers']:,} shoppers</h2>{told}{missing}"
 
 
 def _quality(reports: Path) -> str:

@@ -8,6 +8,7 @@ import difflib
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
+from zoneinfo import available_timezones
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -89,6 +90,23 @@ class Prepare(Section):
     def _shares_leave_training(self) -> "Prepare":
         if self.valid_share + self.test_share >= 1:
             raise ValueError("valid_share and test_share together leave nothing to train on")
+        return self
+
+
+class Segment(Section):
+    new_days: float = Field(gt=0)
+    active_days: float = Field(gt=0)
+    lost_days: float = Field(gt=0)
+    compare_days: int = Field(ge=1)
+    ahead_days: float = Field(gt=0)
+    time_zone: str
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Segment":
+        if self.lost_days < self.active_days:
+            raise ValueError(f"lost_days ({self.lost_days:g}) must be at least active_days ({self.active_days:g})")
+        if self.time_zone not in available_timezones():
+            raise ValueError(f"time_zone is {self.time_zone!r}; it must be a name such as UTC or Asia/Shanghai")
         return self
 
 
@@ -209,6 +227,7 @@ class Settings(Section):
     check: Check
     baseline: Baseline
     prepare: Prepare
+    segment: Segment
     train: Train
     evaluate: Evaluate
     compress: Compress

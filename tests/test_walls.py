@@ -1,6 +1,6 @@
 """The walls of the house: which part may import which, and what dvc.yaml says that stages read.
 
-dags -> dvc.yaml -> pipelines -> models; deploy.serving stands alone, promotion knows serving, platform both.
+dags -> dvc.yaml -> pipelines -> models, marketing; deploy.serving stands alone, promotion knows serving, platform both.
 """
 
 import ast
@@ -47,13 +47,37 @@ FORBIDDEN = {
     "models/retrieval": {"models.served", "models.rankers", "models.training"},
     "models/rankers": {"models.served", "models.training"},
     "models/training": {"models.served"},
+    "marketing": {
+        "pipelines",
+        "dags",
+        "deploy",
+        "models",
+        "airflow",
+        "dvc",
+        "torch",
+        "pytorch_lightning",
+        "urllib",
+        "http",
+        "requests",
+    },
     "pipelines": {"dags", "deploy", "airflow"},
-    "pipelines/data": {"pipelines.learning", "pipelines.artefact", "models", "torch"},
-    "pipelines/learning": {"pipelines.data", "pipelines.artefact", "models.served"},
-    "deploy": {"pipelines", "models", "dags", "torch", "pytorch_lightning", "polars", "pandas", "great_expectations", "airflow"},
+    "pipelines/data": {"pipelines.learning", "pipelines.artefact", "models", "marketing", "torch"},
+    "pipelines/learning": {"pipelines.data", "pipelines.artefact", "models.served", "marketing"},
+    "deploy": {
+        "pipelines",
+        "models",
+        "marketing",
+        "dags",
+        "torch",
+        "pytorch_lightning",
+        "polars",
+        "pandas",
+        "great_expectations",
+        "airflow",
+    },
     "deploy/serving": {"deploy.promotion", "deploy.platform", "deploy.cli"},
     "deploy/promotion": {"deploy.platform", "deploy.cli"},
-    "dags": {"models", "pipelines.data", "pipelines.learning", "pipelines.artefact", "pipelines.stage"} | ML,
+    "dags": {"models", "marketing", "pipelines.data", "pipelines.learning", "pipelines.artefact", "pipelines.stage"} | ML,
 }
 
 

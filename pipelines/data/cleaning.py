@@ -4,24 +4,28 @@ In: events. Out: actions; what each step removed is counted. Lost: events of oth
 events.
 """
 
+from collections.abc import Sequence
+
 import polars as pl
 
 from pipelines.data.tables import SOURCE_ROW
 from pipelines.stage import StageError
 
 
-def clean(events: pl.LazyFrame, settings: dict) -> tuple[pl.LazyFrame, dict[str, int]]:
-    """Actions (user_id, item_id, event, timestamp, source_row, session_id, and price, platform where given), ordered by user, time and
+def clean(
+    events: pl.LazyFrame, settings: dict, kept_columns: Sequence[str] = ("platform", "price")
+) -> tuple[pl.LazyFrame, dict[str, int]]:
+    """Actions (user_id, item_id, event, timestamp, source_row, session_id, and kept_columns where given), ordered by user, time and
     row of the source, which breaks ties; and how many events each step removed.
 
     Args:
-        settings: `prepare`.
+        settings: `prepare`: history_events, bot_events_per_hour, session_gap_minutes.
 
     Raises:
         StageError: nothing is left.
     """
     key = ["user_id", "item_id", "event", "timestamp"]
-    optional = [c for c in ("session_id", "platform", "price") if c in events.collect_schema()]
+    optional = [c for c in ("session_id", *kept_columns) if c in events.collect_schema()]
     total = count(events)
     acts = events.filter(pl.col("event").is_in(settings["history_events"]), pl.col("item_id").is_not_null())
     acts = acts.select(*key, *optional, SOURCE_ROW)

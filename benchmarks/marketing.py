@@ -1,0 +1,117 @@
+"""Does marketing decide well? Rows against published figures and against the truth of the simulated shop.
+
+    python -m benchmarks.marketing                 # all rows (make bench-marketing)
+    python -m benchmarks.marketing --row cdnow     # one of them
+    python -m benchmarks.marketing --tiny          # small sizes: does it run?
+
+Prints a line a row and writes reports/marketing.json: {"rows": [{"name", "value", "interval", "at_least", "aim", "met", "device"}]}; a value that could not be taken is null,
+with the reason. Public data are looked for in --data (../shared/data).
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from benchmarks.figures import cpu, row
+from benchmarks.quality import ROOT
+from marketing.segments import lifetime_value, named, shoppers
+from pipelines.stage import write_json
+
+PUBLISHED = {"r": 0.243, "alpha": 4.414, "a": 0.793, "b": 2.426, "p": 6.25, "q": 3.74, "v": 15.44}  # of CDNOW's sample, in weeks
+
+
+def main() -> None:
+    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_argument("--row", choices=ROWS, help="one row alone")
+    cli.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="where public data sets stand")
+    cli.add_argument("--tiny", action="store_true")
+    cli.add_argument("--out", type=Path, default=Path("reports"))
+    chosen = cli.parse_args()
+    rows = []
+    for name, take in ROWS.items():
+        if chosen.row in (None, name):
+            rows += take(chosen.data, chosen.tiny)
+            write_json(chosen.out / "marketing.json", {"rows": rows})
+
+
+def cdnow(data: Path, tiny: bool) -> list[dict]:
+    """BG/NBD and Gamma-Gamma fitted to the sample that the literature fits, beside what it publishes; and weeks 40 to 78 predicted."""
+    names = (
+        "CDNOW: largest difference from the published parameters, of the last digit",
+        "CDNOW, weeks 40 to 78: mean absolute error, orders a shopper",
+    )
+    folder = data / "cdnow"
+    if not folder.exists():
+        return [
+            row(name, None, 1.0, 1.0, cpu(), less=True, reason=f"{folder.name} is not in --data") | {"interval": None}
+            for name in names
+        ]
+    summary = pl.read_csv(folder / "cdnow_customers_summary_with_transactions.csv")
+    x, last, age, spent = (summary[c].cast(pl.Float64).to_numpy() for c in ("x", "t_x", "T", "zbar"))
+    found, money = lifetime_value.fit_purchasing(x, last, age), lifetime_value.fit_spending(x, spent)
+    fitted = {n: getattr(found, n, None) or getattr(money, n) for n in PUBLISHED}
+    digit = {n: 0.001 if n in ("r", "alpha", "a", "b") else 0.01 for n in PUBLISHED}
+    off = max(abs(fitted[n] - PUBLISHED[n]) / digit[n] for n in PUBLISHED)
+    error = np.abs(found.orders(x, last, age, 39.0) - later_orders(folder / "CDNOW_sample.txt"))
+    mean, spread = float(error.mean()), 1.96 * float(error.std()) / len(error) ** 0.5
+    return [
+        row(names[0], off, 1.0, 0.6, cpu(), less=True) | {"interval": None},
+        row(names[1], mean, 0.7855, 0.7855, cpu(), less=True) | {"interval": [mean - spread, mean + spread]},
+    ]
+
+
+def later_orders(file: Path) -> np.ndarray:
+    """Days with an order from October 1997 to June 1998 of each customer of the sample, by their numbers."""
+    lines = [line.split() for line in file.read_text(encoding="utf-8").splitlines()]
+    days = {(int(own), date(int(day[:4]), int(day[4:6]), int(day[6:]))) for _, own, day, *_ in lines}
+    counts = dict.fromkeys(sorted({own for own, _ in days}), 0)
+    for own, day in days:
+        counts[own] += date(1997, 9, 30) < day <= date(1998, 6, 30)
+    return np.array(list(counts.values()))
+
+
+def segments(data: Path, tiny: bool) -> list[dict]:
+    """Seconds that the shipped segments of many shoppers take: sizes, change since an earlier table, overlaps."""
+    file = ROOT / "campaigns" / "segments.yaml"
+    conditions = named.read(file.read_text(encoding="utf-8"), file.name)
+    now, before = (people(1000 if tiny else 1_000_000, seed) for seed in (0, 1))
+    taken = []
+    for _ in range(5):
+        started = time.perf_counter()
+        inside = named.members(now, conditions)
+        named.overlaps(inside)
+        named.members(before, conditions).sum()
+        taken.append(time.perf_counter() - started)
+    title = f"segments of {len(now):,} shoppers, {len(conditions)} conditions: size, change, overlap; seconds"
+    return [row(title, float(np.median(taken)), 0.2, 0.1, cpu(), less=True) | {"interval": [min(taken), max(taken)]}]
+
+
+def people(count: int, seed: int) -> pl.DataFrame:
+    """A table of random shoppers."""
+    rng, now = np.random.default_rng(seed), datetime(2026, 1, 1, tzinfo=UTC)
+    words = {"user_id": [f"u{n}" for n in range(count)], "lifecycle": rng.choice(["new", "active", "cooling", "lost"], count)}
+    columns = {}
+    for name, kind in shoppers.SHOPPERS.items():
+        if name in words:
+            columns[name] = pl.Series(words[name], dtype=pl.String)
+        elif kind == pl.String:
+            columns[name] = pl.Series(rng.choice(["kitchen", "home", "toys"], count), dtype=pl.String)
+        elif isinstance(kind, pl.Datetime):
+            columns[name] = pl.Series([now - timedelta(days=1)] * count, dtype=kind)
+        elif kind == pl.Float64:
+            columns[name] = pl.Series(rng.random(count) * 2)
+        else:
+            columns[name] = pl.Series(rng.integers(0, 6, count), dtype=kind)
+    return pl.DataFrame(columns)
+
+
+ROWS: dict[str, Callable[[Path, bool], list[dict]]] = {"cdnow": cdnow, "segments": segments}
+
+
+if __name__ == "__main__":
+    main()

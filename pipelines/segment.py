@@ -1,0 +1,97 @@
+"""segment: what is known of each shopper, and how many stand in each named segment.
+
+In:  data/checked, campaigns/segments.yaml, settings `segment`, `prepare` (what a bot is), `source`.
+Out: data/segments/shoppers.parquet (a row a shopper: marketing/segments/shoppers.py), repurchases.parquet (a row a shopper and category that they buy
+     again and again), reports/segments.json (size of each segment now and `segment.compare_days` ago, overlaps, parameters of lifetime value, what cannot be told).
+
+Where times tell order alone there is nothing to segment: the tables are empty and the report says so.
+"""
+
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+
+from marketing.segments import named, shoppers
+from pipelines.data.cleaning import clean
+from pipelines.data.sources import source
+from pipelines.stage import StageError, log, output, params, run, write_json
+
+CHECKED = Path("data/checked")
+SEGMENTS = Path("campaigns/segments.yaml")
+REPORT = Path("reports/segments.json")
+
+
+def main() -> None:
+    settings, cleaning, chosen = params("segment", "prepare", "source")
+    try:
+        segments = named.read(SEGMENTS.read_text(encoding="utf-8-sig"), SEGMENTS.as_posix())
+    except named.SegmentError as error:
+        raise StageError(str(error)) from error
+    if source(chosen["name"]).ordered_only(chosen):
+        save(pl.DataFrame(schema=shoppers.SHOPPERS), pl.DataFrame(schema=shoppers.REPURCHASES))
+        reason = f"source {chosen['name']!r} tells the order of events, not their time: there is nothing to segment"
+        write_json(REPORT, {"at": None, "shoppers": 0, "segments": [], "overlaps": {}, "cannot_be_told": [reason]})
+        log.info("segment: %s", reason)
+        return
+    acts, _ = clean(
+        pl.scan_parquet(CHECKED / "events.parquet"),
+        cleaning | {"history_events": list(shoppers.STRENGTH)},
+        ("platform", "price", "quantity", "order_id"),
+    )
+    events, items = acts.collect(), None
+    if (CHECKED / "items.parquet").exists():
+        items = pl.read_parquet(CHECKED / "items.parquet")
+    rules = shoppers.Rules(
+        **{name: settings[name] for name in ("new_days", "active_days", "lost_days", "ahead_days", "time_zone")}
+    )
+    at = events["timestamp"].max()
+    now, before = (shoppers.known(events, items, moment, rules) for moment in (at, at - timedelta(days=settings["compare_days"])))
+    save(now.shoppers, now.repurchases)
+    rows = counted(now.shoppers, before.shoppers, segments)
+    write_json(REPORT, report(at, settings["compare_days"], now, rows, segments))
+    for row in rows:
+        log.info("segment: %-20s %s shoppers (%s %s days ago)", row["segment"], f"{row['size']:,}", f"{row['before']:,}", settings["compare_days"])  # fmt: skip
+    for reason in now.reasons:
+        log.info("segment: %s", reason)
+
+
+def save(people: pl.DataFrame, repurchases: pl.DataFrame) -> None:
+    with output("data/segments") as folder:
+        people.write_parquet(folder / "shoppers.parquet")
+        repurchases.write_parquet(folder / "repurchases.parquet")
+
+
+def counted(now: pl.DataFrame, before: pl.DataFrame, segments: dict[str, str]) -> list[dict]:
+    """A row a segment: its condition, its size, its share of all shoppers, its size at the moment before."""
+    sizes, earlier = (named.members(people, segments).sum() for people in (now, before))
+    return [
+        {
+            "segment": name,
+            "condition": condition,
+            "size": sizes[name].item() or 0,
+            "share": (sizes[name].item() or 0) / max(len(now), 1),
+            "before": earlier[name].item() or 0,
+        }
+        for name, condition in segments.items()
+    ]
+
+
+def report(at: datetime, days: int, now: shoppers.Known, rows: list[dict], segments: dict[str, str]) -> dict:
+    lifecycle = dict(now.shoppers["lifecycle"].value_counts().sort("lifecycle").iter_rows())
+    return {
+        "at": at.isoformat(),
+        "compare_days": days,
+        "shoppers": len(now.shoppers),
+        "lifecycle": lifecycle,
+        "segments": rows,
+        "overlaps": named.overlaps(named.members(now.shoppers, segments)),
+        "purchasing": now.purchasing and asdict(now.purchasing),
+        "spending": now.spending and asdict(now.spending),
+        "cannot_be_told": now.reasons,
+    }
+
+
+if __name__ == "__main__":
+    run(main)
