@@ -29,6 +29,8 @@ def main() -> None:
         segments = named.read(SEGMENTS.read_text(encoding="utf-8-sig"), SEGMENTS.as_posix())
     except named.SegmentError as error:
         raise StageError(str(error)) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise StageError(f"{SEGMENTS.as_posix()} cannot be read: {error}") from error
     if source(chosen["name"]).ordered_only(chosen):
         save(pl.DataFrame(schema=shoppers.SHOPPERS), pl.DataFrame(schema=shoppers.REPURCHASES))
         reason = f"source {chosen['name']!r} tells the order of events, not their time: there is nothing to segment"

@@ -224,7 +224,9 @@ print(json.dumps(sorted(opened)))
 """
 
 
-@pytest.mark.parametrize("stage", ["check", "prepare", "check_prepared", "evaluate", "export", "refit", "replay", "bundle"])
+@pytest.mark.parametrize(
+    "stage", ["check", "prepare", "segment", "check_prepared", "evaluate", "export", "refit", "replay", "bundle"]
+)
 def test_a_stage_depends_on_all_the_files_that_it_opens(stage: str, run: Path):
     done = subprocess.run(
         [sys.executable, "-c", WATCHED, stage], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(run)}

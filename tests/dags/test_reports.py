@@ -65,3 +65,10 @@ def test_a_refusal_and_the_gate_are_read_as_sentences(client: TestClient):
     assert "check: events: 40.0% of 10 rows are broken &lt;script&gt;" in page
     assert "<td>NDCG@10 beside popularity</td><td>0.1</td><td>0.2</td><td>not passed</td>" in page
     assert "of neighbours tie in time" in page
+
+
+def test_segments_are_shown_with_their_conditions(client: TestClient):
+    page = client.get("/runs/r").text
+    assert "Segments of" in page
+    assert "<td>frequency_score &gt;= 4 AND recency_score &gt;= 4</td>" in page
+    assert "Shoppers in two segments at once" in page

@@ -1,0 +1,249 @@
+"""Whom does a push help? From a trial in which chance decided who got it: what it changes for each person, how well that ranks people, and whether sending
+by it pays beside sending to those who would answer anyway.
+
+In: features, who was treated, what came of it. Out: scores by models that never saw the person, Qini of each with its interval, a decision in words, the
+money of sending by it. Knows no channels, no campaigns.
+
+Learners: S, T and X (Künzel et al., "Metalearners for estimating heterogeneous treatment effects", PNAS 2019) and DR (Kennedy, "Towards optimal doubly robust
+estimation of heterogeneous causal effects", 2023), of EconML over LightGBM.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+FOLDS = 5
+SAMPLES = 300  # of the bootstrap
+CERTAIN = 4.0  # standard errors from which a guess of who was treated is no chance
+OVERLAP, OUTSIDE = (0.02, 0.98), 0.01  # propensities that can be weighed by, and the share of people who may lie outside
+LEARNERS = ("S", "T", "X", "DR")
+RESPONSE = "response"
+TREES = {
+    "n_estimators": 120, "learning_rate": 0.04, "num_leaves": 8, "min_child_samples": 200, "subsample": 0.8, "subsample_freq": 1, "colsample_bytree": 0.8,
+    "reg_lambda": 10.0, "deterministic": True, "force_row_wise": True, "verbosity": -1,
+}  # fmt: skip
+
+
+class NotRandom(ValueError):
+    """Who was treated follows from the features so surely that nothing can be learnt of what treatment changes."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Who was treated and what came of it."""
+
+    features: np.ndarray  # (N, F) float64; categories as codes
+    treated: np.ndarray  # (N,) bool
+    outcome: np.ndarray  # (N,) float64, never negative
+    propensity: np.ndarray  # (N,) float64, the chance of treatment
+
+    def rows(self, chosen: np.ndarray) -> "Trial":
+        return Trial(self.features[chosen], self.treated[chosen], self.outcome[chosen], self.propensity[chosen])
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """How well a score ranks people by what the treatment changes."""
+
+    name: str
+    qini: float
+    interval: tuple[float, float]
+    beside_response: tuple[float, float] | None  # interval of the paired difference; None of response itself
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What to send by, and why."""
+
+    ranked: list[Ranked]
+    best: str  # of the learners
+    pays: bool  # is the best one surely ahead of response?
+    reason: str
+
+
+def trial(features: np.ndarray, treated: np.ndarray, outcome: np.ndarray, seed: int = 0) -> tuple[Trial, float]:
+    """A trial with its propensities, and the area under the ROC curve of a guess of who was treated by the features (0.5 = chance decided).
+
+    Propensities are the treated share where chance decided, else what the guess says.
+
+    Raises:
+        NotRandom: the guess is so sure that propensities of the treated and the others do not overlap.
+    """
+    from scipy.stats import rankdata
+
+    share = float(treated.mean())
+    guessed = np.empty(len(treated))
+    for rest, held in _folds(treated, seed):
+        guessed[held] = _classifier(seed).fit(features[rest], treated[rest]).predict_proba(features[held])[:, 1]
+    yes, no = int(treated.sum()), int((~treated).sum())
+    auc = float((rankdata(guessed)[treated].sum() - yes * (yes + 1) / 2) / (yes * no))
+    error = ((yes + no + 1) / (12 * yes * no)) ** 0.5
+    if (auc - 0.5) / error < CERTAIN:
+        return Trial(features, treated, outcome, np.full(len(treated), share)), auc
+    outside = float(((guessed < OVERLAP[0]) | (guessed > OVERLAP[1])).mean())
+    if outside > OUTSIDE:
+        raise NotRandom(
+            f"who was treated is known from the features (area under the curve {auc:.3f}), and for {outside:.1%} of the people nearly surely: "
+            f"nothing can be told of what the treatment changed; leave out what came after it, or run a trial"
+        )
+    return Trial(features, treated, outcome, np.clip(guessed, *OVERLAP)), auc
+
+
+def out_of_fold(data: Trial, seed: int = 0, watch: Callable[[str], None] = lambda name: None) -> dict[str, np.ndarray]:
+    """Of each person what the treatment is to change, by each learner, and under RESPONSE what is to come of treating: (N,) each, by models that did not
+    see the person. watch: told each learner's name when it begins.
+    """
+    found = {name: np.empty(len(data.treated)) for name in (RESPONSE, *LEARNERS)}
+    for name, scores in found.items():
+        watch(name)
+        for rest, held in _folds(data.treated, seed):
+            scores[held] = _fitted(name, data.rows(rest), seed)(data.features[held])
+    return found
+
+
+def qini(data: Trial, score: np.ndarray, weight: np.ndarray | None = None) -> float:
+    """Normalised Qini coefficient of a score: 0 for chance, 1 for the best order that there can be (Radcliffe, "Using control groups to target on predicted
+    lift", 2007; normalised as in Devriendt et al. 2020).
+
+    People in falling order of the score; Q after the first n: Yt - Yc Nt / Nc, sums of outcomes and people among the treated and the others, each
+    weighed by one over its propensity. Equal scores enter together. The coefficient is the area between Q over n and the straight line to its end,
+    over the same area of the best order: treated in falling order of their outcome, then the others in rising.
+
+    weight: (N,) how often each person counts; None: once. The figure of one score does not depend on any other.
+    """
+    return Curve(data, score).coefficient(np.ones(len(score)) if weight is None else weight)
+
+
+class Curve:
+    """The order that a score gives people, kept so that resamples need no sorting."""
+
+    def __init__(self, data: Trial, score: np.ndarray):
+        self.data = data
+        self.by_score = _ordered(score)
+        self.by_best = _ordered(np.where(data.treated, data.outcome, -data.outcome))
+
+    def coefficient(self, weight: np.ndarray) -> float:
+        """See qini."""
+        mine, chance = self._areas(self.by_score, weight)
+        best, _ = self._areas(self.by_best, weight)
+        return (mine - chance) / (best - chance) if best > chance else 0.0
+
+    def _areas(self, order: tuple[np.ndarray, np.ndarray], weight: np.ndarray) -> tuple[float, float]:
+        people, gain = gains(self.data, order, weight)
+        return float(np.trapezoid(gain, people)), float(people[-1] * gain[-1] / 2)
+
+
+def gains(data: Trial, order: tuple[np.ndarray, np.ndarray], weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many people there are and what treating them brought, after each group of equal scores: Q of qini()."""
+    rows, ends = order
+    treated, outcome = data.treated[rows], data.outcome[rows]
+    each = weight[rows] / np.where(treated, data.propensity[rows], 1 - data.propensity[rows])
+    yes, no = np.where(treated, each, 0.0), np.where(treated, 0.0, each)
+    sums = (np.concatenate([[0.0], np.cumsum(column)[ends]]) for column in (weight[rows], yes, no, yes * outcome, no * outcome))
+    people, of_yes, of_no, by_yes, by_no = sums
+    return people, by_yes - by_no * np.divide(of_yes, of_no, out=np.zeros_like(of_no), where=of_no > 0)
+
+
+def uplift_at(data: Trial, score: np.ndarray, share: float) -> float:
+    """What treating the share of the people with the best scores changes for each of them on average."""
+    rows = np.argsort(-score, kind="stable")[: max(1, round(share * len(score)))]
+    return _difference(data.rows(rows), np.ones(len(rows)))
+
+
+def decide(data: Trial, scores: dict[str, np.ndarray], seed: int = 0) -> Verdict:
+    """Is there a learner that is surely ahead of sending by response? The interval of the paired difference is widened for how many learners were tried."""
+    rng = np.random.default_rng(seed)
+    curves = {name: Curve(data, score) for name, score in scores.items()}
+    whole = {name: curve.coefficient(np.ones(len(data.treated))) for name, curve in curves.items()}
+    drawn = {name: np.empty(SAMPLES) for name in curves}
+    for sample in range(SAMPLES):
+        weight = rng.multinomial(len(data.treated), np.full(len(data.treated), 1 / len(data.treated))).astype(float)
+        for name, curve in curves.items():
+            drawn[name][sample] = curve.coefficient(weight)
+    learners = [name for name in scores if name != RESPONSE]
+    tail = 0.025 / len(learners)
+    ranked = [
+        Ranked(
+            name,
+            whole[name],
+            tuple(np.quantile(drawn[name], [0.025, 0.975])),
+            None if name == RESPONSE else tuple(np.quantile(drawn[name] - drawn[RESPONSE], [tail, 1 - tail])),
+        )
+        for name in scores
+    ]
+    best = max(learners, key=whole.get)
+    low, high = next(r.beside_response for r in ranked if r.name == best)
+    ahead = f"{best} has a Qini of {whole[best]:.4f}, sending by response {whole[RESPONSE]:.4f}; the difference lies between {low:+.4f} and {high:+.4f}"
+    if low > 0:
+        return Verdict(ranked, best, True, f"send by uplift: {ahead}")
+    return Verdict(ranked, best, False, f"an uplift model does not pay here, send by response: {ahead}, which does not exclude 0")
+
+
+def money(data: Trial, chosen: np.ndarray, value: float, cost: float, seed: int = 0) -> tuple[float, float, float]:
+    """Extra money of sending to the chosen (N,) bool alone, of all these people, and its interval: what treating changed among them x value - cost, each."""
+    if not chosen.any():
+        return 0.0, 0.0, 0.0
+    part, rng = data.rows(np.flatnonzero(chosen)), np.random.default_rng(seed)
+    size = len(part.treated)
+    each = [_difference(part, rng.multinomial(size, np.full(size, 1 / size)).astype(float)) for _ in range(SAMPLES)]
+    low, high = np.quantile(each, [0.025, 0.975])
+    return tuple(size * (change * value - cost) for change in (_difference(part, np.ones(size)), low, high))
+
+
+def _difference(data: Trial, weight: np.ndarray) -> float:
+    """Mean outcome of the treated less that of the others, by inverse propensities; 0 where one of them is missing."""
+    each = weight / np.where(data.treated, data.propensity, 1 - data.propensity)
+    yes, no = each * data.treated, each * ~data.treated
+    if not yes.sum() or not no.sum():
+        return 0.0
+    return float(yes @ data.outcome / yes.sum() - no @ data.outcome / no.sum())
+
+
+def _ordered(score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows in falling order of the score, and where each group of equal scores ends."""
+    rows = np.argsort(-score, kind="stable")
+    return rows, np.flatnonzero(np.append(np.diff(score[rows]) != 0, True))
+
+
+def _folds(treated: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Rows to learn from and rows to be told, FOLDS times; each with its share of the treated."""
+    rng, part = np.random.default_rng(seed), np.empty(len(treated), np.int64)
+    for group in (np.flatnonzero(treated), np.flatnonzero(~treated)):
+        part[rng.permutation(group)] = np.arange(len(group)) % FOLDS
+    return [(np.flatnonzero(part != fold), np.flatnonzero(part == fold)) for fold in range(FOLDS)]
+
+
+def _regressor(seed: int):
+    from lightgbm import LGBMRegressor
+
+    return LGBMRegressor(**TREES, random_state=seed)
+
+
+def _classifier(seed: int):
+    from lightgbm import LGBMClassifier
+
+    return LGBMClassifier(**TREES, random_state=seed)
+
+
+def _fitted(name: str, data: Trial, seed: int) -> Callable[[np.ndarray], np.ndarray]:
+    """A learner that has learnt from these people, as a function of features."""
+    treated, constant = data.treated.astype(int), bool(np.ptp(data.propensity) == 0)
+    if name == RESPONSE:
+        model = _regressor(seed).fit(data.features[data.treated], data.outcome[data.treated])
+        return model.predict
+    from econml.dr import DRLearner
+    from econml.metalearners import SLearner, TLearner, XLearner
+    from sklearn.dummy import DummyClassifier
+
+    chance = DummyClassifier(strategy="prior") if constant else _classifier(seed)
+    made = {
+        "S": lambda: SLearner(overall_model=_regressor(seed)),
+        "T": lambda: TLearner(models=_regressor(seed)),
+        "X": lambda: XLearner(models=_regressor(seed), cate_models=_regressor(seed), propensity_model=chance),
+        "DR": lambda: DRLearner(
+            model_propensity=chance, model_regression=_regressor(seed), model_final=_regressor(seed), cv=3, random_state=seed
+        ),
+    }[name]()
+    made.fit(data.outcome, treated, X=data.features)
+    return lambda features: np.asarray(made.effect(features)).ravel()
