@@ -16,6 +16,7 @@ LOCK = (ROOT / "requirements.lock").read_text()
 PINNED = dict(re.findall(r"^([A-Za-z0-9_.-]+)==(\S+)$", LOCK, re.MULTILINE))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MODULES = {  # whose package is called otherwise
+    "sklearn": "scikit-learn",
     "yaml": "pyyaml", "great_expectations": "great-expectations", "pytorch_lightning": "pytorch-lightning", "onnxruntime": "onnxruntime-gpu",
     "prometheus_client": "prometheus-client", "faiss": "faiss-cpu", "ruamel": "ruamel.yaml", "airflow": "apache-airflow", "onnx_ir": "onnx-ir",
 }  # fmt: skip
@@ -46,7 +47,7 @@ def test_everything_that_is_imported_is_declared_and_pinned():
         {name.split(".")[0] for f in files for name in imports(ROOT / f)} - own - set(sys.stdlib_module_names) - {"__future__"}
     )
     packages = {plain(MODULES.get(name, name)) for name in names}
-    assert packages <= declared() | {"uvicorn"}  # bentoml's
+    assert packages <= declared() | {"uvicorn", "triton"}  # bentoml's, and torch's where there is a GPU
     pinned = {plain(name) for name in PINNED}
     assert declared() <= pinned
 

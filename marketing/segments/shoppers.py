@@ -148,9 +148,10 @@ def favourite(liked: pl.DataFrame, column: str) -> pl.DataFrame:
     value weighs with the shopper, W all values, p its share with everybody.
     """
     told = liked.filter(pl.col(column).is_not_null())
-    weighed = told.group_by("user_id", column).agg(pl.col("weight").sum()).sort("user_id", column)
-    everybody = pl.col("weight").sum().over(column) / pl.col("weight").sum()
-    share = (pl.col("weight") + PRIOR * everybody) / (pl.col("weight").sum().over("user_id") + PRIOR)
+    weight = pl.col("weight")
+    weighed = told.group_by("user_id", column).agg(_sum(weight)).sort("user_id", column)
+    everybody = _sum(weight).over(column) / _sum(weight)
+    share = (weight + PRIOR * everybody) / (_sum(weight).over("user_id") + PRIOR)
     best = weighed.with_columns(share=share).sort("user_id", "share", descending=[False, True], maintain_order=True)
     return (
         best.group_by("user_id", maintain_order=True).first().select("user_id", column, pl.col("share").alias(f"{column}_share"))
@@ -162,7 +163,7 @@ def price_band(liked: pl.DataFrame) -> pl.DataFrame:
     that cost less, drawn to the middle by PRIOR.
     """
     told = liked.filter(pl.col("price_rank").is_not_null())
-    mean = ((pl.col("price_rank") * pl.col("weight")).sum() + PRIOR / 2) / (pl.col("weight").sum() + PRIOR)
+    mean = (_sum(pl.col("price_rank") * pl.col("weight")) + PRIOR / 2) / (_sum(pl.col("weight")) + PRIOR)
     return told.group_by("user_id").agg(mean=mean).select("user_id", price_band=_fifth(pl.col("mean")))
 
 
@@ -170,8 +171,8 @@ def discounts(events: pl.DataFrame) -> pl.DataFrame:
     """How much below the list price each shopper bought, as a share, drawn to the shop's mean by three purchases."""
     off = (1 - pl.col("paid") / pl.col("price_of_item")).clip(0, 1)
     told = events.filter((pl.col("event") == "purchase") & (pl.col("price_of_item") > 0)).with_columns(off=off).drop_nulls("off")
-    mean = told["off"].mean() if len(told) else 0.0
-    return told.group_by("user_id").agg(discount_share=(pl.col("off").sum() + 3 * mean) / (pl.len() + 3))
+    mean = told["off"].sort().mean() if len(told) else 0.0
+    return told.group_by("user_id").agg(discount_share=(_sum(pl.col("off")) + 3 * mean) / (pl.len() + 3))
 
 
 def best_hour(liked: pl.DataFrame, time_zone: str) -> pl.DataFrame:
@@ -183,8 +184,8 @@ def best_hour(liked: pl.DataFrame, time_zone: str) -> pl.DataFrame:
         hours.with_columns(hour=(pl.col("hour").cast(pl.Int32) + step) % 24, weight=pl.col("weight") * share)
         for step, share in ((-1, 0.25), (0, 0.5), (1, 0.25))
     )
-    everybody = near.group_by("hour").agg(pl.col("weight").sum()).with_columns(pl.col("weight") / pl.col("weight").sum() * PRIOR)
-    own = near.group_by("user_id", "hour").agg(pl.col("weight").sum())
+    everybody = near.group_by("hour").agg(_sum(pl.col("weight"))).with_columns(pl.col("weight") / _sum(pl.col("weight")) * PRIOR)
+    own = near.group_by("user_id", "hour").agg(_sum(pl.col("weight")))
     summed = own.join(everybody.rename({"weight": "usual"}), on="hour", how="left").with_columns(
         pl.col("weight") + pl.col("usual")
     )
@@ -269,8 +270,8 @@ def _fifth(value: pl.Expr) -> pl.Expr:
 
 
 def _sum(value: pl.Expr) -> pl.Expr:
-    """The sum of what is told; null of nothing."""
-    return pl.when(value.count() > 0).then(value.sum())
+    """The sum of what is told, smallest first, so that it is the same to the last bit however the work is shared out; null of nothing."""
+    return pl.when(value.count() > 0).then(value.sort().sum())
 
 
 def _typed(table: pl.DataFrame, schema: dict) -> pl.DataFrame:
