@@ -42,6 +42,16 @@ class Unusable(ValueError):
 
 
 def main() -> None:
+    chosen = arguments()
+    warnings.filterwarnings("ignore")
+    try:
+        report = measured(chosen)
+    except (Unusable, uplift.NotRandom) as error:
+        sys.exit(f"error: {error}")
+    write_json(chosen.out, report)
+
+
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("--data", type=Path, required=True)
     cli.add_argument("--treatment", required=True)
@@ -53,13 +63,7 @@ def main() -> None:
     cli.add_argument("--value", type=float, default=1.0)
     cli.add_argument("--seed", type=int, default=0)
     cli.add_argument("--out", type=Path, default=Path("reports/uplift.json"))
-    chosen = cli.parse_args()
-    warnings.filterwarnings("ignore")
-    try:
-        report = measured(chosen)
-    except (Unusable, uplift.NotRandom) as error:
-        sys.exit(f"error: {error}")
-    write_json(chosen.out, report)
+    return cli.parse_args(given)
 
 
 def measured(chosen: argparse.Namespace) -> dict:

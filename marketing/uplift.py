@@ -167,8 +167,8 @@ def decide(data: Trial, scores: dict[str, np.ndarray], seed: int = 0) -> Verdict
         Ranked(
             name,
             whole[name],
-            tuple(np.quantile(drawn[name], [0.025, 0.975])),
-            None if name == RESPONSE else tuple(np.quantile(drawn[name] - drawn[RESPONSE], [tail, 1 - tail])),
+            _quantiles(drawn[name], 0.025),
+            None if name == RESPONSE else _quantiles(drawn[name] - drawn[RESPONSE], tail),
         )
         for name in scores
     ]
@@ -187,8 +187,15 @@ def money(data: Trial, chosen: np.ndarray, value: float, cost: float, seed: int 
     part, rng = data.rows(np.flatnonzero(chosen)), np.random.default_rng(seed)
     size = len(part.treated)
     each = [_difference(part, rng.multinomial(size, np.full(size, 1 / size)).astype(float)) for _ in range(SAMPLES)]
-    low, high = np.quantile(each, [0.025, 0.975])
-    return tuple(size * (change * value - cost) for change in (_difference(part, np.ones(size)), low, high))
+    return tuple(
+        size * (change * value - cost) for change in (_difference(part, np.ones(size)), *_quantiles(np.array(each), 0.025))
+    )
+
+
+def _quantiles(drawn: np.ndarray, tail: float) -> tuple[float, float]:
+    """Between which the draws lie but for their tails."""
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def _difference(data: Trial, weight: np.ndarray) -> float:
