@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import polars as pl
 
-from benchmarks import uplift
+from benchmarks import ope, uplift
 from benchmarks.figures import cpu, row
 from benchmarks.quality import ROOT
 from marketing.segments import lifetime_value, named, shoppers
@@ -159,13 +159,38 @@ def hillstrom(data: Path, tiny: bool) -> list[dict]:
     ]
 
 
+def open_bandit(data: Path, tiny: bool) -> list[dict]:
+    """Thompson sampling's value told from the random log (DRos), and what biased propensities are answered."""
+    names = [
+        ("open-bandit, random to Thompson: relative error, mean of its campaigns", 0.26, 0.16),
+        ("open-bandit: biased propensities are refused (1 = all)", 1.0, 1.0),
+    ]
+    folder = data / "open-bandit"
+    if not folder.exists():
+        reason = "open-bandit is not in --data"
+        return [row(*taken(name, None), cpu(), less=not i, reason=reason) | {"interval": None} for i, name in enumerate(names)]
+    with redirect_stdout(StringIO()):
+        told = [ope.told(folder, path.name.removesuffix("_random.csv.gz")) for path in sorted(folder.glob("*_random.csv.gz"))]
+    errors = [next(e["relative_error"] for e in c["estimates"] if e["estimator"] == "DRos") for c in told]
+    refused = float(all(c["biased_refused"] for c in told))
+    return [
+        row(*taken(names[0], float(np.mean(errors))), cpu(), less=True) | {"interval": [min(errors), max(errors)]},
+        row(*taken(names[1], refused), cpu()) | {"interval": None},
+    ]
+
+
 def taken(named_row: tuple[str, float, float], value: float | None) -> tuple[str, float | None, float, float]:
     """A row's name, value, at_least and aim."""
     name, at_least, aim = named_row
     return name, value, at_least, aim
 
 
-ROWS: dict[str, Callable[[Path, bool], list[dict]]] = {"cdnow": cdnow, "segments": segments, "hillstrom": hillstrom}
+ROWS: dict[str, Callable[[Path, bool], list[dict]]] = {
+    "cdnow": cdnow,
+    "segments": segments,
+    "hillstrom": hillstrom,
+    "open-bandit": open_bandit,
+}
 
 
 if __name__ == "__main__":
