@@ -8,6 +8,7 @@ def row(
     name: str, value: float | None, at_least: float, aim: float, device: str, less: bool = False, reason: str | None = None
 ) -> dict:
     """A row, printed too. less: it should be at most `at_least`. reason: why there is no value."""
+    value = None if value is None else float(value)
     met = None if value is None else value <= at_least if less else value >= at_least
     said = f"not taken: {reason}" if value is None else f"{value:.3g}"
     print(f"{name}: {said} ({'at most' if less else 'at least'} {at_least:g}, aim {aim:g})", flush=True)

@@ -23,6 +23,7 @@ import polars as pl
 from benchmarks import ope, uplift
 from benchmarks.figures import cpu, row
 from benchmarks.quality import ROOT
+from marketing import experiments
 from marketing.segments import lifetime_value, named, shoppers
 from pipelines.stage import write_json
 
@@ -179,6 +180,70 @@ def open_bandit(data: Path, tiny: bool) -> list[dict]:
     ]
 
 
+def asos(data: Path, tiny: bool) -> list[dict]:
+    """Real tests of a shop, looked at as often as they were: what is called, beside a test at the end alone; and on the same looks without any effect."""
+    names = [
+        ("ASOS, no effect, looked at as often as the real ones: share ever called", 0.05, 0.05),
+        ("ASOS, first metric: variants called at any look, for each that a fixed test calls at the end", 1.0, 1.0),
+        ("ASOS, first metric: variants called at any look that a fixed test does not call at the end", 0.0, 0.0),
+    ]
+    file = data / "asos-experiments" / "asos_digital_experiments_dataset.parquet"
+    if not file.exists():
+        reason = "asos-experiments is not in --data"
+        return [row(*taken(name, None), cpu(), less=True, reason=reason) | {"interval": None} for name in names]
+    looks = pl.read_parquet(file).filter(pl.col("metric_id") == 1, pl.col("count_t") > 1, pl.col("count_c") > 1)
+    looks = looks.sort("experiment_id", "variant_id", "time_since_start")
+    rng, false, called, at_end, strays = np.random.default_rng(0), [], 0, 0, 0
+    for _, variant in looks.group_by("experiment_id", "variant_id", maintain_order=True):
+        columns = [variant[c].to_numpy() for c in ("count_t", "mean_t", "variance_t", "count_c", "mean_c", "variance_c")]
+        found = peeked(*columns)
+        fixed = abs(found[-1].value) > 1.96 * found[-1].error
+        sure = any(d.sure for d in found)
+        called, at_end, strays = called + sure, at_end + fixed, strays + (sure and not fixed)
+        for _ in range(2 if tiny else 20):
+            without = (walk(columns[0], columns[2], rng), walk(columns[3], columns[5], rng))
+            false.append(any(d.sure for d in peeked(columns[0], without[0], columns[2], columns[3], without[1], columns[5])))
+    share = float(np.mean(false))
+    spread = 1.96 * (share * (1 - share) / len(false)) ** 0.5
+    print(f"ASOS: {called} variants called at any look, {at_end} by a fixed test at the end")
+    return [
+        row(*taken(names[0], share), cpu(), less=True) | {"interval": [float(share - spread), float(share + spread)]},
+        row(*taken(names[1], called / at_end), cpu(), less=True) | {"interval": None},
+        row(*taken(names[2], float(strays)), cpu(), less=True) | {"interval": None},
+    ]
+
+
+def peeked(count_t, mean_t, variance_t, count_c, mean_c, variance_c) -> list[experiments.Difference]:
+    """The difference at each look."""
+    planned = int(count_t[-1] + count_c[-1])
+    return [
+        experiments.difference(experiments.Arm(nt, mt, vt), experiments.Arm(nc, mc, vc), None, planned)
+        for nt, mt, vt, nc, mc, vc in zip(count_t, mean_t, variance_t, count_c, mean_c, variance_c, strict=True)
+    ]
+
+
+def walk(count: np.ndarray, variance: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Means at each look of people whose outcomes are 0 on average and vary as the real ones did."""
+    steps = np.maximum(np.diff(count, prepend=0.0), 0.0)
+    return np.cumsum(rng.normal(0.0, 1.0, len(count)) * np.sqrt(steps * variance)) / count
+
+
+def cookie_cats(data: Path, tiny: bool) -> list[dict]:
+    """A real test whose arms are not as many as planned."""
+    name, files = ("Cookie Cats: alarm before any result (1 = yes)", 1.0, 1.0), sorted((data / "cookie-cats").glob("*.csv*"))
+    if not files:
+        return [row(*taken(name, None), cpu(), reason="cookie-cats is not in --data") | {"interval": None}]
+    table = pl.read_csv(files[0])
+    kept, version = table["retention_7"].cast(pl.Float64).to_numpy(), table["version"].to_numpy()
+    try:
+        experiments.difference(*(experiments.Arm.of(kept[version == arm]) for arm in ("gate_30", "gate_40")))
+        alarm = 0.0
+    except experiments.SampleRatio as error:
+        print(f"Cookie Cats: {error}")
+        alarm = 1.0
+    return [row(*taken(name, alarm), cpu()) | {"interval": None}]
+
+
 def taken(named_row: tuple[str, float, float], value: float | None) -> tuple[str, float | None, float, float]:
     """A row's name, value, at_least and aim."""
     name, at_least, aim = named_row
@@ -190,6 +255,8 @@ ROWS: dict[str, Callable[[Path, bool], list[dict]]] = {
     "segments": segments,
     "hillstrom": hillstrom,
     "open-bandit": open_bandit,
+    "asos": asos,
+    "cookie-cats": cookie_cats,
 }
 
 

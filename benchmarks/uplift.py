@@ -2,7 +2,7 @@
 
     python -m benchmarks.uplift --data ../shared/data/hillstrom/hillstrom.csv.gz --treatment segment --outcome visit --arm "Womens E-Mail" --control "No E-Mail"
 
---data: CSV or Parquet, a row a person. --arm, --control: values of the treatment's column; of a column of two values they are found. --ignore: columns that are
+--data: CSV or Parquet, a row a person. --arm, --control: values of the treatment's column; of a column of two values they are found. --share: of the people that was to be treated, for the alarm of uneven arms. --ignore: columns that are
 no features; left out besides are ids, columns that differ between the arms (they came after the treatment) and columns that tell the outcome. --cost, --value:
 of a message, and of one unit of the outcome.
 
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from marketing import uplift
+from marketing import experiments, uplift
 from pipelines.stage import write_json
 
 NOTHING = (
@@ -46,7 +46,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     try:
         report = measured(chosen)
-    except (Unusable, uplift.NotRandom) as error:
+    except (Unusable, uplift.NotRandom, experiments.SampleRatio) as error:
         sys.exit(f"error: {error}")
     write_json(chosen.out, report)
 
@@ -59,6 +59,11 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     cli.add_argument("--arm")
     cli.add_argument("--control")
     cli.add_argument("--ignore", nargs="*", default=[])
+    cli.add_argument(
+        "--share",
+        type=float,
+        help="of these people that was to be in --arm; where it is given, arms that are not so many are an error",
+    )
     cli.add_argument("--cost", type=float, default=0.0)
     cli.add_argument("--value", type=float, default=1.0)
     cli.add_argument("--seed", type=int, default=0)
@@ -73,6 +78,12 @@ def measured(chosen: argparse.Namespace) -> dict:
     features, names, left = features_of(table.drop(chosen.treatment, chosen.outcome), treated, outcome, chosen.ignore)
     print(
         f"{len(table):,} people, {int(treated.sum()):,} treated; {chosen.outcome}: {outcome[treated].mean():.5g} treated, {outcome[~treated].mean():.5g} others"
+    )
+    both = (experiments.Arm.of(outcome[who]) for who in (treated, ~treated))
+    changed = experiments.difference(*both, chosen.share)
+    low, high = changed.interval
+    print(
+        f"what the treatment changed, a person: {changed.value:+.5f} ({low:+.5f} to {high:+.5f}, however often it is looked at)"
     )
     print(f"features: {', '.join(names) or 'none'}")
     for name, reason in left.items():
