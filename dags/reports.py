@@ -24,7 +24,7 @@ STYLE = """<style>
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem;max-width:60rem;color:#1a202c;background:#fff}
 h1{font-size:1.3rem} h2{font-size:1.05rem;margin:1.8rem 0 .4rem}
 table{border-collapse:collapse} th,td{padding:.25rem .9rem .25rem 0;text-align:right;border-bottom:1px solid #e2e8f0}
-th:first-child,td:first-child{text-align:left} .gate td:last-child{text-align:left} .chosen{font-weight:600} .muted{color:#64748b}
+th:first-child,td:first-child{text-align:left} .gate td:last-child,.gate th:last-child{text-align:left} .wide{overflow-x:auto} .chosen{font-weight:600} .muted{color:#64748b}
 </style>"""
 
 
@@ -186,10 +186,10 @@ def _segments(reports: Path) -> str:
         return ""
     days, rows = segments.get("compare_days"), segments["segments"]
     lines = [[s["segment"], f"{s['size']:,}", f"{s['share']:.1%}", f"{s['size'] - s['before']:+,}", s["condition"]] for s in rows]
-    told = _table(["", "shoppers", "share", f"in {days} days", "who"], lines) if rows else ""
+    told = f"<div class=gate>{_table(['', 'shoppers', 'share', f'since {days} days ago', 'who'], lines)}</div>" if rows else ""
     names = [s["segment"] for s in rows]
     both = [[a, *(f"{segments['overlaps'][a][b]:,}" for b in names)] for a in names]
-    told += "<h2>Shoppers in two segments at once</h2>" + _table(["", *names], both) if rows else ""
+    told += f"<h2>Shoppers in two segments at once</h2><div class=wide>{_table(['', *names], both)}</div>" if rows else ""
     missing = "".join(f"<p class=muted>{html.escape(reason)}</p>" for reason in segments["cannot_be_told"])
     return f"<h2>Segments of {segments['shoppers']:,} shoppers</h2>{told}{missing}"
 
