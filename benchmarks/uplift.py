@@ -34,6 +34,7 @@ NOTHING = (
 )  # what arms without treatment are called
 YES = ("1", "true", "yes", "y", "t")
 TOLD_APART = 1e-3  # chance below which a column differs between the arms by more than chance
+MOST = 1_000_000  # people that are looked at; of more, so many are drawn
 MANY = 50  # values from which a text is no category but the rarest of it, put together
 
 
@@ -150,7 +151,11 @@ def people(chosen: argparse.Namespace) -> tuple[pl.DataFrame, np.ndarray]:
         if value not in values:
             raise Unusable(f"{option} {value}: {chosen.treatment} has no such value; it has {', '.join(values[:9])}")
     inside = told.is_in([arm, control])
-    table, told = table.filter(inside), told.filter(inside)
+    table = table.filter(inside)
+    if len(table) > MOST:
+        print(f"{len(table):,} people; {MOST:,} of them are drawn")
+        table = table.sample(MOST, seed=chosen.seed)
+    told = table[chosen.treatment].cast(pl.String)
     print(f"arm {arm!r} beside {control!r}")
     return table, (told == arm).to_numpy()
 

@@ -33,7 +33,7 @@ class NotRandom(ValueError):
 class Trial:
     """Who was treated and what came of it."""
 
-    features: np.ndarray  # (N, F) float64; categories as codes
+    features: np.ndarray  # (N, F) float64; categories as codes, what is not known as NaN
     treated: np.ndarray  # (N,) bool
     outcome: np.ndarray  # (N,) float64, never negative
     propensity: np.ndarray  # (N,) float64, the chance of treatment
@@ -245,11 +245,16 @@ def _fitted(name: str, data: Trial, seed: int) -> Callable[[np.ndarray], np.ndar
 
     chance = DummyClassifier(strategy="prior") if constant else _classifier(seed)
     made = {
-        "S": lambda: SLearner(overall_model=_regressor(seed)),
-        "T": lambda: TLearner(models=_regressor(seed)),
-        "X": lambda: XLearner(models=_regressor(seed), cate_models=_regressor(seed), propensity_model=chance),
+        "S": lambda: SLearner(overall_model=_regressor(seed), allow_missing=True),
+        "T": lambda: TLearner(models=_regressor(seed), allow_missing=True),
+        "X": lambda: XLearner(models=_regressor(seed), cate_models=_regressor(seed), propensity_model=chance, allow_missing=True),
         "DR": lambda: DRLearner(
-            model_propensity=chance, model_regression=_regressor(seed), model_final=_regressor(seed), cv=3, random_state=seed
+            model_propensity=chance,
+            model_regression=_regressor(seed),
+            model_final=_regressor(seed),
+            cv=3,
+            random_state=seed,
+            allow_missing=True,
         ),
     }[name]()
     made.fit(data.outcome, treated, X=data.features)

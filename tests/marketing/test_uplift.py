@@ -143,15 +143,18 @@ class TestCommand:
                 "opened": data.treated & (rng.random(len(data.treated)) < 0.5),
                 "city": rng.choice(["Bath", "York"], len(data.treated)),
                 "shop": "one",
+                "age": [None if n % 7 == 0 else float(n % 60) for n in range(len(data.treated))],
             }
             | {f"f{n}": data.features[:, n] for n in range(4)}
         )
 
     def test_any_file_of_any_arms(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+        monkeypatch.setattr(command, "MOST", 5000)
         self.run(monkeypatch, tmp_path, self.table(), "--outcome", "bought", "--arm", "Mail, spring", "--cost", "0.1")
         said = capsys.readouterr().out
+        assert "6,000 people; 5,000 of them are drawn" in said
         assert "arm 'Mail, spring' beside 'Nobody'" in said
-        assert "features: city, f0, f1, f2, f3\n" in said
+        assert "features: city, age, f0, f1, f2, f3\n" in said
         for name, why in (
             ("customer", "names each person"),
             ("opened", "came after"),
