@@ -83,6 +83,7 @@ class TestQini:
 
 
 class TestDecision:
+    @pytest.mark.e2e
     def test_where_some_are_moved_uplift_pays(self):
         data, change = shop_trial("some")
         scores = uplift.out_of_fold(data)
@@ -97,6 +98,7 @@ class TestDecision:
         assert low < truth < high
         assert low < extra < high
 
+    @pytest.mark.e2e
     def test_where_nobody_is_moved_it_says_so(self):
         data, _ = shop_trial("none")
         verdict = uplift.decide(data, uplift.out_of_fold(data))
@@ -148,6 +150,7 @@ class TestCommand:
             | {f"f{n}": data.features[:, n] for n in range(4)}
         )
 
+    @pytest.mark.e2e
     def test_any_file_of_any_arms(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
         monkeypatch.setattr(command, "MOST", 5000)
         self.run(monkeypatch, tmp_path, self.table(), "--outcome", "bought", "--arm", "Mail, spring", "--cost", "0.1")
