@@ -205,6 +205,7 @@ def test_words_of_texts_with_and_without_blanks():
     assert rows.rows() == [(1, 0, 1), (1, 1, 1), (1, 2, 1), (2, 1, 1), (2, 2, 1), (3, 0, 1)]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", ["auto", "din"])
 def test_a_run_says_what_it_is_made_of(workspace, name: str):
     workspace(train__model=name, train__retriever="auto", train__epochs=1)
