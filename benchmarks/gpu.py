@@ -52,6 +52,7 @@ from pipelines.learning import choices, device, fitting, saved
 from pipelines.learning.captured import CapturedSteps
 from pipelines.learning.prepared import Prepared
 from pipelines.learning.ranking import rank_all, task_probabilities
+from pipelines.stage import write_json
 
 SHOPPERS, ITEMS, LENGTH = 200, 60, 14
 SETTINGS = {
@@ -81,21 +82,17 @@ def main() -> None:
     started, file = time.perf_counter(), chosen.data and sequence_file(chosen.data)
     with tempfile.TemporaryDirectory() as folder, chdir(folder):  # checkpoints
         if chosen.data:
-            measured(chosen.device, name, file, chosen.tiny, lambda rows: save(out / "gpu.json", {"rows": rows}))
+            measured(chosen.device, name, file, chosen.tiny, lambda rows: write_json(out / "gpu.json", {"rows": rows}))
             return
         rows = walk(chosen.device)
     report = {"device": name, "torch": torch.__version__, "seconds": round(time.perf_counter() - started, 1), "rows": rows}
-    save(out / "gpu_walk.json", report)
+    write_json(out / "gpu_walk.json", report)
     failed = [r["step"] for r in rows if not r["passed"]]
     print(
         f"{name}: {len(rows) - len(failed)} of {len(rows)} steps in {report['seconds']} s"
         + (f"; failed: {', '.join(failed)}" if failed else "")
     )
     sys.exit(bool(failed))
-
-
-def save(path: Path, report: dict) -> None:
-    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def walk(kind: str) -> list[dict]:

@@ -12,6 +12,7 @@ import argparse
 import time
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from io import StringIO
 from pathlib import Path
@@ -30,6 +31,24 @@ from pipelines.stage import write_json
 PUBLISHED = {"r": 0.243, "alpha": 4.414, "a": 0.793, "b": 2.426, "p": 6.25, "q": 3.74, "v": 15.44}  # of CDNOW's sample, in weeks
 
 
+Taken = tuple[float, list[float] | None]  # a value and its interval
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a row is to reach."""
+
+    name: str
+    at_least: float
+    aim: float
+    less: bool = False  # it should be at most `at_least`
+
+    def row(self, taken: Taken | None, reason: str | None = None) -> dict:
+        """The row of a value that was taken; None: of one that could not be, for this reason."""
+        value, interval = taken or (None, None)
+        return row(self.name, value, self.at_least, self.aim, cpu(), self.less, reason) | {"interval": interval}
+
+
 def main() -> None:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("--row", choices=ROWS, help="one row alone")
@@ -38,24 +57,19 @@ def main() -> None:
     cli.add_argument("--out", type=Path, default=Path("reports"))
     chosen = cli.parse_args()
     rows = []
-    for name, take in ROWS.items():
-        if chosen.row in (None, name):
-            rows += take(chosen.data, chosen.tiny)
-            write_json(chosen.out / "marketing.json", {"rows": rows})
+    for name, (needed, take, goals) in ROWS.items():
+        if chosen.row not in (None, name):
+            continue
+        folder = chosen.data / (needed or "")
+        if needed and not folder.exists():
+            rows += [goal.row(None, f"{needed} is not in --data") for goal in goals]
+        else:
+            rows += [goal.row(taken) for goal, taken in zip(goals, take(folder, chosen.tiny), strict=True)]
+        write_json(chosen.out / "marketing.json", {"rows": rows})
 
 
-def cdnow(data: Path, tiny: bool) -> list[dict]:
+def cdnow(folder: Path, tiny: bool) -> list[Taken]:
     """BG/NBD and Gamma-Gamma fitted to the sample that the literature fits, beside what it publishes; and weeks 40 to 78 predicted."""
-    names = (
-        "CDNOW: largest difference from the published parameters, of the last digit",
-        "CDNOW, weeks 40 to 78: mean absolute error, orders a shopper",
-    )
-    folder = data / "cdnow"
-    if not folder.exists():
-        return [
-            row(name, None, 1.0, 1.0, cpu(), less=True, reason=f"{folder.name} is not in --data") | {"interval": None}
-            for name in names
-        ]
     summary = pl.read_csv(folder / "cdnow_customers_summary_with_transactions.csv")
     x, last, age, spent = (summary[c].cast(pl.Float64).to_numpy() for c in ("x", "t_x", "T", "zbar"))
     found, money = lifetime_value.fit_purchasing(x, last, age), lifetime_value.fit_spending(x, spent)
@@ -64,10 +78,7 @@ def cdnow(data: Path, tiny: bool) -> list[dict]:
     off = max(abs(fitted[n] - PUBLISHED[n]) / digit[n] for n in PUBLISHED)
     error = np.abs(found.orders(x, last, age, 39.0) - later_orders(folder / "CDNOW_sample.txt"))
     mean, spread = float(error.mean()), 1.96 * float(error.std()) / len(error) ** 0.5
-    return [
-        row(names[0], off, 1.0, 0.6, cpu(), less=True) | {"interval": None},
-        row(names[1], mean, 0.7855, 0.7855, cpu(), less=True) | {"interval": [mean - spread, mean + spread]},
-    ]
+    return [(off, None), (mean, [mean - spread, mean + spread])]
 
 
 def later_orders(file: Path) -> np.ndarray:
@@ -80,7 +91,7 @@ def later_orders(file: Path) -> np.ndarray:
     return np.array(list(counts.values()))
 
 
-def segments(data: Path, tiny: bool) -> list[dict]:
+def segments(folder: Path, tiny: bool) -> list[Taken]:
     """Seconds that the shipped segments of many shoppers take: sizes, change since an earlier table, overlaps."""
     file = ROOT / "campaigns" / "segments.yaml"
     conditions = named.read(file.read_text(encoding="utf-8"), file.name)
@@ -92,8 +103,7 @@ def segments(data: Path, tiny: bool) -> list[dict]:
         named.overlaps(inside)
         named.members(before, conditions).sum()
         taken.append(time.perf_counter() - started)
-    title = f"segments of {len(now):,} shoppers, {len(conditions)} conditions: size, change, overlap; seconds"
-    return [row(title, float(np.median(taken)), 0.2, 0.1, cpu(), less=True) | {"interval": [min(taken), max(taken)]}]
+    return [(float(np.median(taken)), [min(taken), max(taken)])]
 
 
 def people(count: int, seed: int) -> pl.DataFrame:
@@ -115,83 +125,39 @@ def people(count: int, seed: int) -> pl.DataFrame:
     return pl.DataFrame(columns)
 
 
-def hillstrom(data: Path, tiny: bool) -> list[dict]:
+def hillstrom(folder: Path, tiny: bool) -> list[Taken]:
     """Does uplift pay for the women's e-mail, and does the tool say that it does not for the men's?"""
-    names = [
-        ("Hillstrom, women's e-mail, visits: Qini of the best learner", 0.059, 0.062),
-        ("... over that of response", 1.5, 1.5),
-        ("... low end of the paired difference's interval", 0.0, 0.0),
-        ("Hillstrom, men's e-mail, visits: declines uplift (1 = yes)", 1.0, 1.0),
-    ]
-    files = sorted((data / "hillstrom").glob("*.csv*"))
-    if not files:
-        return [row(*taken(name, None), cpu(), reason="hillstrom is not in --data") | {"interval": None} for name in names]
-    table = pl.read_csv(files[0], infer_schema_length=None, n_rows=6000 if tiny else None)
+    [file] = sorted(folder.glob("*.csv*"))
+    table = pl.read_csv(file, infer_schema_length=None, n_rows=6000 if tiny else None)
     found = []
-    for arm in ("Womens E-Mail", "Mens E-Mail"):
-        with TemporaryDirectory() as folder, redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-            table.write_csv(Path(folder) / "hillstrom.csv")
-            chosen = uplift.arguments(
-                [
-                    "--data",
-                    str(Path(folder) / "hillstrom.csv"),
-                    "--treatment",
-                    "segment",
-                    "--outcome",
-                    "visit",
-                    "--arm",
-                    arm,
-                    "--control",
-                    "No E-Mail",
-                ]
-            )
-            found.append(uplift.measured(chosen))
+    with TemporaryDirectory() as scratch, redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        table.write_csv(Path(scratch) / "hillstrom.csv")
+        fixed = ["--data", f"{scratch}/hillstrom.csv", "--treatment", "segment", "--outcome", "visit", "--control", "No E-Mail"]
+        for arm in ("Womens E-Mail", "Mens E-Mail"):
+            found.append(uplift.measured(uplift.arguments([*fixed, "--arm", arm])))
     women, men = found
     by_name = {ranked["name"]: ranked for ranked in women["ranked"]}
     best, response = by_name[women["best"]], by_name["response"]
-    values = [
+    return [
         (best["qini"], list(best["interval"])),
         (best["qini"] / response["qini"], None),
         (best["beside_response"][0], list(best["beside_response"])),
         (float(not men["pays"]), None),
     ]
-    return [
-        row(*taken(name, value), cpu()) | {"interval": interval} for name, (value, interval) in zip(names, values, strict=True)
-    ]
 
 
-def open_bandit(data: Path, tiny: bool) -> list[dict]:
+def open_bandit(folder: Path, tiny: bool) -> list[Taken]:
     """Thompson sampling's value told from the random log (DRos), and what biased propensities are answered."""
-    names = [
-        ("open-bandit, random to Thompson: relative error, mean of its campaigns", 0.26, 0.16),
-        ("open-bandit: biased propensities are refused (1 = all)", 1.0, 1.0),
-    ]
-    folder = data / "open-bandit"
-    if not folder.exists():
-        reason = "open-bandit is not in --data"
-        return [row(*taken(name, None), cpu(), less=not i, reason=reason) | {"interval": None} for i, name in enumerate(names)]
     with redirect_stdout(StringIO()):
         told = [ope.told(folder, path.name.removesuffix("_random.csv.gz")) for path in sorted(folder.glob("*_random.csv.gz"))]
     errors = [next(e["relative_error"] for e in c["estimates"] if e["estimator"] == "DRos") for c in told]
-    refused = float(all(c["biased_refused"] for c in told))
-    return [
-        row(*taken(names[0], float(np.mean(errors))), cpu(), less=True) | {"interval": [min(errors), max(errors)]},
-        row(*taken(names[1], refused), cpu()) | {"interval": None},
-    ]
+    return [(float(np.mean(errors)), [min(errors), max(errors)]), (float(all(c["biased_refused"] for c in told)), None)]
 
 
-def asos(data: Path, tiny: bool) -> list[dict]:
+def asos(folder: Path, tiny: bool) -> list[Taken]:
     """Real tests of a shop, looked at as often as they were: what is called, beside a test at the end alone; and on the same looks without any effect."""
-    names = [
-        ("ASOS, no effect, looked at as often as the real ones: share ever called", 0.05, 0.05),
-        ("ASOS, first metric: variants called at any look, for each that a fixed test calls at the end", 1.0, 1.0),
-        ("ASOS, first metric: variants called at any look that a fixed test does not call at the end", 0.0, 0.0),
-    ]
-    file = data / "asos-experiments" / "asos_digital_experiments_dataset.parquet"
-    if not file.exists():
-        reason = "asos-experiments is not in --data"
-        return [row(*taken(name, None), cpu(), less=True, reason=reason) | {"interval": None} for name in names]
-    looks = pl.read_parquet(file).filter(pl.col("metric_id") == 1, pl.col("count_t") > 1, pl.col("count_c") > 1)
+    looks = pl.read_parquet(folder / "asos_digital_experiments_dataset.parquet")
+    looks = looks.filter(pl.col("metric_id") == 1, pl.col("count_t") > 1, pl.col("count_c") > 1)
     looks = looks.sort("experiment_id", "variant_id", "time_since_start")
     rng, false, called, at_end, strays = np.random.default_rng(0), [], 0, 0, 0
     for _, variant in looks.group_by("experiment_id", "variant_id", maintain_order=True):
@@ -206,11 +172,7 @@ def asos(data: Path, tiny: bool) -> list[dict]:
     share = float(np.mean(false))
     spread = 1.96 * (share * (1 - share) / len(false)) ** 0.5
     print(f"ASOS: {called} variants called at any look, {at_end} by a fixed test at the end")
-    return [
-        row(*taken(names[0], share), cpu(), less=True) | {"interval": [float(share - spread), float(share + spread)]},
-        row(*taken(names[1], called / at_end), cpu(), less=True) | {"interval": None},
-        row(*taken(names[2], float(strays)), cpu(), less=True) | {"interval": None},
-    ]
+    return [(share, [float(share - spread), float(share + spread)]), (called / at_end, None), (float(strays), None)]
 
 
 def peeked(count_t, mean_t, variance_t, count_c, mean_c, variance_c) -> list[experiments.Difference]:
@@ -228,36 +190,43 @@ def walk(count: np.ndarray, variance: np.ndarray, rng: np.random.Generator) -> n
     return np.cumsum(rng.normal(0.0, 1.0, len(count)) * np.sqrt(steps * variance)) / count
 
 
-def cookie_cats(data: Path, tiny: bool) -> list[dict]:
+def cookie_cats(folder: Path, tiny: bool) -> list[Taken]:
     """A real test whose arms are not as many as planned."""
-    name, files = ("Cookie Cats: alarm before any result (1 = yes)", 1.0, 1.0), sorted((data / "cookie-cats").glob("*.csv*"))
-    if not files:
-        return [row(*taken(name, None), cpu(), reason="cookie-cats is not in --data") | {"interval": None}]
-    table = pl.read_csv(files[0])
+    [file] = sorted(folder.glob("*.csv*"))
+    table = pl.read_csv(file)
     kept, version = table["retention_7"].cast(pl.Float64).to_numpy(), table["version"].to_numpy()
     try:
         experiments.difference(*(experiments.Arm.of(kept[version == arm]) for arm in ("gate_30", "gate_40")))
-        alarm = 0.0
     except experiments.SampleRatio as error:
         print(f"Cookie Cats: {error}")
-        alarm = 1.0
-    return [row(*taken(name, alarm), cpu()) | {"interval": None}]
+        return [(1.0, None)]
+    return [(0.0, None)]
 
 
-def taken(named_row: tuple[str, float, float], value: float | None) -> tuple[str, float | None, float, float]:
-    """A row's name, value, at_least and aim."""
-    name, at_least, aim = named_row
-    return name, value, at_least, aim
-
-
-ROWS: dict[str, Callable[[Path, bool], list[dict]]] = {
-    "cdnow": cdnow,
-    "segments": segments,
-    "hillstrom": hillstrom,
-    "open-bandit": open_bandit,
-    "asos": asos,
-    "cookie-cats": cookie_cats,
-}
+# By name: the folder of public data that a row needs, how it is taken, what is to be reached.
+ROWS: dict[str, tuple[str | None, Callable[[Path, bool], list[Taken]], list[Goal]]] = {
+    "cdnow": ("cdnow", cdnow, [
+        Goal("CDNOW: largest difference from the published parameters, of the last digit", 1.0, 0.6, less=True),
+        Goal("CDNOW, weeks 40 to 78: mean absolute error, orders a shopper", 0.7855, 0.7855, less=True),
+    ]),
+    "segments": (None, segments, [Goal("the shipped segments of 10^6 shoppers: size, change, overlap; seconds", 0.2, 0.1, less=True)]),
+    "hillstrom": ("hillstrom", hillstrom, [
+        Goal("Hillstrom, women's e-mail, visits: Qini of the best learner", 0.059, 0.062),
+        Goal("... over that of response", 1.5, 1.5),
+        Goal("... low end of the paired difference's interval", 0.0, 0.0),
+        Goal("Hillstrom, men's e-mail, visits: declines uplift (1 = yes)", 1.0, 1.0),
+    ]),
+    "open-bandit": ("open-bandit", open_bandit, [
+        Goal("open-bandit, random to Thompson: relative error, mean of its campaigns", 0.26, 0.16, less=True),
+        Goal("open-bandit: biased propensities are refused (1 = all)", 1.0, 1.0),
+    ]),
+    "asos": ("asos-experiments", asos, [
+        Goal("ASOS, no effect, looked at as often as the real ones: share ever called", 0.05, 0.05, less=True),
+        Goal("ASOS, first metric: variants called at any look, for each that a fixed test calls at the end", 1.0, 1.0, less=True),
+        Goal("ASOS, first metric: variants called at any look that a fixed test does not call at the end", 0.0, 0.0, less=True),
+    ]),
+    "cookie-cats": ("cookie-cats", cookie_cats, [Goal("Cookie Cats: alarm before any result (1 = yes)", 1.0, 1.0)]),
+}  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -30,10 +30,6 @@ class Log:
     expected: np.ndarray | None = None  # (N,), the reward that a model expects of the choice
     expected_of_target: np.ndarray | None = None  # (N,), of what the target would choose, on average
 
-    def rows(self, chosen: np.ndarray) -> "Log":
-        columns = (self.reward, self.weight, self.expected, self.expected_of_target)
-        return Log(*(None if column is None else column[chosen] for column in columns))
-
 
 @dataclass(frozen=True)
 class Value:

@@ -10,6 +10,7 @@ estimation of heterogeneous causal effects", 2023), of EconML over LightGBM.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -24,6 +25,8 @@ TREES = {
     "reg_lambda": 10.0, "deterministic": True, "force_row_wise": True, "verbosity": -1,
 }  # fmt: skip
 
+Order = tuple[np.ndarray, np.ndarray]  # rows, and where each group of people whose scores are equal ends
+
 
 class NotRandom(ValueError):
     """Who was treated follows from the features so surely that nothing can be learnt of what treatment changes."""
@@ -37,6 +40,11 @@ class Trial:
     treated: np.ndarray  # (N,) bool
     outcome: np.ndarray  # (N,) float64, never negative
     propensity: np.ndarray  # (N,) float64, the chance of treatment
+
+    @cached_property
+    def inverse(self) -> np.ndarray:
+        """(N,) one over the chance of the arm that each was in."""
+        return 1 / np.where(self.treated, self.propensity, 1 - self.propensity)
 
     def rows(self, chosen: np.ndarray) -> "Trial":
         return Trial(self.features[chosen], self.treated[chosen], self.outcome[chosen], self.propensity[chosen])
@@ -70,14 +78,14 @@ def trial(features: np.ndarray, treated: np.ndarray, outcome: np.ndarray, seed: 
     Raises:
         NotRandom: the guess is so sure that propensities of the treated and the others do not overlap.
     """
-    from scipy.stats import rankdata
+    from sklearn.metrics import roc_auc_score
 
     share = float(treated.mean())
     guessed = np.empty(len(treated))
     for rest, held in _folds(treated, seed):
         guessed[held] = _classifier(seed).fit(features[rest], treated[rest]).predict_proba(features[held])[:, 1]
     yes, no = int(treated.sum()), int((~treated).sum())
-    auc = float((rankdata(guessed)[treated].sum() - yes * (yes + 1) / 2) / (yes * no))
+    auc = float(roc_auc_score(treated, guessed))
     error = ((yes + no + 1) / (12 * yes * no)) ** 0.5
     if (auc - 0.5) / error < CERTAIN:
         return Trial(features, treated, outcome, np.full(len(treated), share)), auc
@@ -112,33 +120,31 @@ def qini(data: Trial, score: np.ndarray, weight: np.ndarray | None = None) -> fl
 
     weight: (N,) how often each person counts; None: once. The figure of one score does not depend on any other.
     """
-    return Curve(data, score).coefficient(np.ones(len(score)) if weight is None else weight)
+    [found] = _coefficients(data, [_ordered(score)], _best(data), np.ones(len(score)) if weight is None else weight)
+    return found
 
 
-class Curve:
-    """The order that a score gives people, kept so that resamples need no sorting."""
+def _coefficients(data: Trial, orders: list[Order], best: Order, weight: np.ndarray) -> list[float]:
+    """Qini of each order, beside the best one."""
 
-    def __init__(self, data: Trial, score: np.ndarray):
-        self.data = data
-        self.by_score = _ordered(score)
-        self.by_best = _ordered(np.where(data.treated, data.outcome, -data.outcome))
+    def area(order: Order) -> float:
+        people, gain = gains(data, order, weight)
+        return float(np.trapezoid(gain, people) - people[-1] * gain[-1] / 2)
 
-    def coefficient(self, weight: np.ndarray) -> float:
-        """See qini."""
-        mine, chance = self._areas(self.by_score, weight)
-        best, _ = self._areas(self.by_best, weight)
-        return (mine - chance) / (best - chance) if best > chance else 0.0
-
-    def _areas(self, order: tuple[np.ndarray, np.ndarray], weight: np.ndarray) -> tuple[float, float]:
-        people, gain = gains(self.data, order, weight)
-        return float(np.trapezoid(gain, people)), float(people[-1] * gain[-1] / 2)
+    most = area(best)
+    return [area(order) / most if most > 0 else 0.0 for order in orders]
 
 
-def gains(data: Trial, order: tuple[np.ndarray, np.ndarray], weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _best(data: Trial) -> Order:
+    """The order that cannot be beaten."""
+    return _ordered(np.where(data.treated, data.outcome, -data.outcome))
+
+
+def gains(data: Trial, order: Order, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How many people there are and what treating them brought, after each group of equal scores: Q of qini()."""
     rows, ends = order
     treated, outcome = data.treated[rows], data.outcome[rows]
-    each = weight[rows] / np.where(treated, data.propensity[rows], 1 - data.propensity[rows])
+    each = weight[rows] * data.inverse[rows]
     yes, no = np.where(treated, each, 0.0), np.where(treated, 0.0, each)
     sums = (np.concatenate([[0.0], np.cumsum(column)[ends]]) for column in (weight[rows], yes, no, yes * outcome, no * outcome))
     people, of_yes, of_no, by_yes, by_no = sums
@@ -154,13 +160,10 @@ def uplift_at(data: Trial, score: np.ndarray, share: float) -> float:
 def decide(data: Trial, scores: dict[str, np.ndarray], seed: int = 0) -> Verdict:
     """Is there a learner that is surely ahead of sending by response? The interval of the paired difference is widened for how many learners were tried."""
     rng = np.random.default_rng(seed)
-    curves = {name: Curve(data, score) for name, score in scores.items()}
-    whole = {name: curve.coefficient(np.ones(len(data.treated))) for name, curve in curves.items()}
-    drawn = {name: np.empty(SAMPLES) for name in curves}
-    for sample in range(SAMPLES):
-        weight = rng.multinomial(len(data.treated), np.full(len(data.treated), 1 / len(data.treated))).astype(float)
-        for name, curve in curves.items():
-            drawn[name][sample] = curve.coefficient(weight)
+    size, orders, best = len(data.treated), [_ordered(score) for score in scores.values()], _best(data)
+    whole = dict(zip(scores, _coefficients(data, orders, best, np.ones(size)), strict=True))
+    samples = [_coefficients(data, orders, best, _resample(size, rng)) for _ in range(SAMPLES)]
+    drawn = dict(zip(scores, np.array(samples).T, strict=True))
     learners = [name for name in scores if name != RESPONSE]
     tail = 0.025 / len(learners)
     ranked = [
@@ -172,12 +175,14 @@ def decide(data: Trial, scores: dict[str, np.ndarray], seed: int = 0) -> Verdict
         )
         for name in scores
     ]
-    best = max(learners, key=whole.get)
-    low, high = next(r.beside_response for r in ranked if r.name == best)
-    ahead = f"{best} has a Qini of {whole[best]:.4f}, sending by response {whole[RESPONSE]:.4f}; the difference lies between {low:+.4f} and {high:+.4f}"
+    first = max(learners, key=whole.get)
+    low, high = next(r.beside_response for r in ranked if r.name == first)
+    ahead = f"{first} has a Qini of {whole[first]:.4f}, sending by response {whole[RESPONSE]:.4f}; the difference lies between {low:+.4f} and {high:+.4f}"
     if low > 0:
-        return Verdict(ranked, best, True, f"send by uplift: {ahead}")
-    return Verdict(ranked, best, False, f"an uplift model does not pay here, send by response: {ahead}, which does not exclude 0")
+        return Verdict(ranked, first, True, f"send by uplift: {ahead}")
+    return Verdict(
+        ranked, first, False, f"an uplift model does not pay here, send by response: {ahead}, which does not exclude 0"
+    )
 
 
 def money(data: Trial, chosen: np.ndarray, value: float, cost: float, seed: int = 0) -> tuple[float, float, float]:
@@ -186,10 +191,15 @@ def money(data: Trial, chosen: np.ndarray, value: float, cost: float, seed: int 
         return 0.0, 0.0, 0.0
     part, rng = data.rows(np.flatnonzero(chosen)), np.random.default_rng(seed)
     size = len(part.treated)
-    each = [_difference(part, rng.multinomial(size, np.full(size, 1 / size)).astype(float)) for _ in range(SAMPLES)]
+    each = [_difference(part, _resample(size, rng)) for _ in range(SAMPLES)]
     return tuple(
         size * (change * value - cost) for change in (_difference(part, np.ones(size)), *_quantiles(np.array(each), 0.025))
     )
+
+
+def _resample(size: int, rng: np.random.Generator) -> np.ndarray:
+    """How often each of so many people is drawn, with replacement: (size,)."""
+    return rng.multinomial(size, np.full(size, 1 / size)).astype(float)
 
 
 def _quantiles(drawn: np.ndarray, tail: float) -> tuple[float, float]:
@@ -200,14 +210,14 @@ def _quantiles(drawn: np.ndarray, tail: float) -> tuple[float, float]:
 
 def _difference(data: Trial, weight: np.ndarray) -> float:
     """Mean outcome of the treated less that of the others, by inverse propensities; 0 where one of them is missing."""
-    each = weight / np.where(data.treated, data.propensity, 1 - data.propensity)
+    each = weight * data.inverse
     yes, no = each * data.treated, each * ~data.treated
     if not yes.sum() or not no.sum():
         return 0.0
     return float(yes @ data.outcome / yes.sum() - no @ data.outcome / no.sum())
 
 
-def _ordered(score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _ordered(score: np.ndarray) -> Order:
     """Rows in falling order of the score, and where each group of equal scores ends."""
     rows = np.argsort(-score, kind="stable")
     return rows, np.flatnonzero(np.append(np.diff(score[rows]) != 0, True))

@@ -51,8 +51,9 @@ def main() -> None:
     at = events["timestamp"].max()
     now, before = (shoppers.known(events, items, moment, rules) for moment in (at, at - timedelta(days=settings["compare_days"])))
     save(now.shoppers, now.repurchases)
-    rows = counted(now.shoppers, before.shoppers, segments)
-    write_json(REPORT, report(at, settings["compare_days"], now, rows, segments))
+    inside, earlier = (named.members(people.shoppers, segments) for people in (now, before))
+    rows = counted(inside, earlier, segments)
+    write_json(REPORT, report(at, settings["compare_days"], now, rows, named.overlaps(inside)))
     for row in rows:
         log.info("segment: %-20s %s shoppers (%s %s days ago)", row["segment"], f"{row['size']:,}", f"{row['before']:,}", settings["compare_days"])  # fmt: skip
     for reason in now.reasons:
@@ -65,22 +66,17 @@ def save(people: pl.DataFrame, repurchases: pl.DataFrame) -> None:
         repurchases.write_parquet(folder / "repurchases.parquet")
 
 
-def counted(now: pl.DataFrame, before: pl.DataFrame, segments: dict[str, str]) -> list[dict]:
-    """A row a segment: its condition, its size, its share of all shoppers, its size at the moment before."""
-    sizes, earlier = (named.members(people, segments).sum() for people in (now, before))
-    return [
-        {
-            "segment": name,
-            "condition": condition,
-            "size": sizes[name].item() or 0,
-            "share": (sizes[name].item() or 0) / max(len(now), 1),
-            "before": earlier[name].item() or 0,
-        }
-        for name, condition in segments.items()
-    ]
+def counted(inside: pl.DataFrame, earlier: pl.DataFrame, segments: dict[str, str]) -> list[dict]:
+    """A row a segment: its condition, its size, its share of all shoppers, its size at the moment before. inside, earlier: named.members."""
+    rows = []
+    for name, condition in segments.items():
+        size, before = (int(people[name].sum()) for people in (inside, earlier))
+        share = size / max(len(inside), 1)
+        rows.append({"segment": name, "condition": condition, "size": size, "share": share, "before": before})
+    return rows
 
 
-def report(at: datetime, days: int, now: shoppers.Known, rows: list[dict], segments: dict[str, str]) -> dict:
+def report(at: datetime, days: int, now: shoppers.Known, rows: list[dict], overlaps: dict[str, dict[str, int]]) -> dict:
     lifecycle = dict(now.shoppers["lifecycle"].value_counts().sort("lifecycle").iter_rows())
     return {
         "at": at.isoformat(),
@@ -88,7 +84,7 @@ def report(at: datetime, days: int, now: shoppers.Known, rows: list[dict], segme
         "shoppers": len(now.shoppers),
         "lifecycle": lifecycle,
         "segments": rows,
-        "overlaps": named.overlaps(named.members(now.shoppers, segments)),
+        "overlaps": overlaps,
         "purchasing": now.purchasing and asdict(now.purchasing),
         "spending": now.spending and asdict(now.spending),
         "cannot_be_told": now.reasons,

@@ -85,27 +85,23 @@ class Known:
 def known(events: pl.DataFrame, items: pl.DataFrame | None, at: datetime, rules: Rules) -> Known:
     """All that the events up to a moment tell of the shoppers who had one by then."""
     events = _with_items(events.filter(pl.col("timestamp") <= at), items)
-    ago = (pl.lit(at) - pl.col("timestamp")).dt.total_seconds() / DAY
     strength = pl.col("event").replace_strict(STRENGTH, return_dtype=pl.Float64)
-    liked = events.with_columns(weight=strength * 0.5 ** (ago / HALF_LIFE))
+    liked = events.with_columns(weight=strength * 0.5 ** (_days_to(at, "timestamp") / HALF_LIFE))
     shoppers = rhythm(events, at, rules)
-    orders, reasons = orders_of(events), []
-    shoppers = shoppers.join(money(orders, at), on="user_id", how="left", maintain_order="left")
-    tastes = (favourite(liked, column) for column in ("category", "brand", "platform"))
-    for table in (*tastes, price_band(liked), discounts(events), best_hour(liked, rules.time_zone)):
-        shoppers = shoppers.join(table, on="user_id", how="left", maintain_order="left")
-    again = repurchases(events, at)
+    again, reasons = repurchases(events, at), []
     due = again.filter("due").group_by("user_id").agg(due_categories=pl.len())
-    shoppers = shoppers.join(due, on="user_id", how="left", maintain_order="left")
-    shoppers, purchasing, spending = _with_value(shoppers, orders, at, rules, reasons)
+    tastes = (favourite(liked, column) for column in ("category", "brand", "platform"))
+    ways = price_band(liked), discounts(events), best_hour(liked, rules.time_zone)
+    for table in (money(orders_of(events), at), *tastes, *ways, due):
+        shoppers = shoppers.join(table, on="user_id", how="left", maintain_order="left")
+    shoppers, purchasing, spending = _with_value(shoppers, at, rules, reasons)
     shoppers = shoppers.with_columns(pl.col("orders", "due_categories").fill_null(0))
     return Known(_typed(shoppers, SHOPPERS), again, purchasing, spending, reasons)
 
 
 def rhythm(events: pl.DataFrame, at: datetime, rules: Rules) -> pl.DataFrame:
     """First and last event of each shopper, and the stage of life: new while the first is young, then active, cooling, lost as time passes without one."""
-    since = (pl.lit(at) - pl.col("last_seen")).dt.total_seconds() / DAY
-    age = (pl.lit(at) - pl.col("first_seen")).dt.total_seconds() / DAY
+    since, age = _days_to(at, "last_seen"), _days_to(at, "first_seen")
     stage = (
         pl.when(age <= rules.new_days).then(pl.lit("new"))
         .when(since <= rules.active_days).then(pl.lit("active"))
@@ -131,16 +127,19 @@ def orders_of(events: pl.DataFrame) -> pl.DataFrame:
 
 def money(orders: pl.DataFrame, at: datetime) -> pl.DataFrame:
     """Orders and what they brought, and by fifths of the buyers how recent, how many and how much: 5 is the best fifth."""
-    since = (pl.lit(at) - pl.col("newest")).dt.total_seconds() / DAY
     told = orders.group_by("user_id").agg(
-        orders=pl.len(), newest=pl.col("timestamp").max(), revenue=_sum(pl.col("amount")), margin=_sum(pl.col("profit"))
+        orders=pl.len(),
+        first_order=pl.col("timestamp").min(),
+        newest_order=pl.col("timestamp").max(),
+        revenue=_sum(pl.col("amount")),
+        margin=_sum(pl.col("profit")),
     )
-    told = told.with_columns(order_recency_days=since, order_value=pl.col("revenue") / pl.col("orders"))
+    told = told.with_columns(order_recency_days=_days_to(at, "newest_order"), order_value=pl.col("revenue") / pl.col("orders"))
     return told.with_columns(
         recency_score=_fifth(-pl.col("order_recency_days")),
         frequency_score=_fifth(pl.col("orders")),
         money_score=_fifth(pl.col("revenue")),
-    ).drop("newest")
+    )
 
 
 def favourite(liked: pl.DataFrame, column: str) -> pl.DataFrame:
@@ -211,7 +210,7 @@ def repurchases(events: pl.DataFrame, at: datetime) -> pl.DataFrame:
     )
     found = found.filter(pl.col("count") > 0).join(usual, on="category")
     cycle = (pl.col("total") + PRIOR_GAPS * pl.col("usual")) / (pl.col("count") + PRIOR_GAPS)
-    since = (pl.lit(at) - pl.col("last_bought")).dt.total_seconds() / DAY
+    since = _days_to(at, "last_bought")
     found = found.with_columns(cycle_days=cycle).with_columns(
         due_at=pl.col("last_bought") + pl.duration(microseconds=(pl.col("cycle_days") * DAY * 1e6).cast(pl.Int64)),
         due=(since >= 0.8 * pl.col("cycle_days")) & (since <= 2 * pl.col("cycle_days")),
@@ -236,21 +235,19 @@ def _with_items(events: pl.DataFrame, items: pl.DataFrame | None) -> pl.DataFram
 
 
 def _with_value(
-    shoppers: pl.DataFrame, orders: pl.DataFrame, at: datetime, rules: Rules, reasons: list[str]
+    shoppers: pl.DataFrame, at: datetime, rules: Rules, reasons: list[str]
 ) -> tuple[pl.DataFrame, lifetime_value.Purchasing | None, lifetime_value.Spending | None]:
     """Shoppers with what is to be expected of them, where the shop has enough repeat orders to tell."""
-    first = orders.group_by("user_id").agg(first=pl.col("timestamp").min(), newest=pl.col("timestamp").max())
-    table = shoppers.join(first, on="user_id", how="left", maintain_order="left")
-    buyers = table["orders"].fill_null(0).to_numpy() > 0
-    days = table.filter(pl.Series(buyers)).select(
+    buyers = shoppers["orders"].fill_null(0).to_numpy() > 0
+    days = shoppers.filter(pl.Series(buyers)).select(
         repeats=pl.col("orders") - 1,
-        last=(pl.col("newest") - pl.col("first")).dt.total_seconds() / DAY,
-        age=(pl.lit(at) - pl.col("first")).dt.total_seconds() / DAY,
+        last=(pl.col("newest_order") - pl.col("first_order")).dt.total_seconds() / DAY,
+        age=_days_to(at, "first_order"),
         value=pl.coalesce("margin", "revenue") / pl.col("orders"),
     )
     repeats, last, age, value = (days[c].cast(pl.Float64).to_numpy() for c in ("repeats", "last", "age", "value"))
     purchasing = spending = None
-    columns = {name: np.full(len(table), np.nan) for name in ("alive", "expected_orders", "expected_value")}
+    columns = {name: np.full(len(shoppers), np.nan) for name in ("alive", "expected_orders", "expected_value")}
     try:
         purchasing = lifetime_value.fit_purchasing(repeats, last, age)
         columns["alive"][buyers] = purchasing.alive(repeats, last, age)
@@ -261,7 +258,12 @@ def _with_value(
         columns["expected_value"][buyers] *= spending.mean(told, np.nan_to_num(value))
     except lifetime_value.TooFew as error:
         reasons.append(f"what shoppers are worth cannot be told: {error}")
-    return table.with_columns(pl.Series(n, v).fill_nan(None) for n, v in columns.items()), purchasing, spending
+    return shoppers.with_columns(pl.Series(n, v).fill_nan(None) for n, v in columns.items()), purchasing, spending
+
+
+def _days_to(at: datetime, column: str) -> pl.Expr:
+    """Days from a moment of each row to this one."""
+    return (pl.lit(at) - pl.col(column)).dt.total_seconds() / DAY
 
 
 def _fifth(value: pl.Expr) -> pl.Expr:
