@@ -18,6 +18,7 @@ FOLDS = 5
 SAMPLES = 300  # of the bootstrap
 CERTAIN = 4.0  # standard errors from which a guess of who was treated is no chance
 OVERLAP, OUTSIDE = (0.02, 0.98), 0.01  # propensities that can be weighed by, and the share of people who may lie outside
+BINS = 20  # groups of people by score, whose effects are looked at apart
 LEARNERS = ("S", "T", "X", "DR")
 RESPONSE = "response"
 TREES = {
@@ -106,8 +107,52 @@ def out_of_fold(data: Trial, seed: int = 0, watch: Callable[[str], None] = lambd
     for name, scores in found.items():
         watch(name)
         for rest, held in _folds(data.treated, seed):
-            scores[held] = _fitted(name, data.rows(rest), seed)(data.features[held])
+            scores[held] = fit(name, data.rows(rest), seed)(data.features[held])
     return found
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What treatment changes by a score: straight lines between (K,) knots; below the first as there, beyond the last in proportion to the score."""
+
+    score: list[float]  # rising
+    effect: list[float]  # not falling
+    variance: list[float]  # of each effect
+
+    def of(self, score: np.ndarray) -> np.ndarray:
+        """(N,) what treatment is to change for people of these scores."""
+        return np.interp(score, self.score, self.effect) * self._beyond(score)
+
+    def error(self, score: np.ndarray) -> float:
+        """The standard error of the sum of what treatment changes for people of these scores."""
+        beyond = self._beyond(score)
+        parts = [np.interp(score, self.score, knot) @ beyond for knot in np.eye(len(self.score))]
+        return float(np.square(parts) @ np.array(self.variance)) ** 0.5
+
+    def _beyond(self, score: np.ndarray) -> np.ndarray:
+        last = self.score[-1]
+        return np.maximum(score / last, 1.0) if last > 0 else np.ones(len(score))
+
+
+def calibrated(data: Trial, score: np.ndarray) -> Calibration:
+    """What treatment changed at each height of scores of people whom no model saw: mean differences of the arms in BINS groups of as many people, made to rise with the score
+    (isotonic regression by pooling; Zadrozny & Elkan, "Transforming classifier scores into accurate multiclass probability estimates", 2002, of effects here).
+    """
+    from sklearn.isotonic import isotonic_regression
+
+    usual = data.outcome.mean()  # taken off, which leaves the effect and takes noise away
+    changed = np.where(data.treated, 1.0, -1.0) * data.inverse * (data.outcome - usual)
+    groups = [g for g in np.array_split(np.argsort(score, kind="stable"), BINS) if len(g) > 1]
+    sizes = np.array([len(g) for g in groups], float)
+    centre, mean, spread = (
+        np.array([f(v[g]) for g in groups]) for f, v in ((np.mean, score), (np.mean, changed), (np.var, changed))
+    )
+    effect = isotonic_regression(mean, sample_weight=sizes)
+    pool = np.cumsum(np.diff(effect, prepend=effect[:1]) > 0)  # groups of one effect share its variance
+    together = np.bincount(pool, spread * sizes) / np.bincount(pool, sizes) ** 2
+    share = np.bincount(pool)[pool]
+    knots, first = np.unique(centre, return_index=True)
+    return Calibration(knots.tolist(), effect[first].tolist(), (together[pool] * share)[first].tolist())
 
 
 def qini(data: Trial, score: np.ndarray, weight: np.ndarray | None = None) -> float:
@@ -243,7 +288,7 @@ def _classifier(seed: int):
     return LGBMClassifier(**TREES, random_state=seed)
 
 
-def _fitted(name: str, data: Trial, seed: int) -> Callable[[np.ndarray], np.ndarray]:
+def fit(name: str, data: Trial, seed: int) -> Callable[[np.ndarray], np.ndarray]:
     """A learner that has learnt from these people, as a function of features."""
     treated, constant = data.treated.astype(int), bool(np.ptp(data.propensity) == 0)
     if name == RESPONSE:

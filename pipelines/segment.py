@@ -42,14 +42,17 @@ def main() -> None:
         cleaning | {"history_events": list(shoppers.STRENGTH)},
         ("platform", "price", "quantity", "order_id"),
     )
-    events, items = acts.collect(), None
-    if (CHECKED / "items.parquet").exists():
-        items = pl.read_parquet(CHECKED / "items.parquet")
+    events = acts.collect()
+    items, users = (
+        pl.read_parquet(file) if (file := CHECKED / f"{name}.parquet").exists() else None for name in ("items", "users")
+    )
     rules = shoppers.Rules(
         **{name: settings[name] for name in ("new_days", "active_days", "lost_days", "ahead_days", "time_zone")}
     )
     at = events["timestamp"].max()
-    now, before = (shoppers.known(events, items, moment, rules) for moment in (at, at - timedelta(days=settings["compare_days"])))
+    now, before = (
+        shoppers.known(events, items, moment, rules, users) for moment in (at, at - timedelta(days=settings["compare_days"]))
+    )
     save(now.shoppers, now.repurchases)
     inside, earlier = (named.members(people.shoppers, segments) for people in (now, before))
     rows = counted(inside, earlier, segments)

@@ -23,7 +23,7 @@ ModelName = Literal[
     "auto", "popularity", "transitions", "transitions_back", "two_hops", "item_knn", "ease", "content", "mlp", "ncf", "two_tower", "cnn", "gru",
     "sasrec", "hstu", "din", "dien", "fusion",
 ]  # fmt: skip
-Event = Literal["view", "search", "favourite", "cart", "purchase", "impression", "click"]
+Event = Literal["view", "search", "favourite", "cart", "purchase", "impression", "holdout", "click"]
 Layers = Literal["dynamic8", "static8", "weight8", "weight4", "fp16"]
 Kept = Annotated[float, Field(gt=0, lt=1)]
 Model = TypeVar("Model", bound=BaseModel)
@@ -107,6 +107,42 @@ class Segment(Section):
             raise ValueError(f"lost_days ({self.lost_days:g}) must be at least active_days ({self.active_days:g})")
         if self.time_zone not in available_timezones():
             raise ValueError(f"time_zone is {self.time_zone!r}; it must be a name such as UTC or Asia/Shanghai")
+        return self
+
+
+class Predict(Section):
+    candidates: int = Field(ge=1)
+
+
+class Uplift(Section):
+    answer_days: float = Field(gt=0)
+    seed: int = Field(ge=0)
+
+
+Hour = Annotated[int, Field(ge=0, le=23)]
+
+
+class ContactLimit(Section):
+    at_most: int = Field(ge=0)
+    days: float = Field(gt=0)
+    channel: str | None = None
+
+
+class Plan(Section):
+    channels: Annotated[
+        dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,60}$")], Annotated[float, Field(ge=0)]], Field(min_length=1)
+    ]
+    leaving_cost: float = Field(ge=0)
+    quiet_hours: Annotated[list[Hour], Field(min_length=2, max_length=2)] | None
+    contact_limits: list[ContactLimit]
+
+    @model_validator(mode="after")
+    def _channels_are_known(self) -> "Plan":
+        for limit in self.contact_limits:
+            if limit.channel is not None and limit.channel not in self.channels:
+                raise ValueError(
+                    f"contact_limits names the channel {limit.channel}, which is not among channels ({', '.join(self.channels)})"
+                )
         return self
 
 
@@ -228,6 +264,9 @@ class Settings(Section):
     baseline: Baseline
     prepare: Prepare
     segment: Segment
+    predict: Predict
+    uplift: Uplift
+    plan: Plan
     train: Train
     evaluate: Evaluate
     compress: Compress

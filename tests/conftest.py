@@ -34,6 +34,9 @@ STAGES = (
     "refit",
     "replay",
     "bundle",
+    "predict",
+    "uplift",
+    "plan",
 )
 
 

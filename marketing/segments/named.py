@@ -50,25 +50,25 @@ def read(text: str, file: str) -> dict[str, str]:
     return found
 
 
-def parsed(condition: str) -> pl.Expr:
-    """A condition as an expression over the table of shoppers.
+def parsed(condition: str, columns: Mapping[str, pl.DataType] = SHOPPERS) -> pl.Expr:
+    """A condition as an expression over a table's columns: those of shoppers, or others.
 
     Raises:
-        SegmentError: it is no condition over its columns.
+        SegmentError: it is no condition over them.
     """
-    nobody = pl.DataFrame(schema=SHOPPERS)
+    nobody = pl.DataFrame(schema=columns)
     try:
         expression = pl.sql_expr(condition)
-        unknown = sorted(set(expression.meta.root_names()) - set(SHOPPERS))
+        unknown = sorted(set(expression.meta.root_names()) - set(columns))
         if unknown:
-            near = difflib.get_close_matches(unknown[0], SHOPPERS, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(SHOPPERS)}"
+            near = difflib.get_close_matches(unknown[0], columns, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(columns)}"
             raise SegmentError(f"there is no column {unknown[0]}; {hint}")
         kind = nobody.select(expression.alias("in")).schema["in"]
     except PolarsError as error:
         raise SegmentError(f"`{condition}` cannot be asked: {str(error).splitlines()[0]}") from error
     if kind != pl.Boolean:
-        raise SegmentError(f"`{condition}` says {kind}, not whether a shopper is in the segment; compare it with something")
+        raise SegmentError(f"`{condition}` says {kind}, not yes or no; compare it with something")
     return expression
 
 

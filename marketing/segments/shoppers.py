@@ -11,6 +11,7 @@ from datetime import datetime
 import numpy as np
 import polars as pl
 
+from marketing import clock
 from marketing.segments import lifetime_value
 
 STRENGTH = {"view": 1.0, "click": 1.0, "favourite": 2.0, "cart": 3.0, "purchase": 4.0}  # of an event, as a sign of interest
@@ -43,7 +44,7 @@ SHOPPERS = {
     "price_band": pl.UInt8,  # 1 to 5, by fifths of the shoppers: 5 likes the dearest of what their categories offer
     "discount_share": pl.Float64,  # off the list price, of what was bought
     "platform": pl.String,
-    "best_hour": pl.UInt8,  # of the shop's day
+    "best_hour": pl.UInt8,  # of the shopper's day
     "due_categories": pl.UInt32,  # of which a purchase is due
     "alive": pl.Float64,  # the chance that they have not left
     "expected_orders": pl.Float64,  # in the days ahead
@@ -68,7 +69,7 @@ class Rules:
     active_days: float = 30
     lost_days: float = 90
     ahead_days: float = 365
-    time_zone: str = "UTC"
+    time_zone: str = "UTC"  # of shoppers whose own is not told
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,10 @@ class Known:
     reasons: list[str]  # what cannot be told, and why
 
 
-def known(events: pl.DataFrame, items: pl.DataFrame | None, at: datetime, rules: Rules) -> Known:
-    """All that the events up to a moment tell of the shoppers who had one by then."""
+def known(
+    events: pl.DataFrame, items: pl.DataFrame | None, at: datetime, rules: Rules, users: pl.DataFrame | None = None
+) -> Known:
+    """All that the events up to a moment tell of the shoppers who had one by then. users: of their time zones, where they are told."""
     events = _with_items(events.filter(pl.col("timestamp") <= at), items)
     strength = pl.col("event").replace_strict(STRENGTH, return_dtype=pl.Float64)
     liked = events.with_columns(weight=strength * 0.5 ** (_days_to(at, "timestamp") / HALF_LIFE))
@@ -91,7 +94,7 @@ def known(events: pl.DataFrame, items: pl.DataFrame | None, at: datetime, rules:
     again, reasons = repurchases(events, at), []
     due = again.filter("due").group_by("user_id").agg(due_categories=pl.len())
     tastes = (favourite(liked, column) for column in ("category", "brand", "platform"))
-    ways = price_band(liked), discounts(events), best_hour(liked, rules.time_zone)
+    ways = price_band(liked), discounts(events), best_hour(liked, clock.zones_of(liked["user_id"], users, rules.time_zone))
     for table in (money(orders_of(events), at), *tastes, *ways, due):
         shoppers = shoppers.join(table, on="user_id", how="left", maintain_order="left")
     shoppers, purchasing, spending = _with_value(shoppers, at, rules, reasons)
@@ -174,11 +177,11 @@ def discounts(events: pl.DataFrame) -> pl.DataFrame:
     return told.group_by("user_id").agg(discount_share=(_sum(pl.col("off")) + 3 * mean) / (pl.len() + 3))
 
 
-def best_hour(liked: pl.DataFrame, time_zone: str) -> pl.DataFrame:
-    """The hour of the day, in the time zone, at which each shopper is likeliest to be there: what they did in it and half of that in the hours beside
-    it, drawn to everybody's hours by PRIOR.
+def best_hour(liked: pl.DataFrame, zones: pl.Series) -> pl.DataFrame:
+    """The hour of their day at which each shopper is likeliest to be there: what they did in it and half of that in the hours beside it, drawn to everybody's
+    hours by PRIOR. zones: the time zone of each event's shopper.
     """
-    hours = liked.select("user_id", "weight", hour=pl.col("timestamp").dt.convert_time_zone(time_zone).dt.hour())
+    hours = liked.select("user_id", "weight", hour=clock.local_hour(liked["timestamp"], zones).floor().cast(pl.Int8))
     near = pl.concat(
         hours.with_columns(hour=(pl.col("hour").cast(pl.Int32) + step) % 24, weight=pl.col("weight") * share)
         for step, share in ((-1, 0.25), (0, 0.5), (1, 0.25))

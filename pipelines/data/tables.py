@@ -8,7 +8,8 @@ import polars as pl
 
 TIMESTAMP = pl.Datetime("us", "UTC")
 
-EVENT_KINDS = ["view", "search", "favourite", "cart", "purchase", "return", "impression", "click"]
+# A holdout is a push that was ready and, by chance, was not sent: it names the item, channel and campaign that would have been.
+EVENT_KINDS = ["view", "search", "favourite", "cart", "purchase", "return", "impression", "holdout", "click"]
 
 EVENTS = {
     "event_id": pl.String,  # idempotency key: the same event delivered twice carries the same one
@@ -25,6 +26,13 @@ EVENTS = {
     "currency": pl.String,
     "order_id": pl.String,
     "visitor_id": pl.String,
+    # Of an impression or a holdout; a click or a purchase names the request that it answers.
+    "request_id": pl.String,
+    "slot": pl.String,  # where on a page
+    "position": pl.Float64,  # in a list, from 1
+    "channel": pl.String,
+    "campaign_id": pl.String,
+    "propensity": pl.Float64,  # the chance that it had, of all that might have been shown or not
 }
 
 ITEMS = {

@@ -180,7 +180,7 @@ class TestNamedSegments:
         ("text", "said"),
         [
             ("loyal: orderz >= 2", "there is no column orderz; did you mean orders"),
-            ("loyal: orders", "says UInt32, not whether"),
+            ("loyal: orders", "says UInt32, not yes or no"),
             ("loyal: SELECT 1", "cannot be asked"),
             ("loyal: orders > 1; DROP TABLE x", "cannot be asked"),
             ("loyal: orders > (SELECT 1 FROM shoppers)", "cannot be asked"),

@@ -65,6 +65,26 @@ class TestShop:
         assert 0.48 < truth["exposed"].mean() < 0.52
         shares = dict(truth.group_by("exposed").agg(pl.col("bought").mean()).iter_rows())
         assert shares[True] - shares[False] == pytest.approx(truth["uplift"].mean(), abs=0.01)
+        assert truth["uplift"].min() < 0 < truth["uplift"].max()  # some are only annoyed
+
+    def test_every_push_is_logged_with_its_chance_and_its_answers_name_it(self):
+        tables = self.tables(shoppers=2000, dirt=0.0)
+        events, truth = tables["events"], tables["truth_uplift"]
+        pushes = events.filter(pl.col("campaign_id").is_not_null())
+        assert set(pushes["event"]) == {"impression", "holdout"}
+        assert len(pushes) == len(truth)
+        assert pushes.filter(event="impression").height == truth["exposed"].sum()
+        assert pushes["propensity"].is_between(0, 0.5).all()
+        assert (
+            0.9 < (1 / pushes["propensity"] / 120).mean() / 2 < 1.1
+        )  # mean of one over the chance: how many choices there were, 120 items or none
+        asked = set(pushes["request_id"])
+        assert set(events.filter(event="click")["request_id"]) <= asked
+        users = tables["users"]
+        left = truth.filter("left").select("user_id", "channel")
+        joined = left.join(users, on="user_id")
+        assert len(left) > 0
+        assert not any(channel in channels.split() for channel, channels in joined.select("channel", "channels").iter_rows())
 
     def test_events_after_the_funnel(self):
         counts = dict(self.tables()["events"].group_by("event").len().iter_rows())

@@ -27,6 +27,10 @@ COLUMN_NAMES = {
     "quantity": ("quantity", "qty", "lineitemquantity", "count", "数量", "件数", "购买数量"),
     "price": ("price", "unitprice", "saleprice", "itemprice", "lineitemprice", "售价", "价格", "单价", "成交价", "商品价格"),
     "currency": ("currency", "currencycode", "币种", "货币"),
+    "request_id": ("requestid", "请求id", "请求编号"),
+    "campaign_id": ("campaignid", "活动id", "活动编号"),
+    "channel": ("channel", "渠道", "触达渠道"),
+    "propensity": ("propensity", "曝光概率"),
     "duration": ("duration", "dwell", "dwelltime", "timespent", "停留时长", "浏览时长"),
     "title": ("title", "itemname", "productname", "producttitle", "productdisplayname", "itemtitle", "lineitemname", "名称", "标题", "商品名称", "商品名",
               "商品标题", "品名", "产品名称", "name", "product", "item", "description", "商品", "产品"),
@@ -74,6 +78,7 @@ EVENT_NAMES = {
                  "成交", "买", "已购买"),
     "return": ("return", "refund", "returned", "refunded", "退货", "退款"),
     "impression": ("impression", "exposure", "show", "exposed", "viewitemlist", "曝光", "展示", "推送"),
+    "holdout": ("holdout", "heldout", "对照", "对照组"),
     "click": ("click", "clk", "tap", "selectitem", "点击"),
 }  # fmt: skip
 

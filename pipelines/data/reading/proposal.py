@@ -32,6 +32,10 @@ EVENTS_OWN = (
     "price",
     "currency",
     "visitor_id",
+    "request_id",
+    "campaign_id",
+    "channel",
+    "propensity",
 )
 ITEMS_OWN = ("title", "description", "category", "brand", "price", "cost", "in_stock", "stock", "image")
 

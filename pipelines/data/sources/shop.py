@@ -2,22 +2,26 @@
 
 In: the catalogue of words and prices (shop.yaml) and source.shop of params.yaml (seed, shoppers, items, days, dirt).
 Out: events, items, users as a real shop would log them, dirt included; and, kept apart for evaluation only, the truth:
-truth_tastes (shoppers' latent tastes), truth_uplift (who was exposed to which campaign and what it did) and truth_dirt
-(which event rows are broken, and how).
+truth_tastes and truth_goods (what is hidden in shoppers and items), truth_uplift (whom which campaign reached with what, and what it changed) and
+truth_dirt (which event rows are broken, and how).
 
 How a shopper behaves: interest in categories drifts from one taste to another over the days; a session starts from a
 category of interest and walks, item by item, to a similar item, a complement or afresh, each time taking the one of a few
 noticed items whose utility (taste, popularity, price against budget) is best; each item may be favourited, carted, bought. All that
-was noticed is logged as impressions, so that what was passed over is known too.
+was noticed is logged as impressions, so that what was passed over is known too. Every few days a campaign pushes items to a random half of
+whom its channel reaches; the other half is logged as held out (persuasion.py).
 The same seed and sizes give the same rows.
 """
 
+from datetime import datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import polars as pl
 import yaml
 
+from pipelines.data.sources import persuasion
 from pipelines.data.tables import EVENT_KINDS, TIMESTAMP
 
 START = np.datetime64("2026-01-01T00:00:00", "us")
@@ -43,20 +47,22 @@ def read(data: Path, settings: dict) -> dict[str, pl.LazyFrame]:
     rng = np.random.default_rng(knobs["seed"])
     items, world = _catalogue(words, knobs["items"], rng)
     users, tastes = _shoppers(words, knobs["shoppers"], rng)
+    users, tastes, goods = _hidden(words, users, tastes, items, world, rng.spawn(1)[0])
     world |= {
         "user_ids": users["user_id"].cast(pl.Enum([*users["user_id"], *CRAWLERS])),
         "item_ids": items["item_id"].cast(pl.Enum([*items["item_id"], STRAY_ITEM])),
     }
-    visits = _sessions(words, tastes, knobs["days"], rng)
+    visits = _sessions(words, tastes, knobs["days"], rng, rng.spawn(1)[0])
     parts = [_funnel(_walk(visits, tastes, world, knobs["days"], rng), visits, words, world, rng)]
-    pushed, uplift = _campaigns(words, tastes, world, knobs["days"], rng)
+    pushed, uplift = _campaigns(words, users, tastes, goods, world, knobs["days"], rng)
     parts.append(pushed)
     events, dirt = _dirty(_in_order(parts), knobs["dirt"], rng)
     tables = {
         "events": events.drop("kind"),
         "items": items,
-        "users": users,
+        "users": _without_left(users, uplift),
         "truth_tastes": tastes["table"],
+        "truth_goods": goods,
         "truth_uplift": uplift,
         "truth_dirt": dirt,
     }
@@ -101,6 +107,11 @@ def _catalogue(words: dict, count: int, rng: np.random.Generator) -> tuple[pl.Da
             "in_stock": rng.random(count) > 0.05,
         }
     )
+    [stocked] = rng.spawn(1)  # draws of its own, so that the others stay as they are
+    items = items.with_columns(
+        cost=(pl.col("price") * pl.Series(stocked.uniform(0.4, 0.85, count))).round(1),
+        stock=pl.Series(stocked.geometric(0.01, count) + 5).cast(pl.Float64) * pl.col("in_stock"),
+    )
     world = {
         "category": category,
         "style": style,
@@ -141,14 +152,43 @@ def _shoppers(words: dict, count: int, rng: np.random.Generator) -> tuple[pl.Dat
     return users, tastes
 
 
-def _sessions(words: dict, tastes: dict, days: int, rng: np.random.Generator) -> dict:
-    """When who comes, on what, with how much patience."""
+def _hidden(
+    words: dict, users: pl.DataFrame, tastes: dict, items: pl.DataFrame, world: dict, rng: np.random.Generator
+) -> tuple[pl.DataFrame, dict, pl.DataFrame]:
+    """Users with where they live and which channels come to them; tastes with what pushes do to them; goods as shoppers feel them."""
+    count, zones = len(users), list(words["time_zones"])
+    hidden = persuasion.people(count, tastes["platform"], users["city_tier"].to_numpy(), tastes, words["channels"], BY_HOUR, rng)
+    zone = rng.choice(len(zones), count, p=list(words["time_zones"].values()))
+    users = users.with_columns(time_zone=pl.Series([zones[z] for z in zone]), channels=_reached(hidden["reach"], words))
+    start = datetime.fromisoformat(str(START))
+    ahead = np.array([int(ZoneInfo(z).utcoffset(start).total_seconds()) for z in zones])[zone]
+    price = np.log(world["price"])
+    goods = pl.DataFrame(
+        {"item_id": items["item_id"], "category": world["category"], "looks": world["style"], "appeal": world["appeal"],
+         "dearness": price - price[world["first"][world["category"]]]}
+    )  # fmt: skip
+    table = tastes["table"].with_columns(pl.Series(name, values) for name, values in hidden.items())
+    return users, tastes | hidden | {"table": table, "ahead": ahead}, goods
+
+
+def _reached(reach: np.ndarray, words: dict) -> pl.Series:
+    """The names of the channels that come to each person, separated by spaces. (N, C) bool -> (N,)"""
+    names = [c["name"] for c in words["channels"]]
+    return pl.Series(
+        [" ".join(n for n, comes in zip(names, row, strict=True) if comes) for row in reach.tolist()], dtype=pl.String
+    )
+
+
+def _sessions(words: dict, tastes: dict, days: int, rng: np.random.Generator, habit: np.random.Generator) -> dict:
+    """When who comes, on what, with how much patience; half of them at the hours of their day that they keep."""
     visits = 1 + rng.poisson(7 * tastes["activity"] * days / 60)
     shopper = np.repeat(np.arange(len(visits)), visits)
     when = np.sort(rng.random(len(shopper)) * days)
     shopper = rng.permutation(shopper)
     hour = rng.choice(24, len(shopper), p=BY_HOUR / BY_HOUR.sum())
-    seconds = np.floor(when) * 86400 + hour * 3600 + np.floor(rng.random(len(shopper)) * 3600)
+    usual = (tastes["peak"][shopper] + habit.integers(-1, 2, len(shopper))) % 24
+    hour = np.where(habit.random(len(shopper)) < 0.5, usual, hour)
+    seconds = np.floor(when) * 86400 + hour * 3600 + np.floor(rng.random(len(shopper)) * 3600) - tastes["ahead"][shopper]
     platforms = list(words["platforms"])
     elsewhere = rng.random(len(shopper)) < 0.2
     platform = np.where(elsewhere, rng.choice(platforms, len(shopper)), tastes["platform"][shopper])
@@ -269,32 +309,52 @@ def _events(person: np.ndarray, item: np.ndarray, kind: str, at: np.ndarray, wor
     )
 
 
-def _campaigns(words: dict, tastes: dict, world: dict, days: int, rng: np.random.Generator) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Pushes to a random half of the shoppers, so that their true effect is known."""
-    names = [c["name"] for c in words["categories"]]
+def _campaigns(
+    words: dict, users: pl.DataFrame, tastes: dict, goods: pl.DataFrame, world: dict, days: int, rng: np.random.Generator
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The events of the campaigns of all these days, and of each push the truth."""
+    truth = persuasion.Truth.of(tastes["table"], goods, words["channels"])
+    when = np.arange(1.0, days - 1, words["days_between_campaigns"])
     events, truths = [], []
-    count = len(world["user_ids"])
-    for campaign in words["campaigns"]:
-        category = names.index(campaign["category"])
-        exposed = rng.random(count) < 0.5
-        interest = tastes["late"][:, category]
-        base = 0.02 + 0.1 * interest
-        # Persuadable in the middle: those who buy anyway and those who never will gain little; the price-sensitive most.
-        effect = np.clip(0.12 * interest * (1 - interest) * 4 * (0.5 + tastes["sensitivity"] / 2), 0, 0.5)
-        bought = rng.random(count) < base + effect * exposed
-        shown = world["first"][category] + rng.integers(world["size"][category], size=count)
-        start = int((campaign["starts_at"] * days + rng.random()) * DAY)
-        at = start + (rng.random(count) * campaign["days"] * DAY).astype(np.int64)
-        clicked = exposed & (rng.random(count) < 0.05 + 0.5 * interest)
-        for rows, kind, delay in ((exposed, "impression", 0), (clicked, "click", 30), (bought, "purchase", 300)):
-            pushed = _events(np.flatnonzero(rows), shown[rows], kind, at[rows] + delay * SECOND, world)
-            platform = pl.Series("platform", tastes["platform"][rows].tolist(), dtype=pl.Enum(list(words["platforms"])))
-            events.append(pushed.with_columns(platform))
+    for day, pushes in zip(when, persuasion.campaigns(truth, world["in_stock"], when.tolist(), rng), strict=True):
+        shopper, answers, channel = pushes.shopper, pushes.answers, words["channels"][pushes.channel]["name"]
+        name, count = f"{str(START + int(day * DAY))[:10]} {channel}", len(shopper)
+        at = (
+            int(day * DAY)
+            + ((pushes.hour + rng.random(count)) * 3600 * SECOND).astype(np.int64)
+            - tastes["ahead"][shopper] * SECOND
+        )
+        later = (600 + rng.exponential(0.4 * 86400, count).clip(max=2 * 86400)).astype(np.int64) * SECOND
+        logged = {"channel": pl.lit(channel), "campaign_id": pl.lit(name)}
+        request = pl.Series([f"{name} {user}" for user in shopper.tolist()])
+        for rows, kind, delay, told in (
+            (pushes.sent, "impression", np.zeros(count, int), logged | {"position": pl.lit(1.0)}),
+            (~pushes.sent, "holdout", np.zeros(count, int), logged),
+            (answers.clicked, "click", np.full(count, 60 * SECOND), {}),
+            (answers.bought, "purchase", later, {}),
+        ):
+            some = np.flatnonzero(rows)
+            pushed = _events(shopper[some], pushes.item[some], kind, (at + delay)[some], world)
+            answered = request.gather(some)
+            if kind == "purchase":  # one that no click led to names no request
+                answered = pl.select(pl.when(pl.Series(answers.clicked[some])).then(pl.Series(answered))).to_series()
+            platform = pl.Series("platform", tastes["platform"][shopper[some]].tolist(), dtype=pl.Enum(list(words["platforms"])))
+            if "channel" in told:
+                told = told | {"propensity": pl.Series(pushes.propensity[some])}
+            events.append(pushed.with_columns(platform, request_id=answered, **told))
         truths.append(
-            pl.DataFrame({"campaign": campaign["name"], "user_id": world["user_ids"].cast(pl.String), "exposed": exposed,
-                          "base_probability": base, "uplift": effect, "bought": bought})
+            pl.DataFrame({"campaign": name, "user_id": users["user_id"].gather(shopper), "item_id": goods["item_id"].gather(pushes.item),
+                          "channel": channel, "exposed": pushes.sent, "base_probability": pushes.chances.buys,
+                          "uplift": pushes.chances.gains, "bought": answers.bought, "left": answers.left})
         )  # fmt: skip
     return pl.concat(events, how="diagonal"), pl.concat(truths)
+
+
+def _without_left(users: pl.DataFrame, uplift: pl.DataFrame) -> pl.DataFrame:
+    """Users without the channels that they left."""
+    left = uplift.filter("left").group_by("user_id").agg(pl.col("channel").unique().alias("left"))
+    stay = pl.col("channels").str.split(" ").list.set_difference(pl.col("left").fill_null([])).list.sort().list.join(" ")
+    return users.join(left, on="user_id", how="left", maintain_order="left").with_columns(channels=stay).drop("left")
 
 
 def _dirty(events: pl.DataFrame, share: float, rng: np.random.Generator) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -1,0 +1,248 @@
+"""Whom to send what, by which channel, when, or nothing and why: a campaign's plan.
+
+In: a campaign, its audience, what each push is to change (pipelines/uplift.py), items, rules, pushes of the past. Out: a table with a row a message and a row for each who gets none, what it
+is to bring and cost, and how the audience comes apart. The same inputs give the same table. Knows no models and sends nothing.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import numpy as np
+import polars as pl
+
+from marketing import assignment, clock
+from marketing.campaigns import Campaign, chance
+
+PLAN = {
+    "user_id": pl.String,
+    "item_id": pl.String,
+    "channel": pl.String,
+    "send_at": pl.Datetime("us", "UTC"),
+    "outcome": pl.String,  # SEND, HELD_OUT, or why nothing is sent
+    "extra": pl.Float64,  # purchases that the message is to add
+    "money": pl.Float64,  # what a purchase brings
+    "worth": pl.Float64,  # money that it is to bring, its cost taken off
+    "cost": pl.Float64,
+    "propensity": pl.Float64,  # the chance of this row, of all that this shopper might have got
+    "explored": pl.Boolean,  # chance took another item than the best
+}
+SEND, HELD_OUT = "send", "held out"
+OUTCOMES = (
+    UNREACHED := "no channel of the campaign reaches them",
+    NOTHING := "there is nothing to offer them",
+    CONTACTED := "they were contacted often enough",
+    TOO_LATE := "their hour comes after the campaign's end",
+    NOT_WORTH := "a message would cost more than it brings",
+    SHORT := "money, stock or channels are used up",
+    HELD_OUT,
+    SEND,
+)
+KEY = ["user_id", "item_id", "channel"]
+
+
+@dataclass(frozen=True)
+class ContactLimit:
+    """Messages to a shopper within so many days, at most; by one channel, or by all together."""
+
+    at_most: int
+    days: float
+    channel: str | None = None
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What every campaign keeps to."""
+
+    cost: dict[str, float]  # of a message, by channel
+    leaving: float  # what a message costs besides, as it drives people away
+    quiet: tuple[int, int] | None  # hours of the shopper's day
+    contacts: tuple[ContactLimit, ...]
+    purchases: float | None  # a message, on average; None: not known
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be sent."""
+
+    table: pl.DataFrame  # PLAN, in the order of the audience
+    bound: float  # no plan within the limits is worth more
+    planned: float  # what the plan is worth before anybody is held out
+    known: bool  # is it known what a push changes? Else the best ranked go first and `extra` is null
+    currency: str  # what money is: margin or revenue
+
+    def waterfall(self) -> dict[str, int]:
+        """How many of the audience come to which end; shoppers, not messages."""
+        ends = dict(self.table.unique("user_id", keep="first")["outcome"].value_counts().iter_rows())
+        return {outcome: ends.get(outcome, 0) for outcome in OUTCOMES}
+
+
+def planned(
+    campaign: Campaign,
+    name: str,
+    at: datetime,
+    audience: pl.Series,
+    offers: pl.DataFrame,
+    items: pl.DataFrame,
+    users: pl.DataFrame | None,
+    pushes: pl.DataFrame,
+    rules: Rules,
+    watch: Callable[[int, float], None] = lambda done, bound: None,
+) -> Plan:
+    """The plan of a campaign at a moment.
+
+    audience: (N,) user_ids. offers: user_id, item_id, channel, hour, rank, extra. items: item_id and what of price, cost, stock, in_stock there is, of the items that the
+    campaign may offer. pushes: of the past (marketing/pushes.py), for the limits on contacts.
+    """
+    people = pl.DataFrame({"user_id": audience}).unique(maintain_order=True)
+    outcome: dict[str, str] = {}
+    left = people
+
+    def drop(kept: pl.DataFrame, reason: str) -> pl.DataFrame:
+        """Notes why those lack an offer who had one until now."""
+        nonlocal left
+        lost = left.join(kept, on="user_id", how="anti")
+        outcome.update(dict.fromkeys(lost["user_id"], reason))
+        left = left.join(lost, on="user_id", how="anti")
+        return kept
+
+    offers = offers.join(people, on="user_id", how="semi").filter(pl.col("channel").is_in(campaign.channels))
+    offers = drop(offers.sort("user_id", "rank", "channel"), UNREACHED)
+    goods, currency = _goods(items, campaign.goal)
+    offers = drop(offers.join(goods, on="item_id", how="inner", maintain_order="left"), NOTHING)
+    offers = _timed(offers, max(at, campaign.begins), users, rules.quiet)
+    offers = drop(offers.filter(pl.col("send_at") < campaign.ends), TOO_LATE)
+    offers = drop(_within_contacts(offers, pushes, rules.contacts), CONTACTED)
+    known = offers["extra"].null_count() < len(offers)
+    costs = pl.col("channel").replace_strict(rules.cost, default=0.0, return_dtype=pl.Float64)
+    offers = offers.with_columns(cost=costs)
+    if known:
+        worth = pl.col("extra") * pl.col("money") - pl.col("cost") - rules.leaving
+        value = worth
+    else:  # nothing is known of what pushes change: the best ranked first, for what they cost
+        worth, value = pl.lit(None, pl.Float64), 1 / (1 + pl.col("rank")).log(2)
+    offers = offers.with_columns(worth=worth, value=value)
+    offers = drop(offers.filter(pl.col("value") > 0), NOT_WORTH)
+    found = _assigned(offers, campaign, rules, watch)
+    taken = drop(_explored(offers[found.rows], offers, campaign, name, rules), SHORT)
+    held = people.with_columns(held=pl.Series(chance("hold-out", name, people["user_id"]) < campaign.holdout))
+    taken = taken.join(held, on="user_id", how="left", maintain_order="left").with_columns(
+        outcome=pl.when("held").then(pl.lit(HELD_OUT)).otherwise(pl.lit(SEND)),
+        propensity=pl.col("propensity") * pl.when("held").then(campaign.holdout).otherwise(1 - campaign.holdout),
+    )
+    nothing = pl.DataFrame(
+        {"user_id": list(outcome), "outcome": list(outcome.values())}, schema={"user_id": pl.String, "outcome": pl.String}
+    )
+    rows = pl.concat([taken, nothing], how="diagonal")
+    table = people.join(rows, on="user_id", how="left", maintain_order="left_right").select(
+        pl.col(column).cast(kind) for column, kind in PLAN.items()
+    )
+    return Plan(table, found.bound, found.value, known, currency)
+
+
+def _goods(items: pl.DataFrame, goal: str) -> tuple[pl.DataFrame, str]:
+    """item_id, category, money (what a purchase brings) and stock of what can be offered; and what money is."""
+    wanted = {"price": pl.Float64, "cost": pl.Float64, "in_stock": pl.Boolean, "stock": pl.Float64, "category": pl.String}
+    items = items.with_columns(pl.lit(None, kind).alias(n) for n, kind in wanted.items() if n not in items.columns)
+    items = items.unique("item_id", keep="first", maintain_order=True)
+    items = items.filter(pl.col("in_stock").fill_null(True) & (pl.col("stock").fill_null(np.inf) > 0))
+    margin = goal == "margin" and items["cost"].count() > 0
+    money = pl.col("price") - pl.col("cost") if margin else pl.col("price")
+    return items.select("item_id", "category", "stock", money=money.fill_null(0.0)), "margin" if margin else "revenue"
+
+
+def _timed(offers: pl.DataFrame, not_before: datetime, users: pl.DataFrame | None, quiet: tuple[int, int] | None) -> pl.DataFrame:
+    """Offers with the moment at which they would be sent."""
+    offers = offers.with_columns(zone=clock.zones_of(offers["user_id"], users))
+    moments = offers.select("zone", "hour").unique(maintain_order=True)
+    when = [clock.moment(not_before, zone, hour, quiet) for zone, hour in moments.iter_rows()]
+    moments = moments.with_columns(send_at=pl.Series(when, dtype=PLAN["send_at"]))
+    return offers.join(moments, on=["zone", "hour"], how="left", maintain_order="left").drop("zone")
+
+
+def _within_contacts(offers: pl.DataFrame, pushes: pl.DataFrame, limits: tuple[ContactLimit, ...]) -> pl.DataFrame:
+    """Offers that keep to the limits on contacts, counted back from the moment of sending."""
+    sent = pushes.filter("sent").select("user_id", "channel", "timestamp")
+    for limit in limits:
+        by = ["user_id"] if limit.channel is None else ["user_id", "channel"]
+        asked = offers.select(*by, "send_at").unique()
+        near = asked.join(sent, on=by, how="inner").filter(
+            pl.col("timestamp") > pl.col("send_at") - timedelta(days=limit.days), pl.col("timestamp") <= pl.col("send_at")
+        )
+        full = near.group_by(*by, "send_at").len().filter(pl.col("len") >= limit.at_most)
+        if limit.channel is not None:
+            full = full.filter(pl.col("channel") == limit.channel)
+        offers = offers.join(full, on=[*by, "send_at"], how="anti", maintain_order="left")
+    return offers
+
+
+def _assigned(
+    offers: pl.DataFrame, campaign: Campaign, rules: Rules, watch: Callable[[int, float], None]
+) -> assignment.Assignment:
+    """The offers that together are worth most within the limits."""
+    sizes = offers.group_by("user_id", maintain_order=True).len()["len"].to_numpy()
+    goods = offers.select("item_id", "category", "stock").unique("item_id", keep="first", maintain_order=True)
+    item = offers["item_id"].replace_strict(goods["item_id"], range(len(goods)), return_dtype=pl.Int32).to_numpy()
+    channel = offers["channel"].replace_strict(campaign.channels, range(len(campaign.channels)), return_dtype=pl.Int8).to_numpy()
+    places = goods["category"].fill_null("").rank("dense").cast(pl.Int32).to_numpy() if len(goods) else np.empty(0, np.int32)
+    unlimited = len(offers) + 1
+    capacity = [campaign.at_most.channels.get(name, unlimited) for name in campaign.channels]
+    limits = assignment.Limits(
+        stock=np.minimum(_sends(goods["stock"], rules.purchases), unlimited).astype(np.int64),
+        category=places,
+        capacity=np.array(capacity, np.int64),
+        cost=np.array([rules.cost.get(name, 0.0) for name in campaign.channels]),
+        budget=campaign.budget,
+        per_shopper=campaign.at_most.shopper,
+        per_category=campaign.at_most.category,
+        per_channel=campaign.at_most.channel,
+    )
+    starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    return assignment.assign(assignment.Offers(starts, offers["value"].cast(pl.Float32).to_numpy(), item, channel), limits, watch)
+
+
+def _sends(stock: pl.Series, purchases: float | None) -> np.ndarray:
+    """(I,) messages that may name an item: as many as would sell what there is of it, at twice the usual share of purchases; where that is not known, one for each piece."""
+    rate = min(1.0, 2 * purchases) if purchases else 1.0
+    return np.floor(stock.fill_null(np.inf).to_numpy() / rate)
+
+
+def _explored(taken: pl.DataFrame, offers: pl.DataFrame, campaign: Campaign, name: str, rules: Rules) -> pl.DataFrame:
+    """The offers taken, of which chance exchanged a share for others to the same shopper by the same channel; with the chance of each, exact.
+
+    Who gets one message gets the best, but with the chance `explore` one drawn by a softmax of what the offers are worth. Only items of which there is enough for all who may be
+    drawn are looked at, so that every limit holds.
+    """
+    counts = taken.group_by("user_id").len()
+    alone = taken.join(counts.filter(pl.col("len") == 1), on="user_id", how="semi", maintain_order="left")
+    taken = taken.with_columns(propensity=pl.lit(1.0), explored=pl.lit(False))
+    if not campaign.explore or alone.is_empty():
+        return taken
+    most = int(2 * campaign.explore * len(alone)) + 10
+    asked = taken.group_by("item_id").len("asked")
+    goods = offers.select("item_id", "stock").unique("item_id").join(asked, on="item_id", how="left")
+    room = pl.Series(_sends(goods["stock"], rules.purchases)) - goods["asked"].fill_null(0)
+    roomy = goods.filter(room >= most).select("item_id")
+    best = alone.select("user_id", "channel", best="item_id")
+    choices = offers.join(best, on=["user_id", "channel"], how="inner", maintain_order="left").filter(
+        pl.col("item_id").is_in(roomy["item_id"].implode()) | (pl.col("item_id") == pl.col("best"))
+    )
+    warmth = max(float(alone["value"].mean()), 1e-9)
+    weight = ((pl.col("value") - pl.col("value").max().over("user_id")) / warmth).exp()
+    choices = choices.with_columns(share=weight / weight.sum().over("user_id"))
+    draws = pl.DataFrame({"user_id": best["user_id"]}).with_columns(
+        explores=pl.Series(chance("explore", name, best["user_id"]) < campaign.explore),
+        draw=pl.Series(chance("draw", name, best["user_id"])),
+    )
+    choices = choices.join(draws, on="user_id", how="left", maintain_order="left").with_columns(
+        until=pl.col("share").cum_sum().over("user_id"),
+        propensity=campaign.explore * pl.col("share") + (1 - campaign.explore) * (pl.col("item_id") == pl.col("best")),
+    )
+    drawn = (
+        choices.filter("explores").filter(pl.col("until") > pl.col("draw")).unique("user_id", keep="first", maintain_order=True)
+    )
+    drawn = drawn.head(most)
+    stay = choices.filter(pl.col("item_id") == pl.col("best")).join(drawn, on="user_id", how="anti", maintain_order="left")
+    chosen = pl.concat([drawn, stay]).with_columns(explored=pl.col("item_id") != pl.col("best")).select(*taken.columns)
+    several = taken.join(alone, on="user_id", how="anti", maintain_order="left")
+    return pl.concat([several, chosen]).sort("user_id", "rank", "channel")

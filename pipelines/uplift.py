@@ -1,0 +1,125 @@
+"""uplift: what a push changes, learnt from pushes that chance decided, and told of each push that might be made now.
+
+In:  data/checked, data/segments, data/candidates, settings `uplift`, `plan.channels`, `prepare` (what a bot is), `source`.
+Out: data/uplift/offers.parquet (a row a shopper, candidate and channel that reaches them: user_id, item_id, channel, hour of their day, rank, score: what the model says x the price, extra: purchases that the push is
+     to add within `uplift.answer_days`), reports/uplift.json (Qini of each learner, the decision in words, by which line scores became purchases).
+
+Learnt from impressions and holdouts that name a campaign (docs/marketer.md). Where there are none, or too few, nothing can be told of pushes, as of a channel that was never tried: `score` and
+`extra` are empty, and the report says so.
+"""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from marketing import pushes, uplift
+from pipelines.data.cleaning import clean
+from pipelines.data.sources import source
+from pipelines.stage import log, output, params, run, write_json
+
+CHECKED = Path("data/checked")
+REPORT = Path("reports/uplift.json")
+FEWEST = 500  # pushes, sent and held out together, of which anything is learnt
+FEWEST_BOUGHT = 20  # purchases in either arm
+MOST = 500_000  # the newest pushes that are learnt from
+OFFERS = {
+    "user_id": pl.String,
+    "item_id": pl.String,
+    "channel": pl.String,
+    "hour": pl.UInt8,
+    "rank": pl.UInt16,
+    "score": pl.Float64,
+    "extra": pl.Float64,
+}
+
+
+def main() -> None:
+    settings, planning, cleaning, chosen = params("uplift", "plan", "prepare", "source")
+    if source(chosen["name"]).ordered_only(chosen):
+        save(pl.DataFrame(schema=OFFERS))
+        return nothing(f"source {chosen['name']!r} tells the order of events, not their time: nothing can be told of pushes")
+    raw = pl.read_parquet(CHECKED / "events.parquet")
+    items, users = (
+        pl.read_parquet(file) if (file := CHECKED / f"{name}.parquet").exists() else None for name in ("items", "users")
+    )
+    made = pushes.logged(raw, items, settings["answer_days"]).tail(MOST)
+    offers = asked(list(planning["channels"]), users)
+    if reason := too_few(made):
+        save(offers)
+        return nothing(reason)
+    events = clean(raw.lazy(), cleaning | {"history_events": list(pushes.STRENGTH)}, ("price", "quantity"))[0].collect()
+    seed = settings["seed"]
+    seen = pushes.past(made, events, items, users)
+    trial, auc = uplift.trial(seen.to_numpy(), made["sent"].to_numpy(), made["bought"].cast(pl.Float64).to_numpy(), seed)
+    scores = uplift.out_of_fold(
+        trial, seed, lambda name: log.info("uplift: learning by %s from %s pushes", name, f"{len(made):,}")
+    )
+    verdict = uplift.decide(trial, scores, seed)
+    by = verdict.best if verdict.pays else uplift.RESPONSE
+    price = prices(made, items)
+    line = uplift.calibrated(replace(trial, outcome=trial.outcome * price), scores[by] * price)
+    at = raw["timestamp"].max()
+    told = pushes.known(offers, at, events, made, items, users).select(seen.columns)
+    price = prices(offers, items)
+    score = uplift.fit(by, trial, seed)(told.to_numpy()) * price
+    tried = pl.col("channel").is_in(made.filter("sent")["channel"].unique().implode())
+    save(offers.with_columns(score=pl.Series(score), extra=pl.when(tried).then(pl.Series(line.of(score) / price))))
+    write_json(REPORT, {
+        "pushes": len(made), "sent": int(made["sent"].sum()), "campaigns": made["campaign_id"].n_unique(), "told_apart": auc, "by": by, "pays": verdict.pays,
+        "reason": verdict.reason, "learners": [asdict(r) for r in verdict.ranked], "calibration": asdict(line), "features": seen.columns,
+    })  # fmt: skip
+    log.info("uplift: %s", verdict.reason)
+
+
+def prices(rows: pl.DataFrame, items: pl.DataFrame | None) -> np.ndarray:
+    """(N,) of the item of each row; 1 where it is not known. Scores are weighed by it where they become purchases, for a plan goes by money: chance lifts what looks dear and wanted most."""
+    if items is None or "price" not in items.columns:
+        return np.ones(len(rows))
+    known = items.unique("item_id", keep="first").select("item_id", "price")
+    found = rows.select("item_id").join(known, on="item_id", how="left", maintain_order="left")["price"]
+    return found.fill_null(1.0).clip(lower_bound=0.01).to_numpy()
+
+
+def too_few(made: pl.DataFrame) -> str | None:
+    """Why nothing can be learnt of these pushes; None: it can."""
+    bought = made.group_by("sent").agg(pl.col("bought").sum())
+    if len(made) < FEWEST or len(bought) < 2:
+        return (
+            f"{len(made):,} pushes of the past are logged with what was sent and what chance held out, {FEWEST:,} are needed: nothing can be told of what a push changes yet; "
+            "a campaign with a hold-out brings them"
+        )
+    if bought["bought"].min() < FEWEST_BOUGHT:
+        return f"pushes of the past led to {bought['bought'].min()} purchases in one arm, {FEWEST_BOUGHT} are needed: nothing can be told of what a push changes yet"
+    return None
+
+
+def asked(channels: list[str], users: pl.DataFrame | None) -> pl.DataFrame:
+    """The pushes that might be made: candidates by each channel that reaches the shopper, at the shopper's best hour. Where the shop does not tell whom its channels reach, they reach
+    all.
+    """
+    candidates = pl.read_parquet("data/candidates/candidates.parquet")
+    people = pl.read_parquet("data/segments/shoppers.parquet", columns=["user_id", "best_hour"]).drop_nulls()
+    offers = candidates.join(people.select("user_id", hour="best_hour"), on="user_id", how="inner", maintain_order="left").join(
+        pl.DataFrame({"channel": channels}), how="cross", maintain_order="left_right"
+    )
+    if users is not None and "channels" in users.columns:
+        reached = users.select("user_id", channel=pl.col("channels").str.split(" ")).explode("channel").unique()
+        offers = offers.join(reached, on=["user_id", "channel"], how="semi", maintain_order="left")
+    return offers
+
+
+def nothing(reason: str) -> None:
+    write_json(REPORT, {"pushes": 0, "pays": False, "by": None, "reason": reason})
+    log.info("uplift: %s", reason)
+
+
+def save(offers: pl.DataFrame) -> None:
+    there = [pl.col(n) if n in offers.columns else pl.lit(None).alias(n) for n in OFFERS]
+    with output("data/uplift") as folder:
+        offers.select(there).cast(OFFERS).write_parquet(folder / "offers.parquet")
+
+
+if __name__ == "__main__":
+    run(main)
