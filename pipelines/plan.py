@@ -2,7 +2,7 @@
 
 In:  campaigns/*.yaml, data/checked, data/segments, data/uplift, reports/uplift.json, settings `plan`, `uplift`.
 Out: data/plans/CAMPAIGN.parquet (marketing/plan.py: PLAN), reports/plans.json (a campaign each: how its audience comes apart, what it costs, what it is to bring and how sure that
-     is, how far the plan may be from the best there is).
+     is, how far the plan may be from the best there is; or why it is refused).
 
 The moment of planning is that of the newest event, so that the same data give the same plan.
 """
@@ -29,18 +29,32 @@ REPORT = Path("reports/plans.json")
 
 def main() -> None:
     settings, uplift = params("plan", "uplift")
-    campaigns = {file.stem: read(file) for file in sorted(CAMPAIGNS.glob("*.yaml")) if file != SEGMENTS}
     events = pl.read_parquet(CHECKED / "events.parquet")
     at, found = events["timestamp"].max(), {}
     with output("data/plans") as folder:
-        for name, campaign in campaigns.items():
-            if campaign.ends <= at:
-                log.info("plan: %s was over on %s", name, f"{campaign.ends:%Y-%m-%d}")
+        for file in sorted(CAMPAIGNS.glob("*.yaml")):
+            if file == SEGMENTS:
                 continue
-            made = one(name, campaign, at, events, settings, uplift["answer_days"])
+            name = file.stem
+            try:
+                campaign = read(file)
+                if campaign.ends <= at:
+                    log.info("plan: %s was over on %s", name, f"{campaign.ends:%Y-%m-%d}")
+                    continue
+                made = one(name, campaign, at, events, settings, uplift["answer_days"])
+            except StageError as error:  # one that cannot be stands in the way of no other, nor of a retrain
+                found[name] = {"refused": str(error)}
+                log.error("plan: %s is not planned: %s", name, error)
+                continue
             made.table.write_parquet(folder / f"{name}.parquet")
             found[name] = described(campaign, at, made)
-            log.info("plan: %s: %s of %s get a message; it is to bring %s", name, f"{found[name]['send']:,}", f"{found[name]['audience']:,}", in_words(found[name]))  # fmt: skip
+            log.info(
+                "plan: %s: %s of %s get a message; it is to bring %s",
+                name,
+                f"{found[name]['send']:,}",
+                f"{found[name]['audience']:,}",
+                in_words(found[name]),
+            )
     if not found:
         log.info("plan: no campaign in %s/ is open on %s", CAMPAIGNS, f"{at:%Y-%m-%d}")
     write_json(REPORT, found)
