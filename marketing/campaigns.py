@@ -4,6 +4,7 @@ In: the parsed file. Out: a Campaign, or what is wrong with it. Knows no shopper
 """
 
 import hashlib
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Literal
 
@@ -20,6 +21,15 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+@dataclass(frozen=True)
+class ContactLimit:
+    """Messages to a shopper within so many days, of all campaigns together, at most; by one channel, or by all."""
+
+    at_most: int
+    days: float
+    channel: str | None = None
+
+
 class AtMost(_Part):
     """Messages of this campaign, at most."""
 
@@ -30,7 +40,7 @@ class AtMost(_Part):
 
 
 class Message(_Part):
-    """Templates; {name} stands for a value, see marketing/channels."""
+    """Templates; {name} stands for a value (marketing/messages.py)."""
 
     subject: str = ""
     text: str = Field(min_length=1, max_length=4000)

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from marketing import assignment, clock
-from marketing.campaigns import Campaign, chance
+from marketing.campaigns import Campaign, ContactLimit, chance
 
 PLAN = {
     "user_id": pl.String,
@@ -39,15 +39,6 @@ OUTCOMES = (
     SEND,
 )
 KEY = ["user_id", "item_id", "channel"]
-
-
-@dataclass(frozen=True)
-class ContactLimit:
-    """Messages to a shopper within so many days, at most; by one channel, or by all together."""
-
-    at_most: int
-    days: float
-    channel: str | None = None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import polars as pl
 import yaml
 
 from marketing import plan, pushes
-from marketing.campaigns import NAME, Campaign
+from marketing.campaigns import NAME, Campaign, ContactLimit
 from marketing.segments import named
 from marketing.uplift import Calibration
 from pipelines import settings as typed
@@ -89,7 +89,7 @@ def one(name: str, campaign: Campaign, at: datetime, events: pl.DataFrame, setti
         cost=settings["channels"],
         leaving=settings["leaving_cost"],
         quiet=quiet and tuple(quiet),
-        contacts=tuple(plan.ContactLimit(**limit) for limit in settings["contact_limits"]),
+        contacts=tuple(ContactLimit(**limit) for limit in settings["contact_limits"]),
         purchases=past.filter("sent")["bought"].mean(),
     )
     if unknown := [c for c in campaign.channels if c not in rules.cost]:

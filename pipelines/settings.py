@@ -146,6 +146,13 @@ class Plan(Section):
         return self
 
 
+class Send(Section):
+    outbox: str = Field(pattern=r"^(sqlite|postgresql)")
+    channels: dict[str, Annotated[str, Field(pattern=r"^(file|https?|smtps?):")]]
+    contacts: str | None
+    unsubscribe: str | None
+
+
 class RankerTraining(Section):
     batch_users: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
@@ -267,6 +274,7 @@ class Settings(Section):
     predict: Predict
     uplift: Uplift
     plan: Plan
+    send: Send
     train: Train
     evaluate: Evaluate
     compress: Compress

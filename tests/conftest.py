@@ -37,6 +37,7 @@ STAGES = (
     "predict",
     "uplift",
     "plan",
+    "report",
 )
 
 

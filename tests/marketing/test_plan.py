@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from marketing import plan
-from marketing.campaigns import Campaign, chance
+from marketing.campaigns import Campaign, ContactLimit, chance
 from marketing.clock import is_quiet
 from marketing.pushes import PUSHES
 
 AT = datetime(2026, 3, 2, 10, tzinfo=UTC)
 ZONES = ["Asia/Shanghai", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe"]
 COST = {"app": 0.1, "sms": 0.6}
-RULES = plan.Rules(COST, 0.05, (21, 9), (plan.ContactLimit(2, 7), plan.ContactLimit(1, 7, "sms")), 0.05)
+RULES = plan.Rules(COST, 0.05, (21, 9), (ContactLimit(2, 7), ContactLimit(1, 7, "sms")), 0.05)
 CAMPAIGN = {"channels": ["app", "sms"], "budget": 30.0, "starts": date(2026, 3, 3), "days": 3}
 
 

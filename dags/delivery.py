@@ -1,0 +1,209 @@
+"""What the DAG `campaign` and `pushcart campaign` do with a plan: fill the outbox, send, hold, watch.
+
+    python -m dags.delivery preview spring        # a message by each channel, as it would be written
+    python -m dags.delivery test spring --user u000001   # sends one message to that shopper, whatever the plan says
+    python -m dags.delivery fill spring           # the plan's messages into the outbox
+    python -m dags.delivery send [--leap] [--patience SECONDS]   # what is due; --leap: as if it were always the time of the next message
+    python -m dags.delivery status|approve|pause|resume|stop spring --why WHY
+    python -m dags.delivery opt-outs [--add FILE] # CSV: user_id, channel, topic (* = all)
+
+Reads params.yaml, campaigns/, data/plans, data/checked of the working directory; the outbox is where `send.outbox` says, from PUSHCART_CHECKOUT, else the working directory. Knows no Airflow.
+"""
+
+import argparse
+import csv
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import yaml
+
+from marketing import channels as ways
+from marketing import messages, outbox, sending, unsubscribing
+from marketing.campaigns import Campaign, ContactLimit
+from pipelines import settings
+
+PLANS = Path("data/plans")
+
+
+class DeliveryError(Exception):
+    """What was asked for cannot be done; the message says why."""
+
+
+def home() -> Path:
+    """Where the outbox is."""
+    return Path(os.environ.get("PUSHCART_CHECKOUT") or Path.cwd())
+
+
+def opened() -> outbox.Outbox:
+    """The outbox."""
+    found = settings.load()
+    url, contacts = found.send.outbox, tuple(ContactLimit(**limit.model_dump()) for limit in found.plan.contact_limits)
+    journal = home() / ".outbox" / "journal.jsonl"
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    if url.startswith("sqlite:///"):
+        file = home() / url.removeprefix("sqlite:///")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        url, journal = f"sqlite:///{file}", file.with_suffix(".journal")
+    return outbox.Outbox(url, journal, contacts)
+
+
+def channels() -> dict[str, ways.Channel]:
+    """The channels by name."""
+    send = settings.load().send
+    contacts, made = send.contacts and Path(send.contacts).expanduser(), {}
+    for name, address in send.channels.items():
+        if address.startswith("file:"):
+            address = f"file:{home() / address.removeprefix('file:')}"
+        made[name] = ways.channel(name, address, unsubscribing.secret(home() / ".outbox"), send.unsubscribe, contacts)
+    return made
+
+
+def campaign_of(name: str) -> Campaign:
+    file = Path("campaigns") / f"{name}.yaml"
+    try:
+        return settings.validated(yaml.safe_load(file.read_text(encoding="utf-8-sig")), file.as_posix(), Campaign)
+    except OSError as error:
+        raise DeliveryError(f"{file} cannot be read: {error.strerror}") from error
+
+
+def fill(name: str) -> dict:
+    """Puts the messages of a campaign's plan into the outbox, and says how many are new and whether a person has to approve them first."""
+    file, report = PLANS / f"{name}.parquet", json.loads(Path("reports/plans.json").read_text(encoding="utf-8"))
+    found = report.get(name)
+    if found is None or "refused" in found or not file.exists():
+        why = "it is over, or there is no such file in campaigns/" if found is None else found.get("refused", "its plan is gone")
+        raise DeliveryError(f"campaign {name} has no plan: {why}")
+    campaign, box = campaign_of(name), opened()
+    items, users = (pl.read_parquet(f) if (f := Path(f"data/checked/{t}.parquet")).exists() else None for t in ("items", "users"))
+    items = pl.DataFrame(schema={"item_id": pl.String}) if items is None else items
+    made = messages.outgoing(pl.read_parquet(file), campaign, name, items, users)
+    dear = campaign.approve_above is not None and found["cost"] > campaign.approve_above
+    state = box.open(name, approved=not dear)
+    return {"new": box.put(made), "messages": len(made), "state": state, "cost": found["cost"]}
+
+
+def send(leap: bool = False, patience: float | None = None) -> float | None:
+    """See marketing/sending.send; leap: as if it were always the time of the next message."""
+    clock = sending.Leaping() if leap else sending.Clock()
+    return sending.send(opened(), channels(), clock, patience, lambda sent: print(f"sent {sent:,}", file=sys.stderr, flush=True))
+
+
+def preview(name: str, user: str | None = None) -> dict[str, dict[str, str]]:
+    """A message by each channel, as it would be written to the first shopper whom the plan names, or to this one; and is anything wrong with a template?"""
+    campaign, plan = campaign_of(name), pl.read_parquet(PLANS / f"{name}.parquet").filter(pl.col("item_id").is_not_null())
+    rows = plan.filter(user_id=user) if user else plan
+    if rows.is_empty():
+        raise DeliveryError(f"the plan of {name} has no message{f' for {user}' if user else ''}")
+    row = rows.row(0, named=True)
+    items, users = (
+        pl.read_parquet(f"data/checked/{t}.parquet") if Path(f"data/checked/{t}.parquet").exists() else None
+        for t in ("items", "users")
+    )
+    values = {"user_id": row["user_id"], "item_id": row["item_id"], "campaign": name}
+    for table, key in ((users, "user_id"), (items, "item_id")):
+        if table is not None and not (found := table.filter(pl.col(key) == row[key])).is_empty():
+            values = found.row(0, named=True) | values
+    return {channel: messages.written(campaign, name, channel, values) for channel in campaign.channels}
+
+
+def test(name: str, user: str) -> str:
+    """Sends one message of the campaign to a shopper, by the first of its channels, past the plan, once for each call."""
+    campaign, now = campaign_of(name), time.time()
+    channel = campaign.channels[0]
+    body = preview(name)[channel]
+    message = outbox.Message(f"{name} test {now!r}", user, 0, None, channel, campaign.topic, body, now, now + 600)
+    channels()[channel].deliver(message.key, message)
+    return f"sent by {channel} to {user}: {body['text']}"
+
+
+def hold(name: str, state: str, why: str) -> str:
+    """Approves, pauses, resumes or stops a campaign, and says exactly what will and will not go out."""
+    counts = opened().set_state(name, state, os.environ.get("USER") or "unknown", why)
+    sent, waits = counts.get(outbox.SENT, 0), counts.get(outbox.WAITING, 0) + counts.get(outbox.LEASED, 0)
+    on_way = counts.get(outbox.SENDING, 0) + counts.get(outbox.UNSURE, 0)
+    fate = {outbox.RUNNING: "will be sent", outbox.PAUSED: "will wait until it is resumed", outbox.STOPPED: "will be sent"}[state]
+    lines = [f"{name} is {state}", f"{sent:,} messages were sent", f"{waits:,} {fate}"]
+    if state == outbox.STOPPED:
+        lines[-1] = f"{counts.get(outbox.CANCELLED, 0):,} will not be sent"
+    if on_way:
+        lines.append(f"{on_way:,} are on their way and cannot be held")
+    return "; ".join(lines)
+
+
+def status(name: str) -> str:
+    """What became of a campaign's messages."""
+    box = opened()
+    state = box.state(name)
+    if state is None:
+        raise DeliveryError(f"no campaign {name} has messages in the outbox")
+    lines = [f"{name}: {state}", *(f"  {count:>9,} {what}" for what, count in sorted(box.counts(name).items()))]
+    return "\n".join(lines + [f"  {count:>9,} of them: {why}" for why, count in sorted(box.reasons(name).items())])
+
+
+def opt_outs(add: Path | None) -> str:
+    """Takes a list of opt-outs in, or gives all of them."""
+    box = opened()
+    if add is None:
+        return "\n".join(["user_id,channel,topic", *(",".join(row) for row in box.opt_outs())])
+    with add.open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if rows and "user_id" not in rows[0]:
+        raise DeliveryError(f"{add} has no column user_id")
+    for row in rows:
+        box.opt_out(row["user_id"], time.time(), row.get("channel") or outbox.ALL, row.get("topic") or outbox.ALL)
+    return f"{len(rows):,} opt-outs are kept"
+
+
+def main() -> None:
+    cli = argparse.ArgumentParser(
+        prog="pushcart campaign", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    does = cli.add_subparsers(dest="does", required=True)
+    for name in ("preview", "test", "fill", "status", "approve", "pause", "resume", "stop"):
+        one = does.add_parser(name)
+        one.add_argument("campaign")
+        if name in ("approve", "pause", "resume", "stop"):
+            one.add_argument("--why", required=True)
+        if name in ("preview", "test"):
+            one.add_argument("--user", required=name == "test")
+    sends = does.add_parser("send")
+    sends.add_argument("--leap", action="store_true")
+    sends.add_argument("--patience", type=float)
+    does.add_parser("opt-outs").add_argument("--add", type=Path)
+    asked = cli.parse_args()
+    states = {"approve": outbox.RUNNING, "resume": outbox.RUNNING, "pause": outbox.PAUSED, "stop": outbox.STOPPED}
+    try:
+        if asked.does in states:
+            print(hold(asked.campaign, states[asked.does], asked.why))
+        elif asked.does == "send":
+            due = send(asked.leap, asked.patience)
+            print("nothing is left to send" if due is None else f"the next message is due in {due - time.time():,.0f} seconds")
+        elif asked.does == "opt-outs":
+            print(opt_outs(asked.add))
+        elif asked.does == "fill":
+            found = fill(asked.campaign)
+            print(f"{found['new']:,} of {found['messages']:,} messages are new in the outbox; {asked.campaign}: {found['state']}")
+        elif asked.does == "preview":
+            print(json.dumps(preview(asked.campaign, asked.user), indent=1, ensure_ascii=False))
+        elif asked.does == "test":
+            print(test(asked.campaign, asked.user))
+        else:
+            print(status(asked.campaign))
+    except (
+        DeliveryError,
+        outbox.OutboxError,
+        messages.TemplateError,
+        settings.SettingsError,
+        ways.NotNow,
+        ways.Refused,
+        ValueError,
+    ) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
