@@ -92,6 +92,16 @@ def send(leap: bool = False, patience: float | None = None) -> float | None:
     return sending.send(opened(), channels(), clock, patience, lambda sent: print(f"sent {sent:,}", file=sys.stderr, flush=True))
 
 
+def is_over(name: str) -> bool:
+    """Is nothing of a campaign left to be sent?"""
+    counts = opened().counts(name)
+    return not any(counts.get(state) for state in (outbox.WAITING, outbox.LEASED, outbox.SENDING))
+
+
+def answer_days() -> float:
+    return settings.load().uplift.answer_days
+
+
 def preview(name: str, user: str | None = None) -> dict[str, dict[str, str]]:
     """A message by each channel, as it would be written to the first shopper whom the plan names, or to this one; and is anything wrong with a template?"""
     campaign, plan = campaign_of(name), pl.read_parquet(PLANS / f"{name}.parquet").filter(pl.col("item_id").is_not_null())

@@ -33,12 +33,12 @@ class StageOperator(BashOperator):
     """Runs a stage where its inputs already stand; a stage whose inputs did not change comes from DVC's run cache.
 
     Args:
-        stage: its name. run: where the run's clone is (an Airflow template).
+        stage: its name. run: where the run's clone is (an Airflow template). single: this stage alone, else with all that it follows from.
     """
 
-    def __init__(self, *, stage: str, run: str, **arguments):
+    def __init__(self, *, stage: str, run: str, single: bool = True, **arguments):
         super().__init__(
-            bash_command=command(stage), cwd=run, env=ENVIRONMENT, append_env=True, do_xcom_push=False, skip_on_exit_code=None,
+            bash_command=command(stage, single), cwd=run, env=ENVIRONMENT, append_env=True, do_xcom_push=False, skip_on_exit_code=None,
             retry_policy=NEVER_AGAIN, **arguments,
         )  # fmt: skip
 
@@ -58,7 +58,7 @@ class StageOperator(BashOperator):
         raise refuse(self, refusal["reason"])
 
 
-def command(stage: str) -> str:
+def command(stage: str, single: bool = True) -> str:
     """Airflow gives tasks a socket as standard input, which bash may take for a remote login and read ~/.bashrc, where another python may
     come first: so the path is set here, and the stage's own shell gets no socket. Nothing but the clone's own code is imported.
     """
@@ -66,7 +66,7 @@ def command(stage: str) -> str:
     path = shlex.quote(str(python.parent))
     return (
         f'export PATH={path}:"$PATH"; unset PYTHONPATH; rm -f {REFUSAL}; '
-        f"exec {shlex.quote(str(python))} -m dvc repro --single-item {shlex.quote(stage)} </dev/null"
+        f"exec {shlex.quote(str(python))} -m dvc repro {'--single-item ' if single else ''}{shlex.quote(stage)} </dev/null"
     )
 
 

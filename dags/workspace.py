@@ -145,6 +145,16 @@ def committed(checkout: Path, name: str) -> str:
     return shown.stdout if not shown.returncode else (checkout / name).read_text(encoding="utf-8")
 
 
+def listed(checkout: Path, below: str) -> list[str]:
+    """The files below a folder that are committed; those that stand there, where git does not know the checkout."""
+    shown = subprocess.run(
+        ["git", "ls-tree", "--name-only", "HEAD", f"{below}/"], cwd=checkout, capture_output=True, text=True, encoding="utf-8"
+    )
+    return (
+        shown.stdout.splitlines() if not shown.returncode else [f"{below}/{file.name}" for file in (checkout / below).iterdir()]
+    )
+
+
 def baseline(checkout: Path, environment: str, shop: str) -> dict:
     """What a run of the same shop is held against: the manifest of what the environment serves, where it serves any."""
     from deploy.promotion.environments import Environment, EnvironmentProblem
