@@ -141,7 +141,7 @@ def _delivery(run: str, context, what: str):
             if what == "state":
                 return delivery.opened().state(name)
             if what == "send":
-                delivery.send(leap, patience=30)
+                delivery.send(leap, patience=None if leap else 30)
                 return delivery.is_over(name)
             return leap or datetime.now(UTC) >= delivery.campaign_of(name).ends + timedelta(days=delivery.answer_days())
         except (delivery.DeliveryError, messages.TemplateError, outbox.OutboxError, ValueError) as error:

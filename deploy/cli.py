@@ -142,6 +142,13 @@ def up(
         typer.echo("stopped")
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def campaign(words: typer.Context) -> None:
+    """Preview, test, approve, pause, resume, stop a campaign; what became of its messages; opt-outs in and out."""
+    command = [sys.executable, "-m", "dags.delivery", *words.args]
+    raise typer.Exit(subprocess.run(command, cwd=_checkout(), env=_with_code()).returncode)
+
+
 @app.command()
 def doctor(
     data: Annotated[Path, typer.Argument(help="a file, or a folder of files")],
@@ -152,9 +159,13 @@ def doctor(
     """What Pushcart makes of a shop's files, before anything is run; ends with "ready" or with what it needs to know."""
     options = {"--mapping": mapping, "--write": write, "--hash-key": hash_key}
     named = [word for option, value in options.items() if value is not None for word in (option, str(value))]
-    root = Path(__file__).resolve().parents[1]
     command = [sys.executable, "-m", "pipelines.data.doctor", str(data), *named]
-    raise typer.Exit(subprocess.run(command, env=os.environ | {"PYTHONPATH": str(root)}).returncode)
+    raise typer.Exit(subprocess.run(command, env=_with_code()).returncode)
+
+
+def _with_code() -> dict[str, str]:
+    """The environment of a program of this checkout."""
+    return os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
 
 
 def _checkout() -> Path:

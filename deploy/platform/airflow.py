@@ -25,12 +25,16 @@ POOLS = {"training": 1}  # slots: stages that use all cores wait for one another
 
 
 class Airflow:
-    """A running Airflow and its REST API."""
+    """A running Airflow and its REST API, for the runs of one DAG."""
 
-    def __init__(self, url: str, password: str):
-        self.url, self.user, self.password = url, "admin", password
+    def __init__(self, url: str, password: str, dag: str = "retrain"):
+        self.url, self.user, self.password, self.dag = url, "admin", password, dag
         self.running: dict[str, tuple[subprocess.Popen, Path]] = {}  # its processes and their logs, by name
         self._token = ""
+
+    def of(self, dag: str) -> "Airflow":
+        """The same Airflow, for the runs of another DAG."""
+        return Airflow(self.url, self.password, dag)
 
     def api(self, method: str, path: str, body: dict | None = None) -> dict:
         """Calls /api/v2<path>; logs in when needed."""
@@ -45,11 +49,11 @@ class Airflow:
         raise AssertionError("unreachable")
 
     def trigger(self, conf: dict, run_id: str | None = None) -> str:
-        """Starts a retrain once the DAG is parsed; returns the run's id."""
+        """Starts a run once the DAG is parsed; returns its id."""
         deadline = time.monotonic() + 120
         while True:
             try:
-                self.api("PATCH", "/dags/retrain", {"is_paused": False})
+                self.api("PATCH", f"/dags/{self.dag}", {"is_paused": False})
                 break
             except PlatformError:
                 if time.monotonic() > deadline:
@@ -57,17 +61,17 @@ class Airflow:
                     raise PlatformError(f"the DAG did not appear: {errors or 'see .airflow/logs'}") from None
                 time.sleep(1)
         body = {"logical_date": None, "conf": conf} | ({"dag_run_id": run_id} if run_id else {})
-        return self.api("POST", "/dags/retrain/dagRuns", body)["dag_run_id"]
+        return self.api("POST", f"/dags/{self.dag}/dagRuns", body)["dag_run_id"]
 
     def tasks(self, run_id: str) -> list[dict]:
         """The run's task instances."""
-        return self.api("GET", f"/dags/retrain/dagRuns/{run_id}/taskInstances?limit=200")["task_instances"]
+        return self.api("GET", f"/dags/{self.dag}/dagRuns/{run_id}/taskInstances?limit=200")["task_instances"]
 
     def follow(self, run_id: str, told: Callable[[dict], None], poll: float = 1.0) -> str:
         """Waits for the run's end, telling of every task that starts or ends; returns the run's state."""
         known: dict[str, tuple] = {}
         while True:
-            state = self.api("GET", f"/dags/retrain/dagRuns/{run_id}")["state"]
+            state = self.api("GET", f"/dags/{self.dag}/dagRuns/{run_id}")["state"]
             for instance in self.tasks(run_id):
                 now = (instance["state"], instance["try_number"])
                 if known.get(instance["task_id"]) != now:
@@ -79,7 +83,7 @@ class Airflow:
 
     def log(self, run_id: str, task_id: str, attempt: int) -> list[str]:
         """The lines of a task's log."""
-        content = self.api("GET", f"/dags/retrain/dagRuns/{run_id}/taskInstances/{task_id}/logs/{attempt}")["content"]
+        content = self.api("GET", f"/dags/{self.dag}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{attempt}")["content"]
         return [line.get("event", "") if isinstance(line, dict) else str(line) for line in content]
 
     def make_pools(self) -> None:

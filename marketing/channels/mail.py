@@ -3,6 +3,7 @@
 import csv
 import os
 import smtplib
+from email import policy
 from email.message import EmailMessage
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,6 +13,7 @@ from marketing.channels import NotNow, Refused
 from marketing.outbox import Message
 
 SECONDS = 20.0
+UNFOLDED = policy.SMTP.clone(max_line_length=990)  # else a link of List-Unsubscribe is cut into encoded words, which no program reads
 
 
 class Mail:
@@ -38,7 +40,7 @@ class Mail:
         address = self.addresses.get(message.user_id)
         if not address or any(c in address for c in "\r\n"):
             raise Refused("no address")
-        mail = EmailMessage()
+        mail = EmailMessage(policy=UNFOLDED)
         mail["From"], mail["To"], mail["Subject"] = self.sender, address, message.body["subject"] or message.body["text"][:60]
         mail["Message-ID"] = f"<{key}@{self.host}>"
         text = message.body["text"] + (f"\n\n{message.body['link']}" if message.body["link"] else "")
