@@ -59,7 +59,7 @@ class Assignment:
     @property
     def gap(self) -> float:
         """By which share of the bound the plan may be short of the best there is, at most."""
-        return 1 - self.value / self.bound if self.bound > 0 else 0.0
+        return max(1 - self.value / self.bound, 0.0) if self.bound > 0 else 0.0
 
 
 def assign(offers: Offers, limits: Limits, watch: Callable[[int, float], None] = lambda done, bound: None) -> Assignment:

@@ -57,8 +57,7 @@ class Plan:
     """What is to be sent."""
 
     table: pl.DataFrame  # PLAN, in the order of the audience
-    bound: float  # no plan within the limits is worth more
-    planned: float  # what the plan is worth before anybody is held out
+    gap: float  # by which share a better plan within the limits might be worth more, at most
     known: bool  # is it known what a push changes? Else the best ranked go first and `extra` is null
     currency: str  # what money is: margin or revenue
 
@@ -114,7 +113,7 @@ def planned(
         worth, value = pl.lit(None, pl.Float64), 1 / (1 + pl.col("rank")).log(2)
     offers = offers.with_columns(worth=worth, value=value)
     offers = drop(offers.filter(pl.col("value") > 0), NOT_WORTH)
-    found = _assigned(offers, campaign, rules, watch)
+    found = assigned(offers, campaign, rules, watch)
     taken = drop(_explored(offers[found.rows], offers, campaign, name, rules), SHORT)
     held = people.with_columns(held=pl.Series(chance("hold-out", name, people["user_id"]) < campaign.holdout))
     taken = taken.join(held, on="user_id", how="left", maintain_order="left").with_columns(
@@ -128,7 +127,7 @@ def planned(
     table = people.join(rows, on="user_id", how="left", maintain_order="left_right").select(
         pl.col(column).cast(kind) for column, kind in PLAN.items()
     )
-    return Plan(table, found.bound, found.value, known, currency)
+    return Plan(table, found.gap, known, currency)
 
 
 def _goods(items: pl.DataFrame, goal: str) -> tuple[pl.DataFrame, str]:
@@ -167,10 +166,10 @@ def _within_contacts(offers: pl.DataFrame, pushes: pl.DataFrame, limits: tuple[C
     return offers
 
 
-def _assigned(
+def assigned(
     offers: pl.DataFrame, campaign: Campaign, rules: Rules, watch: Callable[[int, float], None]
 ) -> assignment.Assignment:
-    """The offers that together are worth most within the limits."""
+    """The offers that together are worth most within the limits. offers: those of a shopper one after the other; user_id, item_id, channel, category, stock, value."""
     sizes = offers.group_by("user_id", maintain_order=True).len()["len"].to_numpy()
     goods = offers.select("item_id", "category", "stock").unique("item_id", keep="first", maintain_order=True)
     item = offers["item_id"].replace_strict(goods["item_id"], range(len(goods)), return_dtype=pl.Int32).to_numpy()

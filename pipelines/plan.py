@@ -143,7 +143,7 @@ def described(campaign: Campaign, at: datetime, made: plan.Plan) -> dict:
     return {
         "at": at.isoformat(), "topic": campaign.topic, "audience": sum(ends.values()), "send": ends[plan.SEND], "messages": len(sent), "waterfall": ends,
         "cost": float(sent["cost"].sum()), "budget": campaign.budget, "currency": made.currency, "worth": worth, "interval": [low, high],
-        "gap": 1 - made.planned / made.bound if made.bound > 0 else 0.0, "by_channel": dict(sent["channel"].value_counts().sort("channel").iter_rows()),
+        "gap": made.gap, "by_channel": dict(sent["channel"].value_counts().sort("channel").iter_rows()),
         "approve_above": campaign.approve_above,
     }  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 In:  data/checked, data/segments, data/candidates, settings `uplift`, `plan.channels`, `prepare` (what a bot is), `source`.
 Out: data/uplift/offers.parquet (a row a shopper, candidate and channel that reaches them: user_id, item_id, channel, hour of their day, rank, score: what the model says x the price, extra: purchases that the push is
-     to add within `uplift.answer_days`), reports/uplift.json (Qini of each learner, the decision in words, by which line scores became purchases).
+     to add within `uplift.answer_days`, response: the chance of a purchase after it), reports/uplift.json (Qini of each learner, the decision in words, by which line scores became purchases).
 
 Learnt from impressions and holdouts that name a campaign (docs/marketer.md). Where there are none, or too few, nothing can be told of pushes, as of a channel that was never tried: `score` and
 `extra` are empty, and the report says so.
@@ -32,6 +32,7 @@ OFFERS = {
     "rank": pl.UInt16,
     "score": pl.Float64,
     "extra": pl.Float64,
+    "response": pl.Float64,
 }
 
 
@@ -64,8 +65,10 @@ def main() -> None:
     told = pushes.known(offers, at, events, made, items, users).select(seen.columns)
     price = prices(offers, items)
     score = uplift.fit(by, trial, seed)(told.to_numpy()) * price
+    response = uplift.fit(uplift.RESPONSE, trial, seed)(told.to_numpy())
     tried = pl.col("channel").is_in(made.filter("sent")["channel"].unique().implode())
-    save(offers.with_columns(score=pl.Series(score), extra=pl.when(tried).then(pl.Series(line.of(score) / price))))
+    extra = pl.when(tried).then(pl.Series(line.of(score) / price))
+    save(offers.with_columns(score=pl.Series(score), extra=extra, response=pl.Series(response).clip(0.0, 1.0)))
     write_json(REPORT, {
         "pushes": len(made), "sent": int(made["sent"].sum()), "campaigns": made["campaign_id"].n_unique(), "told_apart": auc, "by": by, "pays": verdict.pays,
         "reason": verdict.reason, "learners": [asdict(r) for r in verdict.ranked], "calibration": asdict(line), "features": seen.columns,

@@ -13,7 +13,9 @@ from marketing.channels import NotNow, Refused
 from marketing.outbox import Message
 
 SECONDS = 20.0
-UNFOLDED = policy.SMTP.clone(max_line_length=990)  # else a link of List-Unsubscribe is cut into encoded words, which no program reads
+UNFOLDED = policy.SMTP.clone(
+    max_line_length=990
+)  # else a link of List-Unsubscribe is cut into encoded words, which no program reads
 
 
 class Mail:

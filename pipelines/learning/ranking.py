@@ -36,6 +36,25 @@ def rank_all(model: Model, part: Sequences, k: int) -> tuple[np.ndarray, np.ndar
     return np.concatenate(ranks)[back], np.concatenate(tops)[back]
 
 
+def candidates(model: Model, histories: Sequences, k: int, worth: np.ndarray) -> np.ndarray:
+    """What each shopper may be offered next, (N, k) item numbers, 0 where no item was left: half of them what is likeliest to be met, best first, then what promises most, by the chance of
+    being met (a softmax of the scores) x worth (V,), what a purchase of each item brings.
+    """
+    nothing = np.zeros(len(histories), np.int64)  # is to be predicted: what is new is asked for
+    part = histories.within(histories.items.start, histories.items.end, targets=nothing)
+    bonus, order, found = torch.from_numpy(np.log(np.maximum(worth, 1e-6))).float().to(device_of(model)), [], []
+    with torch.inference_mode(), unchanged(model):
+        for rows, shoppers, _, seen in batches(model, part):
+            scores = unseen(model, shoppers, seen).log_softmax(1)
+            likely = scores.topk(min(k - k // 2, scores.shape[1]))
+            rest = scores.scatter(1, likely.indices, -torch.inf) + bonus
+            promising = rest.topk(min(k // 2, scores.shape[1]))
+            both = (likely, promising)
+            found.append(torch.cat([b.indices.masked_fill(b.values == -torch.inf, 0) for b in both], 1).cpu().numpy())
+            order.append(rows)
+    return np.concatenate(found)[np.argsort(np.concatenate(order))]
+
+
 def task_probabilities(model: TwoStage, histories: Sequences, shown: Impressions) -> np.ndarray:
     """What a ranker expects of impressions: (N, 3) float32, probabilities of click, cart and purchase.
 

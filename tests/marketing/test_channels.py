@@ -27,7 +27,13 @@ def campaign(**templates: dict) -> Campaign:
 
 
 class TestTemplates:
-    VALUES: ClassVar = {"title": "Tea\r\nBcc: x@y.z {price}", "price": 12.5, "item_id": "a b/c?d=1", "brand": None, "language": "zh-CN"}
+    VALUES: ClassVar = {
+        "title": "Tea\r\nBcc: x@y.z {price}",
+        "price": 12.5,
+        "item_id": "a b/c?d=1",
+        "brand": None,
+        "language": "zh-CN",
+    }
 
     def test_values_cannot_break_out_of_their_place(self):
         made = messages.written(
