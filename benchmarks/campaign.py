@@ -25,7 +25,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.quality import ROOT
+from benchmarks.quality import ROOT, STAGES, link_code, shipped
 from marketing import experiments, messages, outbox, plan, sending
 from marketing.campaigns import Campaign
 from marketing.channels import webhook
@@ -36,6 +36,7 @@ from pipelines.stage import write_json
 
 SECRET = b"of this run alone"
 SAMPLES = 300  # of the bootstrap
+NOT_NEEDED = ("evaluate", "export", "compress", "replay", "bundle", "report")  # of the stages, for a plan
 BEST_OF_TRUTH = 40  # offers of each shopper that the oracle looks at: the best by truth
 
 
@@ -165,6 +166,35 @@ class World:
             "chance": self.chosen(self.offers, pl.Series(rng.random(len(self.offers)))),
             "oracle": self.chosen(self.best, pl.col("true")),
         }
+
+    def qini(self) -> tuple[float, list[float]]:
+        """Qini of what offers are made by over that of response, out of fold, and the interval of the ratio by the report's own intervals: of the nearer ends."""
+        ranked = {r["name"]: r for r in json.loads((self.folder / "reports/uplift.json").read_text(encoding="utf-8"))["learners"]}
+        best = max((r for r in ranked.values() if r["name"] != "response"), key=lambda r: r["qini"])
+        return best["qini"] / ranked["response"]["qini"], best["beside_response"]
+
+
+def made(folder: Path, shop: dict, budget: float) -> World:
+    """A workspace of a simulated shop of this size in which everything up to the plan has run; a blend without a network proposes candidates."""
+    link_code(folder)
+    params = shipped()
+    params["source"]["shop"] |= shop
+    params["train"]["blend"]["parts"] = [part for part in params["train"]["blend"]["parts"] if part != "sasrec"]
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True), encoding="utf-8")
+    world = World(folder, budget=budget)
+    file = folder / f"campaigns/{world.name}.yaml"
+    campaigns = {f.name: f.read_text(encoding="utf-8") for f in file.parent.iterdir() if f.suffix == ".yaml"}
+    document = yaml.safe_load(campaigns[file.name]) | {"budget": budget}
+    (folder / "campaigns").unlink()
+    (folder / "campaigns").mkdir()
+    for name, text in (campaigns | {file.name: yaml.safe_dump(document)}).items():
+        (folder / "campaigns" / name).write_text(text, encoding="utf-8")
+    for stage in STAGES:
+        if stage not in NOT_NEEDED:
+            done = subprocess.run([sys.executable, "-m", f"pipelines.{stage}"], cwd=folder, capture_output=True, text=True)
+            if done.returncode:
+                sys.exit(f"{stage}: {done.stderr[-2000:]}")
+    return world
 
 
 def by_shopper(chosen: pl.DataFrame, audience: pl.DataFrame) -> np.ndarray:

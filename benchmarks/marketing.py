@@ -9,6 +9,9 @@ with the reason. Public data are looked for in --data (../shared/data).
 """
 
 import argparse
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -21,10 +24,12 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import polars as pl
 
+from benchmarks import campaign as benchmarks_campaign
 from benchmarks import ope, uplift
+from benchmarks import sending as benchmarks_sending
 from benchmarks.figures import cpu, row
 from benchmarks.quality import ROOT
-from marketing import experiments
+from marketing import experiments, plan
 from marketing.segments import lifetime_value, named, shoppers
 from pipelines.stage import write_json
 
@@ -203,6 +208,40 @@ def cookie_cats(folder: Path, tiny: bool) -> list[Taken]:
     return [(0.0, None)]
 
 
+def campaign(folder: Path, tiny: bool) -> list[Taken]:
+    """A campaign of a larger simulated shop beside other ways of choosing with the same money, by the truth; one model to propose candidates for all of them."""
+    with TemporaryDirectory() as scratch:
+        shop = {"shoppers": 800, "items": 120, "days": 45} if tiny else {"shoppers": 20_000}
+        world = benchmarks_campaign.made(Path(scratch), shop, budget=40.0 if tiny else 1000.0)
+        people, worth = (
+            world.audience,
+            {name: benchmarks_campaign.by_shopper(c, world.audience) for name, c in world.ways().items()},
+        )
+        trial, told = world.table(f"plans/{world.name}"), benchmarks_campaign.ratio
+        beside = [told(worth["plan"], worth[name]) for name in ("popularity", "ranking", "response", "chance", "oracle")]
+        alone = trial.filter(pl.col("outcome").is_in([plan.NOT_WORTH, plan.SHORT])).select("user_id")
+        left = people.select(alone=pl.col("user_id").is_in(alone["user_id"].implode()))["alone"].to_numpy()
+        right = float((worth["oracle"][left] == 0).mean()) if left.any() else 1.0
+        qini = world.qini()
+    return [*beside, (right, None), qini]
+
+
+def planning(folder: Path, tiny: bool) -> list[Taken]:
+    """The assignment of a large plan: seconds, memory, and how far it may be from the best there is."""
+    size = (2000, 50, 200) if tiny else (1_000_000, 200, 10_000)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.planning", *map(str, size)], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    found = json.loads(done.stdout)
+    return [(found["seconds"], None), (found["peak_gb"], None), (found["gap"], None)]
+
+
+def sending(folder: Path, tiny: bool) -> list[Taken]:
+    """Senders that are killed while a receiver fails, hangs, answers twice and lies."""
+    found = benchmarks_sending.killed(6 if tiny else 200)
+    return [(float(found["double"]), None), (float(found["lost"]), None), (float(found["in_spite_of_opt_out"]), None)]
+
+
 # By name: the folder of public data that a row needs, how it is taken, what is to be reached.
 ROWS: dict[str, tuple[str | None, Callable[[Path, bool], list[Taken]], list[Goal]]] = {
     "cdnow": ("cdnow", cdnow, [
@@ -224,6 +263,25 @@ ROWS: dict[str, tuple[str | None, Callable[[Path, bool], list[Taken]], list[Goal
         Goal("ASOS, no effect, looked at as often as the real ones: share ever called", 0.05, 0.05, less=True),
         Goal("ASOS, first metric: variants called at any look, for each that a fixed test calls at the end", 1.0, 1.0, less=True),
         Goal("ASOS, first metric: variants called at any look that a fixed test does not call at the end", 0.0, 0.0, less=True),
+    ]),
+    "campaign": (None, campaign, [
+        Goal("simulated shop, extra margin at equal budget: times popularity to all", 2.0, 2.0),
+        Goal("... times pure ranking score", 1.25, 1.25),
+        Goal("... times the response model (chance of a purchase x margin)", 1.15, 1.15),
+        Goal("... times random", 4.0, 4.0),
+        Goal("... as a share of an oracle that knows the truth of every item", 0.85, 0.92),
+        Goal("... people left alone whom the oracle leaves alone too", 0.9, 0.95),
+        Goal("simulated shop, purchases: Qini of what offers are made by, over that of response", 1.3, 1.5),
+    ]),
+    "plan": (None, planning, [
+        Goal("plan, 10^6 shoppers x 200 candidates, 10^4 items with stock: seconds", 180, 120, less=True),
+        Goal("... peak memory, GB", 4.0, 4.0, less=True),
+        Goal("... share that a better plan may be worth more, by its bound", 0.005, 0.002, less=True),
+    ]),
+    "sending": (None, sending, [
+        Goal("sending, 200 kills, pauses, two senders, a receiver that fails, hangs, answers twice, lies; yesterday's outbox: double", 0, 0, less=True),
+        Goal("... lost", 0, 0, less=True),
+        Goal("... received 100 ms after an opt-out or later", 0, 0, less=True),
     ]),
     "cookie-cats": ("cookie-cats", cookie_cats, [Goal("Cookie Cats: alarm before any result (1 = yes)", 1.0, 1.0)]),
 }  # fmt: skip

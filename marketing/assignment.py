@@ -64,7 +64,7 @@ class Assignment:
 
 def assign(offers: Offers, limits: Limits, watch: Callable[[int, float], None] = lambda done, bound: None) -> Assignment:
     """The offers to make. watch: told passes over all offers that are done, and the best bound so far."""
-    if not (offers.value > 0).any():
+    if not len(offers.value) or offers.value.max() <= 0:
         return Assignment(np.empty(0, np.int64), 0.0, 0.0)
     there, scale = _there(limits), _scale(offers, limits)
     prices, best, bound = np.zeros(len(scale)), np.zeros(len(scale)), np.inf
@@ -101,12 +101,20 @@ def _there(limits: Limits) -> np.ndarray:
 
 def _scale(offers: Offers, limits: Limits) -> np.ndarray:
     """By what prices are moved: what offers of each item, and all, are worth on average."""
-    worth = np.maximum(offers.value, 0).astype(np.float64)
-    counts = np.bincount(offers.item, offers.value > 0, len(limits.stock))
-    by_item = np.bincount(offers.item, worth, len(limits.stock)) / np.maximum(counts, 1)
-    mean = float(worth.sum() / max(counts.sum(), 1))
+    worth, counts = np.zeros(len(limits.stock)), np.zeros(len(limits.stock))
+    _add_up(offers.value, offers.item, worth, counts)
+    mean = worth.sum() / max(counts.sum(), 1)
     dear = float(limits.cost[limits.cost > 0].mean()) if (limits.cost > 0).any() else 1.0
-    return np.concatenate([np.maximum(by_item, mean), np.full(len(limits.capacity), mean), [mean / dear]])
+    return np.concatenate([np.maximum(worth / np.maximum(counts, 1), mean), np.full(len(limits.capacity), mean), [mean / dear]])
+
+
+@numba.njit
+def _add_up(value, item, worth, counts):
+    """Adds what is worth sending up, an item."""
+    for row in range(len(value)):
+        if value[row] > 0:
+            worth[item[row]] += value[row]
+            counts[item[row]] += 1
 
 
 def _of_sends(prices: np.ndarray, limits: Limits) -> tuple[np.ndarray, np.ndarray]:

@@ -31,7 +31,11 @@ def main() -> None:
     popular = np.argsort(-data.recency[1:], kind="stable")[: settings["candidates"]]
     with output("data/candidates") as folder:
         pl.DataFrame(
-            {"user_id": shoppers.gather(row), "item_id": names.gather(best[row, place] - 1), "rank": (place + 1).astype(np.uint16)}
+            {
+                "user_id": shoppers.gather(row),
+                "item_id": names.gather(best[row, place] - 1),
+                "rank": (place + 1).astype(np.uint16),
+            }
         ).write_parquet(folder / "candidates.parquet")
         pl.DataFrame({"item_id": names.gather(popular), "rank": np.arange(1, len(popular) + 1, dtype=np.uint16)}).write_parquet(
             folder / "popular.parquet"
