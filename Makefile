@@ -1,5 +1,6 @@
 # make demo   set up, run the whole retrain through Airflow, promote, serve, ask   (SOURCE= DATA= MAPPING= MODEL= EPOCHS=)
 # make test   set up, run all tests      make test-fast   unit tests only
+# make campaign   a campaign of the simulated shop: planned, sent to a webhook of this machine, answered, and what it brought beside other ways
 # make up     Airflow's UI and the served model until Ctrl-C   (AIRFLOW_PORT= SERVE_PORT=)
 # make bench  measure the artefact and its serving, half an hour   (DATA=)
 # make bench-scale   the whole chain on 10^5 to 10^7 events, an hour      make kills   every stage killed at random moments, an hour
@@ -13,10 +14,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo up test test-fast bench bench-scale bench-read bench-marketing kills lint lock clean setup
+.PHONY: demo campaign up test test-fast bench bench-scale bench-read bench-marketing kills lint lock clean setup
 .DEFAULT_GOAL := demo
 
-setup: $(READY)
+setcampaign: $(READY)
+	@$(BIN)/python -m benchmarks.campaign $(if $(CAMPAIGN),--campaign "$(CAMPAIGN)")
+
+up: $(READY)
 
 $(READY): requirements.lock pyproject.toml
 	@command -v git >/dev/null || { echo "error: git is not installed; install it and run make again"; exit 1; }

@@ -1,4 +1,4 @@
-"""A tab "Report" on every run of retrain in the Airflow UI: metrics, candidates, segments of shoppers, data quality, and links to the Data Docs.
+"""A tab "Report" on every run of retrain in the Airflow UI: metrics, candidates, campaigns, segments of shoppers, data quality, and links to the Data Docs.
 
 A small web application under /pushcart (dags/plugins), open to whoever is logged in to Airflow. Reads the JSON reports of
 the run's folder (dags/workspace.py); knows nothing of the stages that wrote them.
@@ -50,6 +50,8 @@ def report(run_id: str, response: Response) -> str:
         _gate(reports),
         _metrics(reports),
         _candidates(reports, run_id),
+        _plans(reports),
+        _campaigns(reports),
         _segments(reports),
         _quality(reports),
         _docs(reports, run_id),
@@ -192,6 +194,44 @@ def _segments(reports: Path) -> str:
     told += f"<h2>Shoppers in two segments at once</h2><div class=wide>{_table(['', *names], both)}</div>" if rows else ""
     missing = "".join(f"<p class=muted>{html.escape(reason)}</p>" for reason in segments["cannot_be_told"])
     return f"<h2>Segments of {segments['shoppers']:,} shoppers</h2>{told}{missing}"
+
+
+def _plans(reports: Path) -> str:
+    """What each open campaign is to send, and how its audience comes apart."""
+    told = ""
+    for name, plan in (_read(reports / "plans.json") or {}).items():
+        if "refused" in plan:
+            told += f"<h2>Campaign {html.escape(name)} is not planned</h2><p>{html.escape(plan['refused'])}</p>"
+            continue
+        worth = (
+            "nobody knows what: no push of the past tells" if plan["worth"] is None else _money(plan["worth"], plan["interval"])
+        )
+        line = (
+            f"{plan['messages']:,} messages for {plan['cost']:,.2f} of {plan['budget']:,.2f} are to bring {worth} of {plan['currency']}; "
+            f"no plan within the limits is worth {plan['gap']:.2%} more"
+        )
+        rows = [[end, f"{count:,}"] for end, count in plan["waterfall"].items()] + [["the audience", f"{plan['audience']:,}"]]
+        told += f"<h2>Campaign {html.escape(name)}</h2><p>{html.escape(line)}</p>{_table(['', 'shoppers'], rows)}"
+    return told
+
+
+def _campaigns(reports: Path) -> str:
+    """What campaigns of the past brought, beside those whom chance held out."""
+    campaigns = (_read(reports / "campaigns.json") or {}).get("campaigns")
+    if not campaigns:
+        return ""
+    rows = [
+        [c["campaign"], f"{c['sent']:,}", f"{c['held_out']:,}"]
+        + ([c["reason"], "", ""] if "reason" in c else [_money(c[n]["added"], c[n]["interval"]) for n in ("orders", "revenue", "margin")])
+        for c in campaigns
+    ]  # fmt: skip
+    table = _table(["", "sent", "held out", "orders added (95 %, on any day)", "revenue", "margin"], rows)
+    return f"<h2>What campaigns brought</h2><div class=wide>{table}</div>"
+
+
+def _money(value: float, interval: list[float | None]) -> str:
+    low, high = interval
+    return f"{value:,.0f}" + (f" ({low:,.0f} to {high:,.0f})" if low is not None else "")
 
 
 def _quality(reports: Path) -> str:

@@ -72,3 +72,15 @@ def test_segments_are_shown_with_their_conditions(client: TestClient):
     assert "Segments of" in page
     assert "<td>frequency_score &gt;= 4 AND recency_score &gt;= 4</td>" in page
     assert "Shoppers in two segments at once" in page
+
+
+def test_campaigns_are_shown_with_what_they_are_to_bring_and_brought(client: TestClient, tmp_path: Path):
+    file = tmp_path / ".airflow/runs/r/reports/plans.json"
+    plans = json.loads(file.read_text())
+    file.write_text(json.dumps(plans | {"<b>": {"refused": "budgets is not a setting"}}))
+    page = client.get("/runs/r").text
+    assert "Campaign spring" in page
+    assert f"<td>the audience</td><td>{plans['spring']['audience']:,}</td>" in page
+    assert "Campaign &lt;b&gt; is not planned" in page
+    assert "What campaigns brought" in page
+    assert "<td>all</td>" in page
