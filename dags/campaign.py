@@ -1,21 +1,27 @@
 """campaign: a campaign's file as a run. open -> plan -> fill -> approve -> send -> watch -> report -> close. And campaigns: starts a run of it for each new file.
 
-The plan and the report are made by `dvc repro` in the run's own clone (dags/workspace.py), so what a retrain has made already comes from the run cache. `fill` and `send` are no stages: a run cache
+The plan and the report are made by `dvc repro` in the run's own clone (dags/workspace.py), so what a retrain has made already comes from the run cache. The other steps are pipelines/delivery, no stages: a run cache
 would bring a send "back". A plan that costs more than its file allows waits until `pushcart campaign approve NAME --why WHY`; pause, resume and stop are asked for in the same way.
 """
 
 import json
+import shlex
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from airflow.providers.standard.operators.bash import BashOperator
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
+from airflow.providers.standard.sensors.bash import BashSensor
 from airflow.sdk import DAG, Param, task
 
-from dags.stages import NEVER_AGAIN, StageOperator, refuse
-from dags.workspace import committed, listed
+from dags.stages import NEVER_AGAIN, RunOperator, StageOperator, command, refuse
+from dags.workspace import listed
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 RUN_FOLDER = "{{ ti.xcom_pull(task_ids='open') }}"
+NAME, LEAP = "{{ params.campaign }}", "{{ '--leap' if params.leap else '' }}"
+NOT_YET = 99  # as pipelines/delivery ends where there is something to wait for
+HOME = f"export PUSHCART_CHECKOUT={shlex.quote(str(CHECKOUT))}; "
 
 
 def names() -> list[str]:
@@ -25,8 +31,18 @@ def names() -> list[str]:
     )
 
 
-def run_id_of(name: str) -> str:
-    return f"campaign__{name}"
+def wait_until(name: str, seconds: int, days: int, doc: str, *words: str) -> BashSensor:
+    """Asks pipelines/delivery again and again, so many seconds apart, for so many days at most."""
+    asked = f'cd "{RUN_FOLDER}" && ' + HOME + command("pipelines.delivery", *words)
+    return BashSensor(
+        task_id=name,
+        bash_command=asked,
+        retry_exit_code=NOT_YET,
+        mode="reschedule",
+        poke_interval=seconds,
+        timeout=days * 86400,
+        doc_md=doc,
+    )
 
 
 with DAG(
@@ -37,9 +53,7 @@ with DAG(
     catchup=False,
     params={
         "campaign": Param(next(iter(names()), ""), title="Campaign", enum=names() or [""], description="A file of campaigns/."),
-        "leap": Param(
-            False, type="boolean", title="Do not wait", description="As if it were always the time of the next message: for the simulated shop and dry runs."
-        ),
+        "leap": Param(False, type="boolean", title="Do not wait", description="As if it were always the time of the next message: for the simulated shop and dry runs."),
     },
     default_args={"retries": 2, "retry_delay": timedelta(seconds=5)},
     tags=["pushcart"],
@@ -57,49 +71,6 @@ with DAG(
         except RunError as error:
             raise refuse(context["task"], str(error)) from None
 
-    @task(
-        retry_policy=NEVER_AGAIN, doc_md="Put the plan's messages into the outbox; those that are there already stay as they are."
-    )
-    def fill(run: str) -> dict:
-        from airflow.sdk import get_current_context
-
-        return _delivery(run, get_current_context(), "fill")
-
-    @task.sensor(
-        mode="reschedule",
-        poke_interval=20,
-        timeout=14 * 86400,
-        doc_md="A plan that costs more than its file allows waits for a person.",
-    )
-    def approve(run: str) -> bool:
-        from airflow.sdk import get_current_context
-
-        from marketing import outbox
-
-        state = _delivery(run, get_current_context(), "state")
-        if state == outbox.STOPPED:
-            raise refuse(get_current_context()["task"], "the campaign was stopped")
-        return state != outbox.UNAPPROVED
-
-    @task.sensor(
-        mode="reschedule", poke_interval=60, timeout=60 * 86400, retries=10, doc_md="Send what is due, until nothing is left."
-    )
-    def send(run: str) -> bool:
-        from airflow.sdk import get_current_context
-
-        return _delivery(run, get_current_context(), "send")
-
-    @task.sensor(
-        mode="reschedule",
-        poke_interval=1800,
-        timeout=90 * 86400,
-        doc_md="Wait until the newest messages have had their days to be answered.",
-    )
-    def watch(run: str) -> bool:
-        from airflow.sdk import get_current_context
-
-        return _delivery(run, get_current_context(), "watch")
-
     @task(trigger_rule="none_failed", doc_md="Remove the run's clone; its reports stay.")
     def close() -> str:
         from airflow.sdk import get_current_context
@@ -108,73 +79,45 @@ with DAG(
 
         return str(close_run(CHECKOUT, get_current_context()["run_id"]))
 
-    opened = open_()
     plan = StageOperator(
-        task_id="plan", stage="plan", run=RUN_FOLDER, single=False, doc_md="The plan, and all that it follows from."
+        task_id="plan", stage="plan", single=False, run=RUN_FOLDER, doc_md="The plan, and all that it follows from."
+    )
+    fill = RunOperator(
+        task_id="fill", bash_command=HOME + command("pipelines.delivery", "fill", NAME), run=RUN_FOLDER,
+        doc_md="The plan's messages into the outbox; those that are there already stay as they are.",
+    )  # fmt: skip
+    approve = wait_until("approve", 20, 14, "A plan that costs more than its file allows waits for a person.", "approved", NAME)
+    send = wait_until("send", 60, 60, "Send what is due, until nothing is left.", "send", NAME, "--patience", "30", LEAP)
+    watch = wait_until(
+        "watch", 1800, 90, "Wait until the newest messages have had their days to be answered.", "answered", NAME, LEAP
     )
     report = StageOperator(
         task_id="report",
         stage="report",
-        run=RUN_FOLDER,
         single=False,
+        run=RUN_FOLDER,
         doc_md="What campaigns brought, by what the source tells now.",
     )
-    opened >> plan >> fill(opened) >> approve(opened) >> send(opened) >> watch(opened) >> report >> close()
+    open_() >> plan >> fill >> approve >> send >> watch >> report >> close()
 
 
-def _delivery(run: str, context, what: str):
-    """One step of dags/delivery.py, in the run's clone."""
-    import contextlib
-    import os
-
-    from dags import delivery
-    from marketing import messages, outbox
-
-    name, leap = context["params"]["campaign"], context["params"]["leap"]
-    os.environ["PUSHCART_CHECKOUT"] = str(CHECKOUT)
-    with contextlib.chdir(run):
-        try:
-            if what == "fill":
-                found = delivery.fill(name)
-                context["task"].log.info("%(new)s of %(messages)s messages are new in the outbox; the campaign: %(state)s", found)
-                return found
-            if what == "state":
-                return delivery.opened().state(name)
-            if what == "send":
-                delivery.send(leap, patience=None if leap else 30)
-                return delivery.is_over(name)
-            return leap or datetime.now(UTC) >= delivery.campaign_of(name).ends + timedelta(days=delivery.answer_days())
-        except (delivery.DeliveryError, messages.TemplateError, outbox.OutboxError, ValueError) as error:
-            raise refuse(context["task"], str(error)) from None
+def runs(told: str) -> list[dict]:
+    """A run of campaign for each name of a JSON list that is committed."""
+    return [{"trigger_run_id": f"campaign__{name}", "conf": {"campaign": name}} for name in json.loads(told) if name in names()]
 
 
 with DAG(
     "campaigns",
-    description="Starts a run of campaign for each new file of campaigns/ that is not over",
+    description="Starts a run of campaign for each new file of campaigns/ whose days are not over",
     schedule="*/10 * * * *",
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,
     tags=["pushcart"],
 ):
-
-    @task(doc_md="Campaigns whose days are not over.")
-    def new() -> list[dict]:
-        import yaml
-
-        from marketing.campaigns import Campaign
-        from pipelines import settings
-
-        found = []
-        for name in names():
-            try:
-                document = yaml.safe_load(committed(CHECKOUT, f"campaigns/{name}.yaml"))
-                campaign = settings.validated(document, f"campaigns/{name}.yaml", Campaign)
-            except (settings.SettingsError, yaml.YAMLError) as error:
-                print(f"campaigns/{name}.yaml cannot be used: {json.dumps(str(error))}")
-                continue
-            if campaign.ends > datetime.now(UTC):
-                found.append({"trigger_run_id": run_id_of(name), "conf": {"campaign": name}})
-        return found
-
-    TriggerDagRunOperator.partial(task_id="start", trigger_dag_id="campaign", skip_when_already_exists=True).expand_kwargs(new())
+    look = BashOperator(
+        task_id="look", bash_command=command("pipelines.delivery", "open"), cwd=str(CHECKOUT), output_processor=runs
+    )
+    TriggerDagRunOperator.partial(task_id="start", trigger_dag_id="campaign", skip_when_already_exists=True).expand_kwargs(
+        look.output
+    )

@@ -29,17 +29,16 @@ def refuse(task: BaseOperator, reason: str) -> Refused:
     return Refused(1)
 
 
-class StageOperator(BashOperator):
-    """Runs a stage where its inputs already stand; a stage whose inputs did not change comes from DVC's run cache.
+class RunOperator(BashOperator):
+    """Runs a program in a run's clone. One that refuses is not tried again.
 
     Args:
-        stage: its name. run: where the run's clone is (an Airflow template). single: this stage alone, else with all that it follows from.
+        run: where the clone is (an Airflow template).
     """
 
-    def __init__(self, *, stage: str, run: str, single: bool = True, **arguments):
+    def __init__(self, *, run: str, **arguments):
         super().__init__(
-            bash_command=command(stage, single), cwd=run, env=ENVIRONMENT, append_env=True, do_xcom_push=False, skip_on_exit_code=None,
-            retry_policy=NEVER_AGAIN, **arguments,
+            cwd=run, env=ENVIRONMENT, append_env=True, do_xcom_push=False, skip_on_exit_code=None, retry_policy=NEVER_AGAIN, **arguments
         )  # fmt: skip
 
     def execute(self, context):
@@ -58,16 +57,32 @@ class StageOperator(BashOperator):
         raise refuse(self, refusal["reason"])
 
 
-def command(stage: str, single: bool = True) -> str:
-    """Airflow gives tasks a socket as standard input, which bash may take for a remote login and read ~/.bashrc, where another python may
-    come first: so the path is set here, and the stage's own shell gets no socket. Nothing but the clone's own code is imported.
+class StageOperator(RunOperator):
+    """Runs a stage where its inputs already stand; a stage whose inputs did not change comes from DVC's run cache.
+
+    Args:
+        stage: its name. single: it alone, else with all that it follows from.
+    """
+
+    def __init__(self, *, stage: str, single: bool = True, **arguments):
+        repro = ["dvc", "repro", *(["--single-item"] if single else []), stage]
+        super().__init__(bash_command=command(*repro), **arguments)
+
+
+def command(module: str, *words: str) -> str:
+    """A module of the clone, or of the virtualenv, as a program.
+
+    Airflow gives tasks a socket as standard input, which bash may take for a remote login and read ~/.bashrc, where another python may
+    come first: so the path is set here, and the program's own shell gets no socket. Nothing but the clone's own code is imported.
     """
     python = Path(sys.executable)
-    path = shlex.quote(str(python.parent))
-    return (
-        f'export PATH={path}:"$PATH"; unset PYTHONPATH; rm -f {REFUSAL}; '
-        f"exec {shlex.quote(str(python))} -m dvc repro {'--single-item ' if single else ''}{shlex.quote(stage)} </dev/null"
-    )
+    path, program = shlex.quote(str(python.parent)), shlex.join([str(python), "-m", module])
+    return f'export PATH={path}:"$PATH"; unset PYTHONPATH; rm -f {REFUSAL}; exec {program} {" ".join(map(_quoted, words))} </dev/null'
+
+
+def _quoted(word: str) -> str:
+    """A word for the shell; templates of Airflow stay as they are."""
+    return word if word.startswith("{{") else shlex.quote(word)
 
 
 def make(run: str):

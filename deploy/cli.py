@@ -145,7 +145,7 @@ def up(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
 def campaign(words: typer.Context) -> None:
     """Preview, test, approve, pause, resume, stop a campaign; what became of its messages; opt-outs in and out."""
-    command = [sys.executable, "-m", "dags.delivery", *words.args]
+    command = [sys.executable, "-m", "pipelines.delivery", *words.args]
     raise typer.Exit(subprocess.run(command, cwd=_checkout(), env=_with_code()).returncode)
 
 

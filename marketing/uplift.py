@@ -20,6 +20,7 @@ CERTAIN = 4.0  # standard errors from which a guess of who was treated is no cha
 OVERLAP, OUTSIDE = (0.02, 0.98), 0.01  # propensities that can be weighed by, and the share of people who may lie outside
 BINS = 20  # groups of people by score, whose effects are looked at apart
 LEARNERS = ("S", "T", "X", "DR")
+MEAN = "mean"  # of what the learners say
 RESPONSE = "response"
 TREES = {
     "n_estimators": 120, "learning_rate": 0.04, "num_leaves": 8, "min_child_samples": 200, "subsample": 0.8, "subsample_freq": 1, "colsample_bytree": 0.8,
@@ -100,15 +101,15 @@ def trial(features: np.ndarray, treated: np.ndarray, outcome: np.ndarray, seed: 
 
 
 def out_of_fold(data: Trial, seed: int = 0, watch: Callable[[str], None] = lambda name: None) -> dict[str, np.ndarray]:
-    """Of each person what the treatment is to change, by each learner, and under RESPONSE what is to come of treating: (N,) each, by models that did not
-    see the person. watch: told each learner's name when it begins.
+    """Of each person what the treatment is to change, by each learner and by all on average (MEAN), and under RESPONSE what is to come of treating: (N,) each,
+    by models that did not see the person. watch: told each learner's name when it begins.
     """
     found = {name: np.empty(len(data.treated)) for name in (RESPONSE, *LEARNERS)}
     for name, scores in found.items():
         watch(name)
         for rest, held in _folds(data.treated, seed):
             scores[held] = fit(name, data.rows(rest), seed)(data.features[held])
-    return found
+    return found | {MEAN: np.mean([found[name] for name in LEARNERS], 0)}
 
 
 @dataclass(frozen=True)
@@ -289,7 +290,10 @@ def _classifier(seed: int):
 
 
 def fit(name: str, data: Trial, seed: int) -> Callable[[np.ndarray], np.ndarray]:
-    """A learner that has learnt from these people, as a function of features."""
+    """A learner that has learnt from these people, or RESPONSE or MEAN, as a function of features."""
+    if name == MEAN:
+        learners = [fit(learner, data, seed) for learner in LEARNERS]
+        return lambda features: np.mean([learner(features) for learner in learners], 0)
     treated, constant = data.treated.astype(int), bool(np.ptp(data.propensity) == 0)
     if name == RESPONSE:
         model = _regressor(seed).fit(data.features[data.treated], data.outcome[data.treated])

@@ -1,13 +1,15 @@
-"""What the DAG `campaign` and `pushcart campaign` do with a plan: fill the outbox, send, hold, watch.
+"""What is done with a plan: fill the outbox, send, hold, watch.
 
-    python -m dags.delivery preview spring        # a message by each channel, as it would be written
-    python -m dags.delivery test spring --user u000001   # sends one message to that shopper, whatever the plan says
-    python -m dags.delivery fill spring           # the plan's messages into the outbox
-    python -m dags.delivery send [--leap] [--patience SECONDS]   # what is due; --leap: as if it were always the time of the next message
-    python -m dags.delivery status|approve|pause|resume|stop spring --why WHY
-    python -m dags.delivery opt-outs [--add FILE] # CSV: user_id, channel, topic (* = all)
+    python -m pipelines.delivery preview spring        # a message by each channel, as it would be written
+    python -m pipelines.delivery test spring --user u000001   # sends one message to that shopper, whatever the plan says
+    python -m pipelines.delivery fill spring           # the plan's messages into the outbox
+    python -m pipelines.delivery send spring [--leap] [--patience SECONDS]   # what is due of all campaigns; --leap: as if it were always the time of the next message
+    python -m pipelines.delivery status|approve|pause|resume|stop spring --why WHY
+    python -m pipelines.delivery opt-outs [--add FILE] # CSV: user_id, channel, topic (* = all)
+    python -m pipelines.delivery open                  # names of campaigns whose days are not over, as JSON
 
-Reads params.yaml, campaigns/, data/plans, data/checked of the working directory; the outbox is where `send.outbox` says, from PUSHCART_CHECKOUT, else the working directory. Knows no Airflow.
+Reads params.yaml, campaigns/, data/plans, data/checked of the working directory; the outbox is where `send.outbox` says, from PUSHCART_CHECKOUT, else the working directory. Ends with NOT_YET where there is
+something to wait for (`approved`, `send`, `answered`), with NEVER_RETRY and a sentence where what is asked for cannot be.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import json
 import os
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import polars as pl
@@ -25,8 +28,11 @@ from marketing import channels as ways
 from marketing import messages, outbox, sending, unsubscribing
 from marketing.campaigns import Campaign, ContactLimit
 from pipelines import settings
+from pipelines.stage import NEVER_RETRY, REFUSAL, write_json
 
+NOT_YET = 99  # exit code: ask again later
 PLANS = Path("data/plans")
+STATES = {"approve": outbox.RUNNING, "resume": outbox.RUNNING, "pause": outbox.PAUSED, "stop": outbox.STOPPED}
 
 
 class DeliveryError(Exception):
@@ -98,8 +104,21 @@ def is_over(name: str) -> bool:
     return not any(counts.get(state) for state in (outbox.WAITING, outbox.LEASED, outbox.SENDING))
 
 
-def answer_days() -> float:
-    return settings.load().uplift.answer_days
+def is_answered(name: str) -> bool:
+    """Have the newest messages had their days to be answered?"""
+    return time.time() >= (campaign_of(name).ends + timedelta(days=settings.load().uplift.answer_days)).timestamp()
+
+
+def open_campaigns() -> list[str]:
+    """The campaigns that can be used and whose days are not over."""
+    found = []
+    for file in sorted(Path("campaigns").glob("*.yaml")):
+        if file.stem != "segments":
+            try:
+                found += [file.stem] if campaign_of(file.stem).ends.timestamp() > time.time() else []
+            except (DeliveryError, settings.SettingsError, yaml.YAMLError) as error:
+                print(f"{file} cannot be used: {error}", file=sys.stderr)
+    return found
 
 
 def preview(name: str, user: str | None = None) -> dict[str, dict[str, str]]:
@@ -173,36 +192,22 @@ def main() -> None:
         prog="pushcart campaign", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     does = cli.add_subparsers(dest="does", required=True)
-    for name in ("preview", "test", "fill", "status", "approve", "pause", "resume", "stop"):
+    for name in ("preview", "test", "fill", "status", "approve", "pause", "resume", "stop", "approved", "send", "answered"):
         one = does.add_parser(name)
         one.add_argument("campaign")
-        if name in ("approve", "pause", "resume", "stop"):
+        if name in STATES:
             one.add_argument("--why", required=True)
         if name in ("preview", "test"):
             one.add_argument("--user", required=name == "test")
-    sends = does.add_parser("send")
-    sends.add_argument("--leap", action="store_true")
-    sends.add_argument("--patience", type=float)
+        if name in ("send", "answered"):
+            one.add_argument("--leap", action="store_true")
+        if name == "send":
+            one.add_argument("--patience", type=float)
     does.add_parser("opt-outs").add_argument("--add", type=Path)
+    does.add_parser("open")
     asked = cli.parse_args()
-    states = {"approve": outbox.RUNNING, "resume": outbox.RUNNING, "pause": outbox.PAUSED, "stop": outbox.STOPPED}
     try:
-        if asked.does in states:
-            print(hold(asked.campaign, states[asked.does], asked.why))
-        elif asked.does == "send":
-            due = send(asked.leap, asked.patience)
-            print("nothing is left to send" if due is None else f"the next message is due in {due - time.time():,.0f} seconds")
-        elif asked.does == "opt-outs":
-            print(opt_outs(asked.add))
-        elif asked.does == "fill":
-            found = fill(asked.campaign)
-            print(f"{found['new']:,} of {found['messages']:,} messages are new in the outbox; {asked.campaign}: {found['state']}")
-        elif asked.does == "preview":
-            print(json.dumps(preview(asked.campaign, asked.user), indent=1, ensure_ascii=False))
-        elif asked.does == "test":
-            print(test(asked.campaign, asked.user))
-        else:
-            print(status(asked.campaign))
+        done = answered(asked)
     except (
         DeliveryError,
         outbox.OutboxError,
@@ -212,7 +217,42 @@ def main() -> None:
         ways.Refused,
         ValueError,
     ) as error:
-        sys.exit(f"error: {error}")
+        if asked.does in ("fill", "approved", "send"):
+            write_json(REFUSAL, {"stage": asked.does, "reason": str(error)})
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(NEVER_RETRY)
+    sys.exit(0 if done else NOT_YET)
+
+
+def answered(asked: argparse.Namespace) -> bool:
+    """Does what is asked; False: not yet."""
+    name = getattr(asked, "campaign", "")
+    if asked.does in STATES:
+        print(hold(name, STATES[asked.does], asked.why))
+    elif asked.does == "approved":
+        state = opened().state(name)
+        print(f"{name}: {state}")
+        return state != outbox.UNAPPROVED
+    elif asked.does == "send":
+        send(asked.leap, None if asked.leap else asked.patience)
+        print(status(name))
+        return is_over(name)
+    elif asked.does == "answered":
+        return asked.leap or is_answered(name)
+    elif asked.does == "opt-outs":
+        print(opt_outs(asked.add))
+    elif asked.does == "open":
+        print(json.dumps(open_campaigns()))
+    elif asked.does == "fill":
+        found = fill(name)
+        print(f"{found['new']:,} of {found['messages']:,} messages are new in the outbox; {name}: {found['state']}")
+    elif asked.does == "preview":
+        print(json.dumps(preview(name, asked.user), indent=1, ensure_ascii=False))
+    elif asked.does == "test":
+        print(test(name, asked.user))
+    else:
+        print(status(name))
+    return True
 
 
 if __name__ == "__main__":
