@@ -6,6 +6,7 @@
     python -m pipelines.delivery send spring [--leap] [--patience SECONDS]   # what is due of all campaigns; --leap: as if it were always the time of the next message
     python -m pipelines.delivery status|approve|pause|resume|stop spring --why WHY
     python -m pipelines.delivery opt-outs [--add FILE] # CSV: user_id, channel, topic (* = all)
+    python -m pipelines.delivery listen [--port 3100]  # answers /unsubscribe/TOKEN
     python -m pipelines.delivery open                  # names of campaigns whose days are not over, as JSON
 
 Reads params.yaml, campaigns/, data/plans, data/checked of the working directory; the outbox is where `send.outbox` says, from PUSHCART_CHECKOUT, else the working directory. Ends with NOT_YET where there is
@@ -187,6 +188,22 @@ def opt_outs(add: Path | None) -> str:
     return f"{len(rows):,} opt-outs are kept"
 
 
+def listen(port: int) -> None:
+    """Answers the links by which shoppers opt out, until it is stopped."""
+    import uvicorn
+
+    from pipelines.delivery import server
+
+    print(f"http://127.0.0.1:{port}/unsubscribe/TOKEN is answered; Ctrl-C stops it", flush=True)
+    uvicorn.run(
+        server.app(unsubscribing.secret(home() / ".outbox"), opened),
+        host="127.0.0.1",
+        port=port,
+        access_log=False,
+        log_level="warning",
+    )
+
+
 def main() -> None:
     cli = argparse.ArgumentParser(
         prog="pushcart campaign", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -205,6 +222,7 @@ def main() -> None:
             one.add_argument("--patience", type=float)
     does.add_parser("opt-outs").add_argument("--add", type=Path)
     does.add_parser("open")
+    does.add_parser("listen").add_argument("--port", type=int, default=3100)
     asked = cli.parse_args()
     try:
         done = answered(asked)
@@ -241,6 +259,8 @@ def answered(asked: argparse.Namespace) -> bool:
         return asked.leap or is_answered(name)
     elif asked.does == "opt-outs":
         print(opt_outs(asked.add))
+    elif asked.does == "listen":
+        listen(asked.port)
     elif asked.does == "open":
         print(json.dumps(open_campaigns()))
     elif asked.does == "fill":
