@@ -25,6 +25,8 @@ PUSHES = {
     "revenue": pl.Float64,  # of that
     "margin": pl.Float64,  # null where no cost is known
 }
+NEIGHBOURS = 100  # items that count as alike to one
+AT_ONCE = 250_000  # pushes that are looked at together
 NEWEST = 7.0  # days in which a sign of interest of the moment comes to count half
 TIRING = 4.0  # days in which a push comes to count a third
 FEW_VALUES = 40  # an attribute of users with more different values is none that tells people apart
@@ -141,27 +143,34 @@ def known(
 
 
 def _alike(asked: pl.DataFrame, acts: pl.DataFrame) -> pl.Series:
-    """How alike each item is to what the shopper met: the sum over these items of the cosine by who met both, each shopper's weights summing to 1."""
+    """How alike each item is to what the shopper met: the sum over these items of the cosine by who met both (of each item's NEIGHBOURS nearest), each shopper's weights summing to 1."""
     import scipy.sparse as sp
+    from sparse_dot_topn import sp_matmul_topn
 
     met = acts.group_by(KEY).agg(weight=pl.col("weight").sort().sum()).sort(KEY)
-    people, goods = (pl.Series(met[name]).unique().sort() for name in KEY)
-    codes = {name: dict(zip(values, range(len(values)), strict=True)) for name, values in zip(KEY, (people, goods), strict=True)}
     if met.is_empty():
         return pl.repeat(0.0, len(asked), eager=True)
-    rows, columns = (met[name].replace_strict(codes[name], return_dtype=pl.Int64).to_numpy() for name in KEY)
+    people, goods = (met[name].unique().sort() for name in KEY)
+
+    def places(table: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers of the people and the items of each row; -1 of those who met nothing, and whom nobody met."""
+        who = table["user_id"].replace_strict(people, range(len(people)), default=-1, return_dtype=pl.Int64)
+        what = table["item_id"].replace_strict(goods, range(len(goods)), default=-1, return_dtype=pl.Int64)
+        return who.to_numpy(), what.to_numpy()
+
+    (rows, columns), (who, what) = places(met), places(asked)
     shape = len(people), len(goods)
     weights = sp.csr_matrix((met["weight"].to_numpy(), (rows, columns)), shape)
     weights = sp.diags(1 / weights.sum(1).A1) @ weights
     met_by = sp.csr_matrix((np.ones(len(met)), (rows, columns)), shape)
-    met_by = met_by @ sp.diags(1 / np.sqrt(met_by.sum(0).A1))
-    both = met_by.T @ met_by
-    both.setdiag(0)
-    who, what = (asked[name].replace_strict(codes[name], default=-1, return_dtype=pl.Int64).to_numpy() for name in KEY)
-    there = (who >= 0) & (what >= 0)
-    found = np.zeros(len(asked))
-    liked = (weights @ both).tocsr()
-    found[there] = np.asarray(liked[who[there], what[there]]).ravel()
+    met_by = (met_by @ sp.diags(1 / np.sqrt(met_by.sum(0).A1))).tocsr()
+    near = sp_matmul_topn(met_by.T.tocsr(), met_by, top_n=min(NEIGHBOURS + 1, len(goods)), sort=True, n_threads=1).tocoo()
+    other = near.row != near.col
+    both = sp.csr_matrix((near.data[other], (near.row[other], near.col[other])), near.shape)
+    found, there = np.zeros(len(asked)), np.flatnonzero((who >= 0) & (what >= 0))
+    for part in np.array_split(there, max(1, len(there) // AT_ONCE)):  # a product of all people with all items would not fit
+        mine, row = np.unique(who[part], return_inverse=True)
+        found[part] = np.asarray((weights[mine] @ both)[row, what[part]]).ravel()
     return pl.Series(found)
 
 

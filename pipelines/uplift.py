@@ -23,6 +23,7 @@ CHECKED = Path("data/checked")
 REPORT = Path("reports/uplift.json")
 FEWEST = 500  # pushes, sent and held out together, of which anything is learnt
 FEWEST_BOUGHT = 20  # purchases in either arm
+AT_ONCE = 2_000_000  # offers that are scored together
 MOST = 500_000  # the newest pushes that are learnt from
 OFFERS = {
     "user_id": pl.String,
@@ -62,10 +63,14 @@ def main() -> None:
     price = prices(made, items)
     line = uplift.calibrated(replace(trial, outcome=trial.outcome * price), scores[by] * price)
     at = raw["timestamp"].max()
-    told = pushes.known(offers, at, events, made, items, users).select(seen.columns)
+    models = uplift.fit(by, trial, seed), uplift.fit(uplift.RESPONSE, trial, seed)
+    parts = []
+    for part in offers.iter_slices(AT_ONCE):
+        told = pushes.known(part, at, events, made, items, users).select(seen.columns).to_numpy()
+        parts.append([model(told) for model in models])
+    score, response = np.concatenate(parts, 1) if parts else np.zeros((2, 0))
     price = prices(offers, items)
-    score = uplift.fit(by, trial, seed)(told.to_numpy()) * price
-    response = uplift.fit(uplift.RESPONSE, trial, seed)(told.to_numpy())
+    score = score * price
     tried = pl.col("channel").is_in(made.filter("sent")["channel"].unique().implode())
     extra = pl.when(tried).then(pl.Series(line.of(score) / price))
     save(offers.with_columns(score=pl.Series(score), extra=extra, response=pl.Series(response).clip(0.0, 1.0)))

@@ -38,7 +38,7 @@ def test_offers_reach_and_plans_are_made_of_them(finished: Path):
 
 
 @pytest.fixture
-def pushed(workspace, monkeypatch):
+def pushed(workspace):
     """A shop with enough pushes to learn from, without a model: candidates are drawn at random."""
 
     def make() -> Path:
@@ -55,6 +55,7 @@ def pushed(workspace, monkeypatch):
     return make
 
 
+@pytest.mark.e2e
 def test_what_a_push_changes_is_learnt_and_the_plan_is_worth_about_what_it_says(pushed):
     folder = pushed()
     run_stages("uplift", "plan")
@@ -76,7 +77,8 @@ def test_what_a_push_changes_is_learnt_and_the_plan_is_worth_about_what_it_says(
     ]
 
 
-def test_a_channel_that_was_never_tried_is_not_planned(pushed, monkeypatch):
+@pytest.mark.e2e
+def test_a_channel_that_was_never_tried_is_not_planned(pushed):
     folder = pushed()
     events = pl.read_parquet("data/checked/events.parquet")
     events.filter((pl.col("channel") != "email").fill_null(True)).write_parquet("data/checked/events.parquet")
@@ -86,6 +88,7 @@ def test_a_channel_that_was_never_tried_is_not_planned(pushed, monkeypatch):
     assert "email" not in json.loads((folder / "reports/plans.json").read_text())["spring"]["by_channel"]
 
 
+@pytest.mark.e2e
 def test_without_pushes_of_the_past_a_first_campaign_can_be_planned(pushed):
     folder = pushed()
     events = pl.read_parquet("data/checked/events.parquet").filter(pl.col("campaign_id").is_null())
