@@ -26,7 +26,7 @@ from pipelines.artefact.manifest import code_digest
 from pipelines.stage import chart, write_json
 
 ROOT_OF_SIZES = ROOT / "data" / "scale"
-EVENTS_A_SHOPPER = 209
+EVENTS_A_SHOPPER = 225
 STEPS = 300
 LIMITS = {"peak_mb": 6000, "events": 1.15, "items": 1.3}
 SIZES = {"events": ([1e5, 1e6, 1e7], 10**4), "items": ([1e3, 1e4, 1e5], 10**6)}

@@ -174,7 +174,11 @@ def assigned(
     goods = offers.select("item_id", "category", "stock").unique("item_id", keep="first", maintain_order=True)
     item = offers["item_id"].replace_strict(goods["item_id"], range(len(goods)), return_dtype=pl.Int32).to_numpy()
     channel = offers["channel"].replace_strict(campaign.channels, range(len(campaign.channels)), return_dtype=pl.Int8).to_numpy()
-    places = goods["category"].fill_null("").rank("dense").cast(pl.Int32).to_numpy() if len(goods) else np.empty(0, np.int32)
+    places = (
+        goods.select(pl.coalesce("category", "item_id"))["category"].rank("dense").cast(pl.Int32).to_numpy()
+        if len(goods)
+        else np.empty(0, np.int32)
+    )
     unlimited = len(offers) + 1
     capacity = [campaign.at_most.channels.get(name, unlimited) for name in campaign.channels]
     limits = assignment.Limits(

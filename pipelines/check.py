@@ -7,6 +7,7 @@ Out: data/checked (the rows that hold), data/quarantine (the rows that do not, w
 When it stops, quarantine, report and Data Docs are there; data/checked is not.
 """
 
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -27,19 +28,20 @@ KINDS_SHOWN = 50  # different unknown events that the Data Docs name
 
 def main() -> None:
     settings, baseline, source = params("check", "baseline", "source")
-    tables = {name: pl.read_parquet(RAW / f"{name}.parquet") for name in TABLES if (RAW / f"{name}.parquet").exists()}
+    tables = {name: pl.scan_parquet(RAW / f"{name}.parquet") for name in TABLES if (RAW / f"{name}.parquet").exists()}
     unread = _without_personal_texts(pl.read_parquet(RAW / "unread.parquet")) if (RAW / "unread.parquet").exists() else None
     parameters = _parameters(settings, baseline) | _limits(tables["events"], source["mapping"])
     checked, broken, verdicts = {}, {}, []
     with output("data/quarantine") as quarantine, output("reports/data_docs/raw") as docs:
         checker = Checker(docs)
-        for name, table in tables.items():
-            seen = as_seen(name, table, checked)
+        for name, lazy in tables.items():
+            seen = as_seen(
+                name, lazy.collect(), checked
+            )  # of ten million rows there is no room for the whole table beside Great Expectations
             verdict = checker.check(name, seen, parameters)
-            rows = verdict.broken()
-            broken[name] = _without_personal(table, seen, rows)
-            kept = pl.Series(range(len(table)), dtype=pl.UInt32).is_in(rows["row"].implode()).not_()
-            checked[name] = table.filter(kept).drop(UNREAD, strict=False)
+            rows, numbered = verdict.broken(), lazy.with_row_index("row")
+            broken[name] = _without_personal(numbered, seen, rows)
+            checked[name] = numbered.filter(~pl.col("row").is_in(rows["row"].implode())).drop("row").drop(UNREAD, strict=False)
             broken[name].write_parquet(quarantine / f"{name}.parquet")
             verdicts.append(verdict)
         if unread is not None:
@@ -59,15 +61,16 @@ def main() -> None:
         raise StageError("\n".join(s for s in stops if s) + "\nThe broken rows, with reasons, are in data/quarantine.")
     with output("data/checked") as folder:
         for name, table in checked.items():
-            table.write_parquet(folder / f"{name}.parquet")
+            table.sink_parquet(folder / f"{name}.parquet")
 
 
-def _limits(events: pl.DataFrame, mapping: dict | str | None) -> dict[str, float]:
+def _limits(events: pl.LazyFrame, mapping: dict | str | None) -> dict[str, float]:
     """The highest price and quantity that are possible: what the mapping says, else so many times the median."""
     told = (mapping.get("limits") or {}) if isinstance(mapping, dict) else {}
     found = {}
     for column, least in LEAST_LIMITS.items():
-        usual = events[column].median() if column in events.columns else None
+        there = column in events.collect_schema()
+        usual = events.select(pl.col(column).median()).collect().item() if there else None
         found[f"max_{column}"] = float(told.get(column) or max(least, TIMES_THE_MEDIAN * (usual or 0.0)))
     return found
 
@@ -76,8 +79,8 @@ def _without_personal_texts(unread: pl.DataFrame) -> pl.DataFrame:
     return unread.with_columns(pl.when(~personal("text")).then("text").alias("text"))
 
 
-def as_seen(name: str, table: pl.DataFrame, checked: dict[str, pl.DataFrame]) -> pl.DataFrame:
-    """The table as its suite sees it (see the notes in expectations/*.json): what is asked of texts, never the texts themselves."""
+def as_seen(name: str, table: pl.DataFrame, checked: dict[str, pl.LazyFrame]) -> pl.DataFrame:
+    """The table as its suite sees it (see the notes in expectations/*.json): the columns that it names, and what is asked of texts, never the texts themselves."""
     key = {"events": "event_id", "items": "item_id", "users": "user_id"}[name]
     texts = [c for c, kind in table.schema.items() if kind == pl.String]
     given = pl.Enum(["given"])
@@ -100,9 +103,10 @@ def as_seen(name: str, table: pl.DataFrame, checked: dict[str, pl.DataFrame]) ->
         columns.append(_kind(table).alias("event"))
         columns.append((pl.col("timestamp") > datetime.now(UTC) + timedelta(days=1)).fill_null(False).alias("in_future"))
         if "items" in checked:
-            known = pl.col("item_id").is_in(checked["items"]["item_id"].implode())
+            known = pl.col("item_id").is_in(checked["items"].select("item_id").collect()["item_id"].implode())
             columns.append((pl.col("item_id").is_null() | known).alias("item_known"))
-    return table.select(columns)
+    asked = Checker.looks_at(name)
+    return table.select(c for c in columns if re.search(rf"\b{re.escape(c.meta.output_name())}\b", asked))
 
 
 def _kind(table: pl.DataFrame) -> pl.Expr:
@@ -124,10 +128,11 @@ def _parameters(settings: dict, baseline: dict) -> dict:
     return {"min_rows": None, "max_rows": None}
 
 
-def _without_personal(table: pl.DataFrame, seen: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
-    """The broken rows with their reasons; of those that hold personal data no text is kept."""
+def _without_personal(numbered: pl.LazyFrame, seen: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
+    """The broken rows with their reasons; of those that hold personal data no text is kept. numbered: the table with `row`; rows: rising."""
     flags = [c for c in seen.columns if c.endswith("_personal")]
-    broken = table[rows["row"]].with_columns(rows["reason"])
+    table = numbered.filter(pl.col("row").is_in(rows["row"].implode())).drop("row").collect()
+    broken = table.with_columns(rows["reason"])
     if not flags:
         return broken
     holds = seen[rows["row"]].select(pl.any_horizontal(flags)).to_series()
@@ -135,7 +140,7 @@ def _without_personal(table: pl.DataFrame, seen: pl.DataFrame, rows: pl.DataFram
     return broken.with_columns(pl.when(~holds).then(pl.col(c)).alias(c) for c in texts)
 
 
-def _stop(verdict: Verdict, table: pl.DataFrame, broken: int, unread: pl.DataFrame | None, allowed: float) -> str | None:
+def _stop(verdict: Verdict, table: pl.LazyFrame, broken: int, unread: pl.DataFrame | None, allowed: float) -> str | None:
     """Why this table stops the run, naming expectation, column, count and three rows of the source; None if it does not."""
     lines = []
     critical = [f for f in verdict.failures if f.severity == "critical"]
@@ -157,10 +162,16 @@ def _stop(verdict: Verdict, table: pl.DataFrame, broken: int, unread: pl.DataFra
     return "\n".join(lines) or None
 
 
-def _place(table: pl.DataFrame, row: int) -> str:
+def _place(table: pl.LazyFrame, row: int) -> str:
     """Where in the source a row came from."""
-    name = f" ({table[SOURCE_FILE][row]})" if SOURCE_FILE in table.columns else ""
-    return f"row {table[SOURCE_ROW][row]:,}{name}"
+    [found] = (
+        table.select(pl.col(SOURCE_ROW, *([SOURCE_FILE] if SOURCE_FILE in table.collect_schema() else [])))
+        .slice(row, 1)
+        .collect()
+        .rows(named=True)
+    )
+    name = f" ({found[SOURCE_FILE]})" if SOURCE_FILE in found else ""
+    return f"row {found[SOURCE_ROW]:,}{name}"
 
 
 def _report(

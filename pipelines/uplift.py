@@ -23,8 +23,8 @@ CHECKED = Path("data/checked")
 REPORT = Path("reports/uplift.json")
 FEWEST = 500  # pushes, sent and held out together, of which anything is learnt
 FEWEST_BOUGHT = 20  # purchases in either arm
-AT_ONCE = 2_000_000  # offers that are scored together
-MOST = 500_000  # the newest pushes that are learnt from
+AT_ONCE = 1_000_000  # offers that are scored together
+MOST = 200_000  # the newest pushes that are learnt from
 OFFERS = {
     "user_id": pl.String,
     "item_id": pl.String,

@@ -120,6 +120,12 @@ class Checker:
         failures = [self._failure(r) for r in result.results if not r.success]
         return Verdict(name, len(table), len(result.results), left_out, failures)
 
+    @staticmethod
+    def looks_at(name: str) -> str:
+        """What expectations/<name>.json says of columns, as a text in which their names stand."""
+        document = json.loads(Path(f"expectations/{name}.json").read_text(encoding="utf-8"))
+        return json.dumps([spec["kwargs"] for spec in document["expectations"]])
+
     def build_docs(self) -> Path:
         """Writes the Data Docs; returns their first page.
 

@@ -140,6 +140,13 @@ def test_where_nothing_is_known_of_pushes_the_best_ranked_go_first():
     assert sent["rank"].max() == 1
 
 
+def test_items_of_no_category_are_not_alike():
+    world = shop(50)
+    world["items"] = world["items"].with_columns(category=pl.lit(None, pl.String), in_stock=True, stock=1e3)
+    made = planned(world, at_most={"shopper": 2, "category": 1, "channel": 2}, explore=0.0, holdout=0.0, budget=1e6)
+    assert made.table.filter(outcome=plan.SEND).group_by("user_id").len()["len"].max() == 2
+
+
 def test_margin_is_money_only_where_costs_are_known():
     world = shop(50)
     assert planned(world).currency == "margin"
