@@ -19,17 +19,17 @@ from marketing.campaigns import NAME, Campaign, ContactLimit
 from marketing.segments import named
 from marketing.uplift import Calibration
 from pipelines import settings as typed
+from pipelines.data.tables import checked
 from pipelines.stage import StageError, log, output, params, read_json, run, write_json
 
 CAMPAIGNS = Path("campaigns")
 SEGMENTS = CAMPAIGNS / "segments.yaml"
-CHECKED = Path("data/checked")
 REPORT = Path("reports/plans.json")
 
 
 def main() -> None:
     settings, uplift = params("plan", "uplift")
-    events = pl.read_parquet(CHECKED / "events.parquet")
+    events = checked("events")
     at, found = events["timestamp"].max(), {}
     with output("data/plans") as folder:
         for file in sorted(CAMPAIGNS.glob("*.yaml")):
@@ -79,9 +79,7 @@ def read(file: Path) -> Campaign:
 
 def one(name: str, campaign: Campaign, at: datetime, events: pl.DataFrame, settings: dict, answer_days: float) -> plan.Plan:
     """The plan of one campaign."""
-    items, users = (
-        pl.read_parquet(file) if (file := CHECKED / f"{table}.parquet").exists() else None for table in ("items", "users")
-    )
+    items, users = checked("items"), checked("users")
     items = pl.DataFrame(schema={"item_id": pl.String}) if items is None else items
     past = pushes.logged(events, items, answer_days)
     quiet = settings["quiet_hours"]

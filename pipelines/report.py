@@ -10,7 +10,8 @@ from pathlib import Path
 import polars as pl
 
 from marketing import pushes, report
-from pipelines.plan import CAMPAIGNS, CHECKED, SEGMENTS, read
+from pipelines.data.tables import checked
+from pipelines.plan import CAMPAIGNS, SEGMENTS, read
 from pipelines.stage import StageError, log, params, run, write_json
 
 REPORT = Path("reports/campaigns.json")
@@ -19,9 +20,8 @@ BEFORE = timedelta(days=28)  # what people brought in so many days before a camp
 
 def main() -> None:
     days = params("uplift")["answer_days"]
-    events = pl.read_parquet(CHECKED / "events.parquet")
-    items = pl.read_parquet(CHECKED / "items.parquet") if (CHECKED / "items.parquet").exists() else None
-    made, now = pushes.logged(events, items, days), events["timestamp"].max()
+    events = checked("events")
+    made, now = pushes.logged(events, checked("items"), days), events["timestamp"].max()
     ended = made.filter(
         pl.col("timestamp").max().over("campaign_id") <= now - timedelta(days=days)
     )  # the others are still being answered

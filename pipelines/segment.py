@@ -16,9 +16,9 @@ import polars as pl
 from marketing.segments import named, shoppers
 from pipelines.data.cleaning import clean
 from pipelines.data.sources import source
+from pipelines.data.tables import CHECKED, checked
 from pipelines.stage import StageError, log, output, params, run, write_json
 
-CHECKED = Path("data/checked")
 SEGMENTS = Path("campaigns/segments.yaml")
 REPORT = Path("reports/segments.json")
 
@@ -43,9 +43,7 @@ def main() -> None:
         ("platform", "price", "quantity", "order_id"),
     )
     events = acts.collect()
-    items, users = (
-        pl.read_parquet(file) if (file := CHECKED / f"{name}.parquet").exists() else None for name in ("items", "users")
-    )
+    items, users = checked("items"), checked("users")
     rules = shoppers.Rules(
         **{name: settings[name] for name in ("new_days", "active_days", "lost_days", "ahead_days", "time_zone")}
     )

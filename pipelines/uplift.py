@@ -17,9 +17,9 @@ import polars as pl
 from marketing import pushes, uplift
 from pipelines.data.cleaning import clean
 from pipelines.data.sources import source
+from pipelines.data.tables import checked
 from pipelines.stage import log, output, params, run, write_json
 
-CHECKED = Path("data/checked")
 REPORT = Path("reports/uplift.json")
 FEWEST = 500  # pushes, sent and held out together, of which anything is learnt
 FEWEST_BOUGHT = 20  # purchases in either arm
@@ -42,10 +42,8 @@ def main() -> None:
     if source(chosen["name"]).ordered_only(chosen):
         save(pl.DataFrame(schema=OFFERS))
         return nothing(f"source {chosen['name']!r} tells the order of events, not their time: nothing can be told of pushes")
-    raw = pl.read_parquet(CHECKED / "events.parquet")
-    items, users = (
-        pl.read_parquet(file) if (file := CHECKED / f"{name}.parquet").exists() else None for name in ("items", "users")
-    )
+    raw = checked("events")
+    items, users = checked("items"), checked("users")
     made = pushes.logged(raw, items, settings["answer_days"]).tail(MOST)
     offers = asked(list(planning["channels"]), users)
     if reason := too_few(made):

@@ -4,8 +4,11 @@ where the data came from.
 A column marked optional may be absent; what is computed from it is then left out.
 """
 
+from pathlib import Path
+
 import polars as pl
 
+CHECKED = Path("data/checked")  # where the tables stand of which every row holds
 TIMESTAMP = pl.Datetime("us", "UTC")
 
 # A holdout is a push that was ready and, by chance, was not sent: it names the item, channel and campaign that would have been.
@@ -54,6 +57,12 @@ SOURCE_ROW = "source_row"
 SOURCE_FILE = "source_file"  # of which file, where a table comes from several
 UNREAD = "unread"  # what the source wrote in a cell that could not be read, with the column's name; null where all could
 PROVENANCE = (SOURCE_FILE, UNREAD)
+
+
+def checked(name: str) -> pl.DataFrame | None:
+    """A checked table: events, items or users; None where the shop has none of the name."""
+    file = CHECKED / f"{name}.parquet"
+    return pl.read_parquet(file) if file.exists() else None
 
 
 def conform(frame: pl.LazyFrame, schema: dict, *, name: str) -> pl.LazyFrame:

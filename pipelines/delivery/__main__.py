@@ -29,6 +29,7 @@ from marketing import channels as ways
 from marketing import messages, outbox, sending, unsubscribing
 from marketing.campaigns import Campaign, ContactLimit
 from pipelines import settings
+from pipelines.data.tables import checked
 from pipelines.stage import NEVER_RETRY, REFUSAL, write_json
 
 NOT_YET = 99  # exit code: ask again later
@@ -85,7 +86,7 @@ def fill(name: str) -> dict:
         why = "it is over, or there is no such file in campaigns/" if found is None else found.get("refused", "its plan is gone")
         raise DeliveryError(f"campaign {name} has no plan: {why}")
     campaign, box = campaign_of(name), opened()
-    items, users = (pl.read_parquet(f) if (f := Path(f"data/checked/{t}.parquet")).exists() else None for t in ("items", "users"))
+    items, users = checked("items"), checked("users")
     items = pl.DataFrame(schema={"item_id": pl.String}) if items is None else items
     made = messages.outgoing(pl.read_parquet(file), campaign, name, items, users)
     dear = campaign.approve_above is not None and found["cost"] > campaign.approve_above
@@ -129,10 +130,7 @@ def preview(name: str, user: str | None = None) -> dict[str, dict[str, str]]:
     if rows.is_empty():
         raise DeliveryError(f"the plan of {name} has no message{f' for {user}' if user else ''}")
     row = rows.row(0, named=True)
-    items, users = (
-        pl.read_parquet(f"data/checked/{t}.parquet") if Path(f"data/checked/{t}.parquet").exists() else None
-        for t in ("items", "users")
-    )
+    items, users = checked("items"), checked("users")
     values = {"user_id": row["user_id"], "item_id": row["item_id"], "campaign": name}
     for table, key in ((users, "user_id"), (items, "item_id")):
         if table is not None and not (found := table.filter(pl.col(key) == row[key])).is_empty():
