@@ -5,6 +5,7 @@
     python -m pipelines.delivery fill spring           # the plan's messages into the outbox
     python -m pipelines.delivery send spring [--leap] [--patience SECONDS]   # what is due of all campaigns; --leap: as if it were always the time of the next message
     python -m pipelines.delivery status|approve|pause|resume|stop spring --why WHY
+    python -m pipelines.delivery log spring --out FILE # what was sent and held out, as events (CSV or Parquet)
     python -m pipelines.delivery opt-outs [--add FILE] # CSV: user_id, channel, topic (* = all)
     python -m pipelines.delivery listen [--port 3100]  # answers /unsubscribe/TOKEN
     python -m pipelines.delivery open                  # names of campaigns whose days are not over, as JSON
@@ -29,7 +30,7 @@ from marketing import channels as ways
 from marketing import messages, outbox, sending, unsubscribing
 from marketing.campaigns import Campaign, ContactLimit
 from pipelines import settings
-from pipelines.data.tables import checked
+from pipelines.data.tables import TIMESTAMP, checked
 from pipelines.stage import NEVER_RETRY, REFUSAL, write_json
 
 NOT_YET = 99  # exit code: ask again later
@@ -172,6 +173,25 @@ def status(name: str) -> str:
     return "\n".join(lines + [f"  {count:>9,} of them: {why}" for why, count in sorted(box.reasons(name).items())])
 
 
+def log(name: str, out: Path) -> str:
+    """Writes what was sent of a campaign and what chance held out as events, with the chance of each: what the next plan learns from, beside the shop's own events."""
+    sent = pl.DataFrame(opened().sent(name), schema={"key": pl.String, "user_id": pl.String, "item_id": pl.String, "channel": pl.String, "sent_at": pl.Float64,
+                                                     "propensity": pl.Float64})  # fmt: skip
+    at = (pl.col("sent_at") * 1e6).cast(pl.Int64).cast(TIMESTAMP)
+    held = pl.read_parquet(PLANS / f"{name}.parquet").filter(outcome="held out")
+    rows = pl.concat(
+        [
+            sent.select(
+                "user_id", "item_id", "channel", "propensity", event=pl.lit("impression"), timestamp=at, request_id="key"
+            ),
+            held.select("user_id", "item_id", "channel", "propensity", event=pl.lit("holdout"), timestamp="send_at"),
+        ],
+        how="diagonal",
+    ).with_columns(campaign_id=pl.lit(name))
+    rows.write_csv(out) if out.suffix == ".csv" else rows.write_parquet(out)
+    return f"{len(sent):,} messages and {len(held):,} that were held out are in {out}"
+
+
 def opt_outs(add: Path | None) -> str:
     """Takes a list of opt-outs in, or gives all of them."""
     box = opened()
@@ -218,6 +238,9 @@ def main() -> None:
             one.add_argument("--leap", action="store_true")
         if name == "send":
             one.add_argument("--patience", type=float)
+    logs = does.add_parser("log")
+    logs.add_argument("campaign")
+    logs.add_argument("--out", type=Path, required=True)
     does.add_parser("opt-outs").add_argument("--add", type=Path)
     does.add_parser("open")
     does.add_parser("listen").add_argument("--port", type=int, default=3100)
@@ -255,6 +278,8 @@ def answered(asked: argparse.Namespace) -> bool:
         return is_over(name)
     elif asked.does == "answered":
         return asked.leap or is_answered(name)
+    elif asked.does == "log":
+        print(log(name, asked.out))
     elif asked.does == "opt-outs":
         print(opt_outs(asked.add))
     elif asked.does == "listen":

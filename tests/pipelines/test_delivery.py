@@ -5,10 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 from starlette.testclient import TestClient
 
-from marketing import unsubscribing
+from marketing import pushes, unsubscribing
 from marketing.outbox import Outbox
 from pipelines.delivery import __main__ as delivery
 from pipelines.delivery import server
@@ -36,6 +37,10 @@ def test_a_plan_is_sent_once_and_can_be_held(run: Path):
     assert len({line["key"] for line in sent}) == len(sent) == plan["messages"]
     assert all(line["text"] and "{" not in line["text"] for line in sent)
     assert ran("answered", "spring", "--leap")[0] == 0
+    assert ran("log", "spring", "--out", "log.parquet")[0] == 0
+    logged = pushes.logged(pl.read_parquet("log.parquet"), None, 3.0)  # as the next plan reads it
+    assert (logged["sent"].sum(), (~logged["sent"]).sum()) == (plan["messages"], plan["waterfall"]["held out"])
+    assert logged["propensity"].is_between(0, 1, closed="right").all()
 
 
 def test_a_test_message_goes_to_whom_it_is_asked_for_alone(run: Path):
