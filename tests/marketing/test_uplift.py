@@ -90,7 +90,7 @@ class TestDecision:
         verdict = uplift.decide(data, scores)
         assert verdict.pays
         assert verdict.reason.startswith("send by uplift")
-        assert {r.name for r in verdict.ranked} == {"response", *uplift.LEARNERS}
+        assert {r.name for r in verdict.ranked} == {"response", *uplift.LEARNERS, uplift.MEAN}
         best = scores[verdict.best]
         assert np.corrcoef(best, change)[0, 1] > 0.7
         extra, low, high = uplift.money(data, best > 0.1, 10.0, 1.0)
