@@ -8,6 +8,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,11 @@ log = logging.getLogger("bentoml.pushcart")
 LOOK = 0.5  # seconds between two looks at the link
 PATIENCE = 30.0  # seconds between two tries to load what could not be loaded, at most
 START = 5.0  # seconds that a new worker is given before the next one ends
+
+
+def without_folders(said: str, store: Path) -> str:
+    """What is told to whoever asks: files by their names, no folder of this machine."""
+    return re.sub(r"(?<![\w.])/(?:[^\s/'\":]+/)+", "", said.replace(f"{store}{os.sep}", ""))
 
 
 class Follower:
@@ -56,8 +62,9 @@ class Follower:
             except Exception as error:  # whatever an artefact or the machine does, the thread lives on
                 wait = min(2 * wait, PATIENCE)
                 again = time.monotonic() + wait
-                self.problem = f"{type(error).__name__}: {error}"
-                log.error("staying with %s, trying again in %.0f s: %s", self.recommender.version, wait, self.problem)
+                said = f"{type(error).__name__}: {error}"
+                self.problem = without_folders(said, self._link.parent)
+                log.error("staying with %s, trying again in %.0f s: %s", self.recommender.version, wait, said)
 
     def _turn_to(self, target: str) -> None:
         source = self._link.parent / target / "bento" / "src"

@@ -197,6 +197,7 @@ def test_a_damaged_promotion_is_not_swapped_in_and_is_once_it_is_mended(url: str
     swapped = post(f"{url}/version", {})[1]["version"] == version  # one worker was faster than the damage
     if not swapped:
         assert eventually(lambda: "sha256 differs" in (post(f"{url}/version", {})[1]["problem"] or ""))
+        assert str(checkout) not in post(f"{url}/version", {})[1]["problem"]
         assert post(f"{url}/recommend", {"user_id": "u000001"})[1]["model_version"] == before
         status = CliRunner().invoke(app, ["status", "production"]).output
         assert f"answers with {before}, not with what is promoted" in status
