@@ -38,3 +38,12 @@ def test_any_error_passes_and_what_was_promoted_is_served(
     assert eventually(lambda: follower.problem is None)  # set after the recommender
     before = production.rollback(who="t", why="x")["version"]
     assert eventually(lambda: follower.recommender.version == before)
+
+
+def test_what_stands_in_the_way_of_a_version_is_told_without_folders():
+    store = Path("/srv/a shop, 茶/.environments/production")
+    said = follow.without_folders(
+        f'ArtefactError: {store}/generations/6/model.onnx is not whole; File "/usr/lib/python3/json/decoder.py", line 3: 1/2 of a/b',
+        store,
+    )
+    assert said == 'ArtefactError: generations/6/model.onnx is not whole; File "decoder.py", line 3: 1/2 of a/b'

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from deploy.serving import graphs
 from deploy.serving.artefact import ArtefactError, large, version_of
 from deploy.serving.catalogue import Column, Ids
-from deploy.serving.follow import without_folders
 from deploy.serving.histories import History
 from deploy.serving.recommender import SHOWN, BadFilter, Recommender, UnknownItem
 from pipelines.artefact.catalogue import catalogue
@@ -310,12 +309,3 @@ def test_popular_on_a_platform_is_what_was_met_there(finished: Path):
     for number, name in enumerate(prepared["platforms"], 1):
         counts = rows.filter(platforms=number).group_by("items").agg(pl.col("weight").sum()).sort("weight", descending=True)
         assert popular[name][:5] == counts["items"].head(5).to_list()
-
-
-def test_what_stands_in_the_way_of_a_version_is_told_without_folders():
-    store = Path("/srv/a shop, 茶/.environments/production")
-    said = without_folders(
-        f'ArtefactError: {store}/generations/6/model.onnx is not whole; File "/usr/lib/python3/json/decoder.py", line 3: 1/2 of a/b',
-        store,
-    )
-    assert said == 'ArtefactError: generations/6/model.onnx is not whole; File "decoder.py", line 3: 1/2 of a/b'
