@@ -17,10 +17,7 @@ READY := $(VENV)/.ready
 .PHONY: demo campaign up test test-fast bench bench-scale bench-read bench-marketing kills lint lock clean setup
 .DEFAULT_GOAL := demo
 
-setcampaign: $(READY)
-	@$(BIN)/python -m benchmarks.campaign $(if $(CAMPAIGN),--campaign "$(CAMPAIGN)")
-
-up: $(READY)
+setup: $(READY)
 
 $(READY): requirements.lock pyproject.toml
 	@command -v git >/dev/null || { echo "error: git is not installed; install it and run make again"; exit 1; }
@@ -37,6 +34,9 @@ $(READY): requirements.lock pyproject.toml
 
 demo: $(READY)
 	@$(BIN)/python demo.py $(if $(SOURCE),--source "$(SOURCE)") $(if $(DATA),--data "$(DATA)") $(if $(MAPPING),--mapping "$(MAPPING)") $(if $(MODEL),--model $(MODEL)) $(if $(EPOCHS),--epochs $(EPOCHS))
+
+campaign: $(READY)
+	@$(BIN)/python -m benchmarks.campaign $(if $(CAMPAIGN),--campaign "$(CAMPAIGN)")
 
 up: $(READY)
 	@$(BIN)/pushcart up
