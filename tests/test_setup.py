@@ -132,3 +132,10 @@ def test_a_refusal_reads_as_one_sentence_and_what_comes_next_is_said(tmp_path: P
     assert said == "promote refused: the gate refuses this bento: NDCG@10 0.0100 is under 0.0200"
     for next_step in ("make up", "pushcart status", "dvc exp show", "SOURCE=files"):
         assert next_step in demo.NEXT
+
+
+def test_every_target_of_make_has_a_rule():
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    [named] = [line.split(":")[1].split() for line in text.splitlines() if line.startswith(".PHONY")]
+    rules = {line.split(":")[0] for line in text.splitlines() if line[:1].isalpha() and ":" in line and ":=" not in line}
+    assert set(named) == rules
