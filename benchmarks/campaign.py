@@ -151,7 +151,7 @@ class World:
         offers = offers.with_columns(value=value).filter(pl.col("value") > 0)
         past = self.table("truth/uplift").filter("exposed")["bought"].mean()
         rules = plan.Rules(self.settings.plan.channels, self.settings.plan.leaving_cost, None, (), past)
-        return offers[plan.assigned(offers, self.campaign, rules, lambda done, bound: None).rows]
+        return offers[plan.assigned(offers, self.campaign, rules).rows]
 
     def ways(self) -> dict[str, pl.DataFrame]:
         """What each way would have chosen."""

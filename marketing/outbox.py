@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -112,26 +111,21 @@ class Outbox:
         if self.lite:
             sa.event.listen(self.engine, "connect", _wal)
             sa.event.listen(self.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
-        with self._transaction() as t:
+        with self.engine.begin() as t:
             _tables.create_all(t)
         self._learn_from_journal()
-
-    @contextmanager
-    def _transaction(self):
-        with self.engine.begin() as connection:
-            yield connection
 
     # Campaigns
 
     def open(self, campaign: str, approved: bool = True) -> str:
         """The state of a campaign, which is made where it is new: running, or waiting for approval."""
-        with self._transaction() as t:
+        with self.engine.begin() as t:
             self._ignore(t, CAMPAIGNS, [{"name": campaign, "state": RUNNING if approved else UNAPPROVED}])
             return t.execute(sa.select(CAMPAIGNS.c.state).where(CAMPAIGNS.c.name == campaign)).scalar_one()
 
     def state(self, campaign: str) -> str | None:
         """A campaign's state; None: there is none of this name."""
-        with self._transaction() as t:
+        with self.engine.begin() as t:
             return t.execute(sa.select(CAMPAIGNS.c.state).where(CAMPAIGNS.c.name == campaign)).scalar()
 
     def set_state(self, campaign: str, state: str, who: str, why: str) -> dict[str, int]:
@@ -141,7 +135,7 @@ class Outbox:
         Raises:
             OutboxError: there is no such campaign, or it was stopped.
         """
-        with self._transaction() as t:
+        with self.engine.begin() as t:
             now = t.execute(sa.select(CAMPAIGNS.c.state).where(CAMPAIGNS.c.name == campaign)).scalar()
             if now is None:
                 raise OutboxError(f"no campaign {campaign} has messages in this outbox")
@@ -155,13 +149,13 @@ class Outbox:
 
     def counts(self, campaign: str) -> dict[str, int]:
         """How many messages of a campaign are in each state."""
-        with self._transaction() as t:
+        with self.engine.begin() as t:
             return self._counts(t, campaign)
 
     def reasons(self, campaign: str) -> dict[str, int]:
         """Why messages of a campaign were not sent, and how many."""
         kept = (MESSAGES.c.campaign == campaign) & MESSAGES.c.reason.is_not(None) & (MESSAGES.c.state != SENT)
-        with self._transaction() as t:
+        with self.engine.begin() as t:
             return dict(
                 t.execute(sa.select(MESSAGES.c.reason, sa.func.count()).where(kept).group_by(MESSAGES.c.reason)).tuples().all()
             )
@@ -178,7 +172,7 @@ class Outbox:
             asdict(m) | {"key": m.key, "body": json.dumps(m.body, ensure_ascii=False), "state": WAITING, "tries": 0, "next_at": m.send_at}
             for m in messages
         ]  # fmt: skip
-        with self._transaction() as t:
+        with self.engine.begin() as t:
             before = t.execute(sa.select(sa.func.count()).select_from(MESSAGES)).scalar_one()
             for start in range(0, len(rows), 500):
                 self._ignore(t, MESSAGES, rows[start : start + 500])
@@ -196,7 +190,7 @@ class Outbox:
             .order_by(MESSAGES.c.next_at, MESSAGES.c.key)
             .limit(most)
         )
-        with self._transaction() as t:
+        with self.engine.begin() as t:
             rows = t.execute(wanted if self.lite else wanted.with_for_update(skip_locked=True)).mappings().all()
             if rows:
                 mine = MESSAGES.c.key.in_([row["key"] for row in rows])
@@ -207,7 +201,7 @@ class Outbox:
         """Asked at the last moment before sending: None where nothing hinders the message, which is then being sent; else why it must not go out. Who opted out, whoever was contacted often
         enough and whatever is too late is cancelled; what a paused campaign holds back waits on.
         """
-        with self._transaction() as t:
+        with self.engine.begin() as t:
             row = t.execute(sa.select(MESSAGES).where(MESSAGES.c.key == key)).mappings().one()
             if row["state"] not in (LEASED, SENDING) or row["owner"] != owner:
                 return "another sender has it"
@@ -246,12 +240,12 @@ class Outbox:
     def confirm(self, key: str, now: float) -> None:
         """The message is with its receiver."""
         self._note({"sent": key, "at": now})
-        with self._transaction() as t:
+        with self.engine.begin() as t:
             self._set(t, key, state=SENT, sent_at=now, owner=None, reason=None)
 
     def retry(self, key: str, now: float, reason: str) -> None:
         """The message did not get through: it is tried again later, each time after twice as long; after MOST_TRIES it failed."""
-        with self._transaction() as t:
+        with self.engine.begin() as t:
             tries = t.execute(sa.select(MESSAGES.c.tries).where(MESSAGES.c.key == key)).scalar_one()
             wait = min(FIRST_WAIT * 2 ** (tries - 1), LONGEST_WAIT)
             state = WAITING if tries < MOST_TRIES else FAILED
@@ -259,14 +253,14 @@ class Outbox:
 
     def fail(self, key: str, reason: str) -> None:
         """The receiver will never take the message."""
-        with self._transaction() as t:
+        with self.engine.begin() as t:
             self._set(t, key, state=FAILED, owner=None, reason=reason)
 
     def take_back(self, now: float, known_again: Sequence[str]) -> None:
         """What senders that died were sending when their lease ran out: by channels that know a message again, it is sent again; else it is unsure."""
         stuck = (MESSAGES.c.state == SENDING) & (MESSAGES.c.next_at <= now)
         again = MESSAGES.c.channel.in_(known_again)
-        with self._transaction() as t:
+        with self.engine.begin() as t:
             t.execute(sa.update(MESSAGES).where(stuck, again).values(state=WAITING, owner=None))
             reason = "its sender died while sending: it may be with its receiver or not"
             t.execute(sa.update(MESSAGES).where(stuck, ~again).values(state=UNSURE, owner=None, reason=reason))
@@ -275,14 +269,14 @@ class Outbox:
         """When the next message of a running campaign is due or its lease runs out; None: there is none."""
         running = sa.select(CAMPAIGNS.c.name).where(CAMPAIGNS.c.state == RUNNING)
         left = MESSAGES.c.state.in_([WAITING, LEASED, SENDING]) & MESSAGES.c.campaign.in_(running)
-        with self._transaction() as t:
+        with self.engine.begin() as t:
             return t.execute(sa.select(sa.func.min(MESSAGES.c.next_at)).where(left)).scalar()
 
     def sent(self, campaign: str) -> list[dict]:
         """What was sent of a campaign: user_id, item_id, channel, sent_at, propensity, key."""
         names = ("key", "user_id", "item_id", "channel", "sent_at", "propensity")
         wanted = sa.select(*(MESSAGES.c[name] for name in names)).where(MESSAGES.c.campaign == campaign, MESSAGES.c.state == SENT)
-        with self._transaction() as t:
+        with self.engine.begin() as t:
             return [dict(row) for row in t.execute(wanted.order_by(MESSAGES.c.sent_at, MESSAGES.c.key)).mappings()]
 
     # Opt-outs
@@ -290,13 +284,13 @@ class Outbox:
     def opt_out(self, user_id: str, now: float, channel: str = ALL, topic: str = ALL) -> None:
         """From now on nothing goes to the shopper by this channel on this topic."""
         self._note({"out": [user_id, channel, topic], "at": now})
-        with self._transaction() as t:
+        with self.engine.begin() as t:
             self._ignore(t, OPT_OUTS, [{"user_id": user_id, "channel": channel, "topic": topic, "at": now}])
 
     def opt_in(self, user_id: str, channel: str = ALL, topic: str = ALL) -> None:
         """Takes an opt-out back."""
         self._note({"in": [user_id, channel, topic]})
-        with self._transaction() as t:
+        with self.engine.begin() as t:
             t.execute(
                 sa.delete(OPT_OUTS).where(OPT_OUTS.c.user_id == user_id, OPT_OUTS.c.channel == channel, OPT_OUTS.c.topic == topic)
             )
@@ -304,7 +298,7 @@ class Outbox:
     def opt_outs(self) -> list[tuple[str, str, str]]:
         """All of them: user_id, channel, topic."""
         wanted = sa.select(OPT_OUTS.c.user_id, OPT_OUTS.c.channel, OPT_OUTS.c.topic).order_by(*OPT_OUTS.c)
-        with self._transaction() as t:
+        with self.engine.begin() as t:
             return list(t.execute(wanted).tuples())
 
     # Below
@@ -340,7 +334,7 @@ class Outbox:
                 sent[told["sent"]] = told["at"]
             else:
                 out[tuple(told.get("out") or told["in"])] = told.get("at")  # None: taken back
-        with self._transaction() as t:
+        with self.engine.begin() as t:
             unsent = t.execute(sa.select(MESSAGES.c.key).where(MESSAGES.c.state != SENT)).scalars().all()
             for key in sent.keys() & set(unsent):
                 self._set(t, key, state=SENT, sent_at=sent[key], owner=None, reason=None)

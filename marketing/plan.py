@@ -4,7 +4,6 @@ In: a campaign, its audience, what each push is to change (pipelines/uplift.py),
 is to bring and cost, and how the audience comes apart. The same inputs give the same table. Knows no models and sends nothing.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -77,7 +76,6 @@ def planned(
     users: pl.DataFrame | None,
     pushes: pl.DataFrame,
     rules: Rules,
-    watch: Callable[[int, float], None] = lambda done, bound: None,
 ) -> Plan:
     """The plan of a campaign at a moment.
 
@@ -113,7 +111,7 @@ def planned(
         worth, value = pl.lit(None, pl.Float64), 1 / (1 + pl.col("rank")).log(2)
     offers = offers.with_columns(worth=worth, value=value)
     offers = drop(offers.filter(pl.col("value") > 0), NOT_WORTH)
-    found = assigned(offers, campaign, rules, watch)
+    found = assigned(offers, campaign, rules)
     taken = drop(_explored(offers[found.rows], offers, campaign, name, rules), SHORT)
     held = people.with_columns(held=pl.Series(chance("hold-out", name, people["user_id"]) < campaign.holdout))
     taken = taken.join(held, on="user_id", how="left", maintain_order="left").with_columns(
@@ -166,9 +164,7 @@ def _within_contacts(offers: pl.DataFrame, pushes: pl.DataFrame, limits: tuple[C
     return offers
 
 
-def assigned(
-    offers: pl.DataFrame, campaign: Campaign, rules: Rules, watch: Callable[[int, float], None]
-) -> assignment.Assignment:
+def assigned(offers: pl.DataFrame, campaign: Campaign, rules: Rules) -> assignment.Assignment:
     """The offers that together are worth most within the limits. offers: those of a shopper one after the other; user_id, item_id, channel, category, stock, value."""
     sizes = offers.group_by("user_id", maintain_order=True).len()["len"].to_numpy()
     goods = offers.select("item_id", "category", "stock").unique("item_id", keep="first", maintain_order=True)
@@ -192,7 +188,7 @@ def assigned(
         per_channel=campaign.at_most.channel,
     )
     starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    return assignment.assign(assignment.Offers(starts, offers["value"].cast(pl.Float32).to_numpy(), item, channel), limits, watch)
+    return assignment.assign(assignment.Offers(starts, offers["value"].cast(pl.Float32).to_numpy(), item, channel), limits)
 
 
 def _sends(stock: pl.Series, purchases: float | None) -> np.ndarray:

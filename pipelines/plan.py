@@ -32,9 +32,7 @@ def main() -> None:
     events = checked("events")
     at, found = events["timestamp"].max(), {}
     with output("data/plans") as folder:
-        for file in sorted(CAMPAIGNS.glob("*.yaml")):
-            if file == SEGMENTS:
-                continue
+        for file in files():
             name = file.stem
             try:
                 campaign = read(file)
@@ -58,6 +56,11 @@ def main() -> None:
     if not found:
         log.info("plan: no campaign in %s/ is open on %s", CAMPAIGNS, f"{at:%Y-%m-%d}")
     write_json(REPORT, found)
+
+
+def files() -> list[Path]:
+    """Those of the campaigns, in order."""
+    return sorted(file for file in CAMPAIGNS.glob("*.yaml") if file != SEGMENTS)
 
 
 def read(file: Path) -> Campaign:

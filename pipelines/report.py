@@ -11,7 +11,7 @@ import polars as pl
 
 from marketing import pushes, report
 from pipelines.data.tables import checked
-from pipelines.plan import CAMPAIGNS, SEGMENTS, read
+from pipelines.plan import files, read
 from pipelines.stage import StageError, log, params, run, write_json
 
 REPORT = Path("reports/campaigns.json")
@@ -49,12 +49,11 @@ def spent_before(made: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
 def holdouts() -> dict[str, float]:
     """The share that each campaign was to hold out, by its name, as far as its file is there and can be read."""
     found = {}
-    for file in CAMPAIGNS.glob("*.yaml"):
-        if file != SEGMENTS:
-            try:
-                found[file.stem] = read(file).holdout
-            except StageError:
-                continue
+    for file in files():
+        try:
+            found[file.stem] = read(file).holdout
+        except StageError:
+            continue
     return found
 
 

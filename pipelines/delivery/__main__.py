@@ -24,14 +24,14 @@ from datetime import timedelta
 from pathlib import Path
 
 import polars as pl
-import yaml
 
 from marketing import channels as ways
 from marketing import messages, outbox, sending, unsubscribing
 from marketing.campaigns import Campaign, ContactLimit
 from pipelines import settings
 from pipelines.data.tables import TIMESTAMP, checked
-from pipelines.stage import NEVER_RETRY, REFUSAL, write_json
+from pipelines.plan import CAMPAIGNS, files, read
+from pipelines.stage import NEVER_RETRY, REFUSAL, StageError, write_json
 
 NOT_YET = 99  # exit code: ask again later
 PLANS = Path("data/plans")
@@ -72,11 +72,7 @@ def channels() -> dict[str, ways.Channel]:
 
 
 def campaign_of(name: str) -> Campaign:
-    file = Path("campaigns") / f"{name}.yaml"
-    try:
-        return settings.validated(yaml.safe_load(file.read_text(encoding="utf-8-sig")), file.as_posix(), Campaign)
-    except OSError as error:
-        raise DeliveryError(f"{file} cannot be read: {error.strerror}") from error
+    return read(CAMPAIGNS / f"{name}.yaml")
 
 
 def fill(name: str) -> dict:
@@ -115,12 +111,11 @@ def is_answered(name: str) -> bool:
 def open_campaigns() -> list[str]:
     """The campaigns that can be used and whose days are not over."""
     found = []
-    for file in sorted(Path("campaigns").glob("*.yaml")):
-        if file.stem != "segments":
-            try:
-                found += [file.stem] if campaign_of(file.stem).ends.timestamp() > time.time() else []
-            except (DeliveryError, settings.SettingsError, yaml.YAMLError) as error:
-                print(f"{file} cannot be used: {error}", file=sys.stderr)
+    for file in files():
+        try:
+            found += [file.stem] if read(file).ends.timestamp() > time.time() else []
+        except StageError as error:
+            print(f"{file} cannot be used: {error}", file=sys.stderr)
     return found
 
 
@@ -249,6 +244,7 @@ def main() -> None:
         done = answered(asked)
     except (
         DeliveryError,
+        StageError,
         outbox.OutboxError,
         messages.TemplateError,
         settings.SettingsError,
