@@ -1,6 +1,6 @@
 """bundle: everything that serving needs, as one artefact with a manifest, and the bento around it.
 
-In:  data/refit and data/served (the model that is served, and its graph), data/prepared, reports, deploy/serving (the service), settings `serve`.
+In:  data/refit and data/served (the model that is served, and its graph), data/prepared, data/segments (what is bought again), reports, deploy/serving (the service), settings `serve`.
 Out: artefact (deploy/serving/artefact.py), bento (a folder that `bentoml serve` runs).
 
 The version is a hash of the artefact's files, of what the manifest says and of the code that serves: the same inputs give the same version.
@@ -18,7 +18,7 @@ from models.rankers.two_stage import first_stage
 from models.sequences import Sequences
 from pipelines.artefact import graph, index
 from pipelines.artefact.bento import build_bento
-from pipelines.artefact.catalogue import catalogue, similar, stored_histories
+from pipelines.artefact.catalogue import catalogue, similar, stored_histories, stored_purchases
 from pipelines.artefact.manifest import PARAMS, facts, seal
 from pipelines.artefact.popular import popular
 from pipelines.learning import prepared, saved
@@ -43,7 +43,16 @@ def main() -> None:
         if settings["serve"]["index_recall"] is not None:
             found = index.build(network, data, settings["serve"], folder)
             graphs += [index.GRAPHS / name for name in ("query.onnx", "among.onnx")]
-        write(folder, data, network, graphs, items, histories["user_id"], most_popular)
+        write(
+            folder,
+            data,
+            network,
+            graphs,
+            items,
+            histories["user_id"],
+            pl.read_parquet("data/segments/repeats.parquet"),
+            most_popular,
+        )
         said = facts(settings, shop_name(), network, data, data.platforms, len(histories))
         version = seal(folder, said | {"index": found})
     build_bento(version, *(["faiss-cpu"] if found else []))
@@ -58,17 +67,22 @@ def write(
     graphs: list[Path],
     items: pl.DataFrame,
     users: pl.Series,
+    repeats: pl.DataFrame,
     most_popular: dict[str, list[int]],
 ) -> None:
     """All of the artefact but its manifest and an index, as deploy/serving reads it.
 
-    items: of data/prepared. users: ids of the shoppers of data.full.
+    items: of data/prepared. users: ids of the shoppers of data.full. repeats: of data/segments.
     """
     write_graphs(folder, graphs)
     write_compact(folder / "probe.json", {"cases": probe(graphs[0], data.test, network.max_len, data.items)})
     arrays, names = catalogue(items)
     neighbours, similarity = similar(first_stage(network), min(SIMILAR, data.items - 1), _listed(items))
-    arrays |= stored_histories(users, data.full, data.origin) | {"similar_items": neighbours, "similar_scores": similarity}
+    arrays |= (
+        stored_histories(users, data.full, data.origin)
+        | stored_purchases(users, repeats, items)
+        | {"similar_items": neighbours, "similar_scores": similarity}
+    )
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
     for name, document in (names | {"popular": most_popular}).items():

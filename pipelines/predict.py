@@ -1,10 +1,10 @@
 """predict: what each shopper may be offered next: what campaigns choose among.
 
-In:  data/prepared, data/refit, data/checked/items.parquet (prices, costs), settings `predict`, `train.accelerator`.
-Out: data/candidates/candidates.parquet (user_id, item_id, rank from 1: first what is likeliest to be met next, then what promises most money), popular.parquet (item_id, rank: what most
+In:  data/prepared, data/refit, data/checked/items.parquet (prices, costs), data/segments/repeats.parquet, settings `predict`, `train.accelerator`.
+Out: data/candidates/candidates.parquet (user_id, item_id, rank from 1: what is due to be bought again, what is likeliest to be met next, what promises most money), popular.parquet (item_id, rank: what most
      shoppers met).
 
-Items that a shopper has met are left out, as /recommend leaves them out.
+Of what a shopper has met nothing is offered but what is due to be bought again.
 """
 
 from pathlib import Path
@@ -17,6 +17,7 @@ from pipelines.learning.prepared import PREPARED
 from pipelines.learning.ranking import candidates
 from pipelines.stage import log, output, params, run
 
+MOST_DUE = 10  # of a shopper
 ITEMS = Path("data/checked/items.parquet")
 
 
@@ -29,18 +30,31 @@ def main() -> None:
     shoppers = pl.read_parquet(PREPARED / "histories.parquet", columns=["user_id"])["user_id"]
     row, place = np.nonzero(best)
     popular = np.argsort(-data.recency[1:], kind="stable")[: settings["candidates"]]
+    again = due(shoppers)
     with output("data/candidates") as folder:
-        pl.DataFrame(
-            {
-                "user_id": shoppers.gather(row),
-                "item_id": names.gather(best[row, place] - 1),
-                "rank": (place + 1).astype(np.uint16),
-            }
-        ).write_parquet(folder / "candidates.parquet")
+        new = pl.DataFrame({"user_id": shoppers.gather(row), "item_id": names.gather(best[row, place] - 1), "place": place})
+        ranked(new, again).write_parquet(folder / "candidates.parquet")
         pl.DataFrame({"item_id": names.gather(popular), "rank": np.arange(1, len(popular) + 1, dtype=np.uint16)}).write_parquet(
             folder / "popular.parquet"
         )
-    log.info("predict: %s items for %s shoppers", f"{len(row):,}", f"{len(shoppers):,}")
+    log.info(
+        "predict: %s new items and %s to buy again for %s shoppers", f"{len(row):,}", f"{len(again):,}", f"{len(shoppers):,}"
+    )
+
+
+def due(shoppers: pl.Series) -> pl.DataFrame:
+    """user_id, item_id, place from 0: what each of the shoppers is due to buy again, likeliest first."""
+    repeats = pl.read_parquet("data/segments/repeats.parquet").filter("due", pl.col("user_id").is_in(shoppers.implode()))
+    repeats = repeats.sort("user_id", "chance", "item_id", descending=[False, True, False])
+    return repeats.select("user_id", "item_id", place=pl.int_range(pl.len()).over("user_id")).filter(pl.col("place") < MOST_DUE)
+
+
+def ranked(new: pl.DataFrame, again: pl.DataFrame) -> pl.DataFrame:
+    """user_id, item_id, rank from 1: of each shopper what is due again, then what is new."""
+    both = pl.concat([again.with_columns(new=pl.lit(False)), new.with_columns(new=pl.lit(True))], how="vertical_relaxed")
+    return both.sort("user_id", "new", "place").select(
+        "user_id", "item_id", rank=(pl.int_range(pl.len()).over("user_id") + 1).cast(pl.UInt16)
+    )
 
 
 def worth(names: pl.Series) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 In:  data/checked, campaigns/segments.yaml, settings `segment`, `prepare` (what a bot is), `source`.
 Out: data/segments/shoppers.parquet (a row a shopper: marketing/segments/shoppers.py), repurchases.parquet (a row a shopper and category that they buy
-     again and again), reports/segments.json (size of each segment now and `segment.compare_days` ago, overlaps, parameters of lifetime value, what cannot be told).
+     again and again), repeats.parquet (a row a shopper and item bought: marketing/segments/repeats.py), reports/segments.json (size of each segment now and `segment.compare_days` ago, overlaps, parameters of lifetime value, how well
+     repeats are told in advance, what cannot be told).
 
 Where times tell order alone there is nothing to segment: the tables are empty and the report says so.
 """
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import polars as pl
 
-from marketing.segments import named, shoppers
+from marketing.segments import named, repeats, shoppers
 from pipelines.data.cleaning import clean
 from pipelines.data.sources import source
 from pipelines.data.tables import CHECKED, checked
@@ -32,9 +33,11 @@ def main() -> None:
     except (OSError, UnicodeDecodeError) as error:
         raise StageError(f"{SEGMENTS.as_posix()} cannot be read: {error}") from error
     if source(chosen["name"]).ordered_only(chosen):
-        save(pl.DataFrame(schema=shoppers.SHOPPERS), pl.DataFrame(schema=shoppers.REPURCHASES))
+        save(*(pl.DataFrame(schema=s) for s in (shoppers.SHOPPERS, shoppers.REPURCHASES, repeats.REPEATS)))
         reason = f"source {chosen['name']!r} tells the order of events, not their time: there is nothing to segment"
-        write_json(REPORT, {"at": None, "shoppers": 0, "segments": [], "overlaps": {}, "cannot_be_told": [reason]})
+        write_json(
+            REPORT, {"at": None, "shoppers": 0, "segments": [], "overlaps": {}, "repeats": None, "cannot_be_told": [reason]}
+        )
         log.info("segment: %s", reason)
         return
     acts, _ = clean(
@@ -51,20 +54,34 @@ def main() -> None:
     now, before = (
         shoppers.known(events, items, moment, rules, users) for moment in (at, at - timedelta(days=settings["compare_days"]))
     )
-    save(now.shoppers, now.repurchases)
+    days = settings["repeat_days"]
+    bought = purchases(events, items)
+    save(now.shoppers, now.repurchases, repeats.known(bought, at, days))
+    told = repeats.told_in_advance(bought, at, days)
     inside, earlier = (named.members(people.shoppers, segments) for people in (now, before))
     rows = counted(inside, earlier, segments)
-    write_json(REPORT, report(at, settings["compare_days"], now, rows, named.overlaps(inside)))
+    write_json(REPORT, report(at, settings["compare_days"], now, rows, named.overlaps(inside), told))
     for row in rows:
         log.info("segment: %-20s %s shoppers (%s %s days ago)", row["segment"], f"{row['size']:,}", f"{row['before']:,}", settings["compare_days"])  # fmt: skip
     for reason in now.reasons:
         log.info("segment: %s", reason)
 
 
-def save(people: pl.DataFrame, repurchases: pl.DataFrame) -> None:
+def save(people: pl.DataFrame, repurchases: pl.DataFrame, again: pl.DataFrame) -> None:
     with output("data/segments") as folder:
         people.write_parquet(folder / "shoppers.parquet")
         repurchases.write_parquet(folder / "repurchases.parquet")
+        again.write_parquet(folder / "repeats.parquet")
+
+
+def purchases(events: pl.DataFrame, items: pl.DataFrame | None) -> pl.DataFrame:
+    """user_id, item_id, category, timestamp of what was bought; null where no category is known."""
+    bought = events.filter(pl.col("event") == "purchase").select("user_id", "item_id", "timestamp")
+    if items is None or "category" not in items.columns:
+        return bought.with_columns(category=pl.lit(None, pl.String))
+    return bought.join(
+        items.select("item_id", "category").unique("item_id", keep="first"), on="item_id", how="left", maintain_order="left"
+    )
 
 
 def counted(inside: pl.DataFrame, earlier: pl.DataFrame, segments: dict[str, str]) -> list[dict]:
@@ -77,7 +94,9 @@ def counted(inside: pl.DataFrame, earlier: pl.DataFrame, segments: dict[str, str
     return rows
 
 
-def report(at: datetime, days: int, now: shoppers.Known, rows: list[dict], overlaps: dict[str, dict[str, int]]) -> dict:
+def report(
+    at: datetime, days: int, now: shoppers.Known, rows: list[dict], overlaps: dict[str, dict[str, int]], told: dict
+) -> dict:
     lifecycle = dict(now.shoppers["lifecycle"].value_counts().sort("lifecycle").iter_rows())
     return {
         "at": at.isoformat(),
@@ -86,6 +105,7 @@ def report(at: datetime, days: int, now: shoppers.Known, rows: list[dict], overl
         "lifecycle": lifecycle,
         "segments": rows,
         "overlaps": overlaps,
+        "repeats": told,
         "purchasing": now.purchasing and asdict(now.purchasing),
         "spending": now.spending and asdict(now.spending),
         "cannot_be_told": now.reasons,

@@ -98,6 +98,7 @@ class Segment(Section):
     active_days: float = Field(gt=0)
     lost_days: float = Field(gt=0)
     compare_days: int = Field(ge=1)
+    repeat_days: float = Field(gt=0)
     ahead_days: float = Field(gt=0)
     time_zone: str
 
@@ -250,6 +251,7 @@ class Compress(Section):
 
 class Serve(Section):
     max_k: int = Field(ge=1)
+    exclude: Literal["auto", "seen", "bought", "bought_and_not_due", "nothing"]
     index_recall: Annotated[float, Field(gt=0, le=1)] | None
 
 

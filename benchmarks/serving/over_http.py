@@ -18,6 +18,7 @@ import torch
 from benchmarks.quality import ROOT, link_code
 from deploy.platform import processes, server
 from deploy.serving.catalogue import Ids
+from marketing.segments.repeats import REPEATS
 from models.families import build
 from models.sequences import Sequences
 from pipelines import bundle
@@ -164,7 +165,16 @@ def large_catalogue(folder: Path, items: int, shoppers: int = 2000, length: int 
         graph.export(network, items, 100, Path("model.onnx"), form="int8")
         shutil.rmtree("artefact", ignore_errors=True)
         Path("artefact").mkdir()
-        bundle.write(Path("artefact"), data, network, [Path("model.onnx")], catalogue, users, {"all": list(range(1, 101))})
+        bundle.write(
+            Path("artefact"),
+            data,
+            network,
+            [Path("model.onnx")],
+            catalogue,
+            users,
+            pl.DataFrame(schema=REPEATS),
+            {"all": list(range(1, 101))},
+        )
         build_bento(seal(Path("artefact"), unmeasured(items, shoppers)))
         torch.save(network.state_dict(), "model.pt")
         write_json("shape.json", SHAPE)
@@ -177,7 +187,7 @@ def unmeasured(items: int, shoppers: int) -> dict:
     """What a manifest says of a model that was never trained."""
     none = {"ndcg@10": None, "recall@10": None}
     return {
-        "shop": "large", "max_k": 100, "max_len": SHAPE["max_len"], "items": items, "shoppers": shoppers, "platforms": [],
+        "shop": "large", "max_k": 100, "exclude": "seen", "max_len": SHAPE["max_len"], "items": items, "shoppers": shoppers, "platforms": [],
         "data": {"source": "made", "events": 1, "histories_sha256": "0" * 64}, "code_sha256": code_digest(), "serving_sha256": serving_digest(),
         "params": {}, "metrics": {"test": none, "popularity": none, "item_knn": none}, "quality": {"passed": False, "verified": False},
         "parity": {"max_score_error": None, "top_10_same": None, "shoppers": 0}, "refit": {"refit": False},

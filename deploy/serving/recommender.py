@@ -6,6 +6,7 @@ memory and read where it is asked for, so all worker processes share one copy, a
 
 import json
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 from deploy.serving.artefact import ArtefactError, cores, large, verified
 from deploy.serving.catalogue import Column, Ids, mapped
 from deploy.serving.graphs import Index, session
-from deploy.serving.histories import Histories, StoredHistories
+from deploy.serving.histories import Bought, Histories, StoredHistories
 
 SEEN = 1  # the action of an event of which only the item is given
 SHOWN = ("title", "category", "brand", "price", "in_stock")  # of an item, null where it is not known
@@ -38,6 +39,7 @@ class Recommendation:
     fallback: str | None  # None: the model; "popular": the most popular items
     scope: str | None  # of the fallback: "all", or "platform:NAME" where the shopper's platform has a list of its own
     unknown_items: list[str]  # of the given history
+    repeats: list[dict]  # what the shopper bought and is due to buy again, likeliest first; score: the chance within a week
 
 
 class Recommender:
@@ -67,6 +69,7 @@ class Recommender:
         self._read = [i.name for i in self._session.get_inputs()]  # most families read no times, actions and platform
         self._carriers: list[str] = self.manifest["model"].get("carriers", [])
         self._platforms = {name: i for i, name in enumerate(self.manifest["platforms"], 1)}
+        self._exclude: str = self.manifest["exclude"]
         self._all = np.concatenate([[False], mapped(folder / "listed.npy")])[None]  # what left the catalogue is never answered
         self._check_probe(json.loads((folder / "probe.json").read_text(encoding="utf-8")))
 
@@ -75,7 +78,7 @@ class Recommender:
         user_id: str | None = None,
         history: list[str] | None = None,
         k: int = 10,
-        exclude_seen: bool = True,
+        exclude: str | None = None,
         filters: dict | None = None,
         context: dict | None = None,
     ) -> Recommendation:
@@ -84,11 +87,13 @@ class Recommender:
         Args:
             user_id: a shopper; their stored history is used where no history is given.
             history: item ids, oldest first; unknown ones are passed over and named in the answer.
-            k: 1 to max_k. exclude_seen: leave out what the history holds.
+            k: 1 to max_k.
+            exclude: `seen` (what the history holds), `bought`, `bought_and_not_due` (bought, but for what may be bought again by now) or `nothing` is left out;
+                None: as the artefact says (serve.exclude). Of a given history nobody knows what was bought: but for `nothing`, all of it is left out.
             filters: category (a path or its beginning, or a list), brand (or a list), price_min, price_max, in_stock,
                 exclude (item ids).
             context: item_id (looked at just now: the newest of the history), platform (where the shopper is: rankers read it, and it
-                says whose popular items to fall back to).
+                says whose popular items to fall back to), at (a datetime: the moment asked about, now where there is none).
 
         Raises:
             BadFilter: the catalogue lacks the filter's column.
@@ -97,36 +102,41 @@ class Recommender:
         given = list(history or []) + ([context["item_id"]] if context.get("item_id") else [])
         places = self.items.places(given)
         unknown = [i for i, place in zip(given, places, strict=True) if place < 0]
-        numbers = places[places >= 0] + 1
+        numbers = told = places[places >= 0] + 1
         times, actions = np.zeros_like(numbers), np.full_like(numbers, SEEN)
+        now = context["at"].timestamp() if context.get("at") else time.time()
+        allowed = self._allowed(filters)
+        blocked = self.items.places(filters.get("exclude") or []) + 1  # unknown ones become 0, which is padding
+        way, owned, repeats = exclude or self._exclude, numbers[:0], []
         if history is None and user_id is not None:
             stored, when, done = self.histories.of(user_id, self.items)
             times = np.concatenate([when, np.full_like(numbers, when[-1] if len(when) else 0)])
             actions = np.concatenate([done, actions])
             numbers = np.concatenate([stored, numbers])
-        allowed = self._allowed(filters)
-        exclude = self.items.places(filters.get("exclude") or []) + 1  # unknown ones become 0, which is padding
+            bought = self.histories.bought(user_id, self.items)
+            repeats = self._due(bought, now, allowed, blocked, k)
+            owned = bought.items if way == "bought" else bought.items[~bought.due(now)]
         if not len(numbers):
-            items, scope = self._most_popular(k, allowed, exclude, context.get("platform"))
-            return Recommendation(items, "popular", scope, unknown)
-        if exclude_seen:
-            exclude = np.concatenate([exclude, numbers])
+            items, scope = self._most_popular(k, allowed, blocked, context.get("platform"))
+            return Recommendation(items, "popular", scope, unknown, repeats)
+        leave_out = {"seen": [numbers], "nothing": []}.get(way, [told, owned])
+        blocked = np.concatenate([blocked, *leave_out])
         inputs = {
             "history": numbers[None, -self.max_len :],
             "times": times[None, -self.max_len :],
             "actions": actions[None, -self.max_len :],
             "platform": np.array([self._platforms.get(context.get("platform"), 0)]),
-            "exclude": exclude[None] if len(exclude) else np.zeros((1, 1), np.int64),
+            "exclude": blocked[None] if len(blocked) else np.zeros((1, 1), np.int64),
             "allowed": allowed,
         }
         if self._index and (found := self._index.nearest(inputs, k)):
-            return Recommendation(self._shown(*found), None, None, unknown)
+            return Recommendation(self._shown(*found), None, None, unknown, repeats)
         items, scores, *carried = self._session.run(None, {name: inputs[name] for name in self._read})
         found = np.isfinite(scores[0])[:k]
         shown = self._shown(items[0][:k][found], scores[0][:k][found])
         for item, part in zip(shown, carried[0][0][:k][found].tolist() if carried else [], strict=bool(carried)):
             item["part"] = self._carriers[part]
-        return Recommendation(shown, None, None, unknown)
+        return Recommendation(shown, None, None, unknown, repeats)
 
     def similar(self, item_id: str, k: int = 10) -> list[dict]:
         """The k items most like this one, by the cosine of their vectors.
@@ -139,6 +149,16 @@ class Recommender:
             raise UnknownItem(item_id)
         found = self._similar[number] > 0
         return self._shown(self._similar[number][found][:k], self._similarity[number][found][:k])
+
+    def _due(self, bought: Bought, now: float, allowed: np.ndarray, blocked: np.ndarray, k: int) -> list[dict]:
+        """What may be bought again by now, likeliest first."""
+        due = np.flatnonzero(bought.due(now))
+        due = due[allowed[0, bought.items[due]] & ~np.isin(bought.items[due], blocked)]
+        if not len(due):
+            return []
+        chances = bought.chances(now)[due]
+        best = np.argsort(-chances, kind="stable")[:k]
+        return self._shown(bought.items[due][best], chances[best])
 
     def _most_popular(self, k: int, allowed: np.ndarray, exclude: np.ndarray, platform: str | None) -> tuple[list[dict], str]:
         name = platform if platform in self._popular else "all"

@@ -1,8 +1,8 @@
 """What requests and answers look like over HTTP."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 ItemId = Annotated[str, Field(max_length=512)]
 
@@ -25,13 +25,19 @@ class Context(Strict):
     platform: Annotated[str, Field(max_length=64)] | None = Field(
         None, description="where the shopper is; also whose popular items to fall back to"
     )
+    at: AwareDatetime | None = Field(None, description="the moment asked about; now if left out")
 
 
 class RecommendRequest(Strict):
     user_id: ItemId | None = Field(None, description="a shopper; their stored history is used if `history` is left out")
     history: list[ItemId] | None = Field(None, max_length=10_000, description="item ids, oldest first")
     k: int = Field(10, ge=1, le=1000)
-    exclude_seen: bool = True
+    exclude: Literal["seen", "bought", "bought_and_not_due", "nothing"] | None = Field(
+        None,
+        description="what is left out: all that was met, what was bought, what was bought and is not due to be bought again, or nothing; "
+        "if left out, as the model was made (`exclude` of /version). Of a given `history` nobody knows what was bought: all of it is left out",
+    )
+    exclude_seen: bool | None = Field(None, description="the older name: true is `seen`, false `nothing`")
     filters: Filters = Filters()
     context: Context = Context()
 
@@ -60,6 +66,7 @@ class RecommendResponse(BaseModel):
     fallback: str | None = Field(description="null if the model answered, `popular` if the most popular items did")
     scope: str | None = Field(description="of the fallback: `all`, or `platform:NAME`")
     unknown_items: list[str]
+    repeats: list[Item] = Field(description="bought before and due again; `score` is the chance of a purchase within a week")
 
 
 class SimilarResponse(BaseModel):

@@ -94,6 +94,8 @@ class Pushcart:
         recommender = self._recommender
         self._check(asked["k"], recommender)
         asked |= {name: asked[name].model_dump() for name in ("filters", "context")}
+        if (seen := asked.pop("exclude_seen")) is not None:
+            asked["exclude"] = asked["exclude"] or ("seen" if seen else "nothing")
         try:
             answer = recommender.recommend(**asked)
         except BadFilter as error:

@@ -17,6 +17,7 @@ from models.retrieval.sparse_item_model import SparseItemModel, from_rows
 from models.sequences import Sequences
 
 EXACT = 20_000  # items up to which the most similar are found by comparing all pairs
+NEVER = 1 << 62  # seconds, when what is not bought again is due
 PROBES, PER_LIST = 16, 64  # lists looked through of an inverted file, and items a list, for larger catalogues
 
 
@@ -59,6 +60,23 @@ def stored_histories(users: pl.Series, full: Sequences, origin: int) -> dict[str
         "history_items": full.items.flat().astype(np.int32),
         "history_times": full.times.flat() + origin,
         "history_actions": full.actions.flat().astype(np.uint8),
+    }
+
+
+def stored_purchases(users: pl.Series, repeats: pl.DataFrame, items: pl.DataFrame) -> dict[str, np.ndarray]:
+    """What each shopper bought and when it is due again, as deploy/serving/histories.py maps it. repeats: of marketing/segments/repeats.py. items: item, item_id."""
+    shoppers = pl.DataFrame({"user_id": users}).with_row_index("row")
+    rows = repeats.join(shoppers, on="user_id").join(items.select("item", "item_id"), on="item_id").sort("row", "item")
+    counts = np.bincount(rows["row"].to_numpy(), minlength=len(users))
+    seconds = {c: rows[c].dt.epoch("s").fill_null(NEVER).to_numpy() for c in ("due_from", "due_until")}
+    rhythm = rows.select(pl.col("cycle_days").log(), "spread", "returning").fill_null(np.nan)
+    return {
+        "bought_offsets": np.append(0, counts.cumsum()),
+        "bought_items": rows["item"].cast(pl.Int32).to_numpy(),
+        "bought_last": rows["last_bought"].dt.epoch("s").to_numpy(),
+        "bought_due_from": seconds["due_from"],
+        "bought_due_until": seconds["due_until"],
+        "bought_rhythm": rhythm.cast(pl.Float32).to_numpy(),
     }
 
 

@@ -44,6 +44,7 @@ def facts(settings: dict, shop: str, network: Model, data: Prepared, platforms: 
     return {
         "shop": shop,
         "max_k": settings["serve"]["max_k"],
+        "exclude": left_out(settings["serve"]["exclude"], data.ordered_only),
         "max_len": network.max_len,
         "items": data.items,
         "shoppers": shoppers,
@@ -76,6 +77,11 @@ def facts(settings: dict, shop: str, network: Model, data: Prepared, platforms: 
             "carried": "int64 (batch, max_k), of a blend: which of model.carriers says most for the item",
         },
     }
+
+
+def left_out(chosen: str, ordered_only: bool) -> str:
+    """What answers leave out: see serve.exclude."""
+    return chosen if chosen != "auto" else "seen" if ordered_only else "bought_and_not_due"
 
 
 def made_of(shape: dict) -> dict:

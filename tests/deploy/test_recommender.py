@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from contextlib import chdir
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from deploy.serving import graphs
 from deploy.serving.artefact import ArtefactError, large, version_of
 from deploy.serving.catalogue import Column, Ids
-from deploy.serving.histories import History
+from deploy.serving.histories import Bought, History
 from deploy.serving.recommender import SHOWN, BadFilter, Recommender, UnknownItem
 from pipelines.artefact.catalogue import catalogue
 from pipelines.artefact.catalogue import ids as id_columns
@@ -73,12 +74,12 @@ FILTERS = st.fixed_dictionaries(
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data(), filters=FILTERS, k=st.integers(1, 30), exclude_seen=st.booleans())
+@given(data=st.data(), filters=FILTERS, k=st.integers(1, 30), exclude=st.sampled_from(["seen", "nothing", None]))
 def test_filters_against_brute_force(
-    recommender: Recommender, items: dict, ids: list[str], data: st.DataObject, filters: dict, k: int, exclude_seen: bool
+    recommender: Recommender, items: dict, ids: list[str], data: st.DataObject, filters: dict, k: int, exclude: str | None
 ):
     history = data.draw(st.lists(st.sampled_from(ids), max_size=30))
-    exclude = data.draw(st.lists(st.sampled_from(ids), max_size=5))
+    blocked = data.draw(st.lists(st.sampled_from(ids), max_size=5))
 
     def passes(item: dict) -> bool:
         def within(path: str) -> bool:
@@ -93,8 +94,8 @@ def test_filters_against_brute_force(
             and filters.get("in_stock", item["in_stock"]) == item["in_stock"]
         )
 
-    fit = {i for i, item in items.items() if passes(item)} - set(exclude) - (set(history) if exclude_seen else set())
-    answer = recommender.recommend(history=history, k=k, filters=filters | {"exclude": exclude}, exclude_seen=exclude_seen)
+    fit = {i for i, item in items.items() if passes(item)} - set(blocked) - (set() if exclude == "nothing" else set(history))
+    answer = recommender.recommend(history=history, k=k, filters=filters | {"exclude": blocked}, exclude=exclude)
     found = [item["item_id"] for item in answer.items]
     assert set(found) <= fit
     assert len(found) == len(set(found)) == min(k, len(fit))
@@ -247,10 +248,45 @@ def test_an_item_that_left_the_catalogue_is_never_answered_and_one_without_event
 ):
     listed = pl.read_parquet(finished / "data/prepared/items.parquet").select("item_id", "listed", "popularity")
     [gone] = listed.filter(~pl.col("listed"))["item_id"].to_list()
-    answers = [recommender.recommend(history=[gone], k=100, exclude_seen=False).items, recommender.recommend(k=100).items]
+    answers = [recommender.recommend(history=[gone], k=100, exclude="nothing").items, recommender.recommend(k=100).items]
     answers += [recommender.similar(i, 100) for i in list(items)[:20]]
     assert all(item["item_id"] != gone for answer in answers for item in answer)
     assert recommender.recommend(history=[gone]).unknown_items == []
+
+
+def test_what_was_bought_comes_back_when_it_is_due_and_not_before(recommender: Recommender, finished: Path):
+    bought = pl.read_parquet(finished / "data/segments/repeats.parquet")
+    again = bought.filter(pl.col("due_from").is_not_null()).row(0, named=True)
+    user, item = again["user_id"], again["item_id"]
+    others = set(bought.filter(user_id=user)["item_id"]) - {item}
+    soon, due, late = (again[c] + timedelta(seconds=s) for c, s in (("last_bought", 60), ("due_from", 60), ("due_until", 60)))
+    for at, is_due in ((soon, False), (due, True), (late, False)):
+        answer = recommender.recommend(user_id=user, k=100, context={"at": at})
+        shown = {i["item_id"] for i in answer.items}
+        told = {i["item_id"]: i["score"] for i in answer.repeats}
+        assert (item in told) == is_due
+        assert not is_due or 0 < told[item] < 1
+        if not is_due:
+            assert item not in shown
+        never = set(bought.filter(pl.col("due_from").is_null(), user_id=user)["item_id"])
+        assert not shown & never
+        assert not told.keys() & never
+    assert not {i["item_id"] for i in recommender.recommend(user_id=user, k=100, exclude="bought", context={"at": due}).items} & (
+        others | {item}
+    )
+    blocked = recommender.recommend(user_id=user, context={"at": due}, filters={"exclude": [item]})
+    assert item not in {i["item_id"] for i in [*blocked.items, *blocked.repeats]}
+
+
+def test_chances_of_repeats_are_those_that_marketing_told(finished: Path):
+    recommender = Recommender(finished / "artefact")
+    bought = pl.read_parquet(finished / "data/segments/repeats.parquet")
+    at = pl.read_parquet(finished / "data/checked/events.parquet", columns=["timestamp"])["timestamp"].max()
+    user = bought.filter(pl.col("due_from").is_not_null())["user_id"][0]
+    told = dict(bought.filter(pl.col("due_from").is_not_null(), user_id=user).select("item_id", "chance").iter_rows())
+    stored = recommender.histories.bought(user, recommender.items)
+    found = dict(zip(recommender.items[stored.items - 1], stored.chances(at.timestamp()), strict=True))
+    assert {i: found[i] for i in told} == pytest.approx(told, rel=1e-2)
 
 
 def test_histories_may_come_from_elsewhere(finished: Path, ids: list[str]):
@@ -258,6 +294,9 @@ def test_histories_may_come_from_elsewhere(finished: Path, ids: list[str]):
         def of(self, user_id: str, items: Ids) -> History:
             numbers = items.places(ids[:3]) + 1 if user_id == "now" else np.zeros(0, int)
             return History(numbers, np.zeros_like(numbers), np.ones_like(numbers))
+
+        def bought(self, user_id: str, items: Ids) -> Bought:
+            return Bought(*np.zeros((4, 0), int), np.zeros((0, 3)))
 
     live = Recommender(finished / "artefact", Live())
     assert live.recommend(user_id="now", k=5).items == live.recommend(history=ids[:3], k=5).items

@@ -6,6 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from marketing.segments.repeats import REPEATS
 from marketing.segments.shoppers import REPURCHASES, SHOPPERS
 from pipelines.stage import StageError
 from tests.conftest import run_stages
@@ -24,6 +25,12 @@ def test_every_shopper_has_a_row_and_segments_are_counted(finished: Path):
         max(row["before"] for row in report["segments"]) < report["shoppers"] / 10
     )  # the small shop is hardly older than thirty days
     assert pl.read_parquet(finished / "data/segments/repurchases.parquet").schema == REPURCHASES
+    repeats = pl.read_parquet(finished / "data/segments/repeats.parquet")
+    assert repeats.schema == REPEATS
+    candidates = pl.read_parquet(finished / "data/candidates/candidates.parquet")
+    offered = repeats.join(candidates, on=["user_id", "item_id"])
+    assert offered["due"].all()  # of what was bought nothing else is offered
+    assert len(offered) == repeats.filter("due").height > 0
 
 
 def test_twice_the_same_bytes(workspace):

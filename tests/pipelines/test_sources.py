@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import polars as pl
@@ -85,6 +86,20 @@ class TestShop:
         joined = left.join(users, on="user_id")
         assert len(left) > 0
         assert not any(channel in channels.split() for channel, channels in joined.select("channel", "channels").iter_rows())
+
+    def test_what_is_used_up_is_bought_again_and_some_is_sent_back(self):
+        tables = self.tables(shoppers=1000, dirt=0.0)
+        events = tables["events"].with_columns(pl.col("item_id").cast(pl.String)).join(tables["items"], on="item_id")
+        days = events.filter(event="purchase").group_by("user_id", "item_id", "category").agg(
+            n=pl.col("timestamp").dt.date().n_unique()
+        )  # fmt: skip
+        again = dict(days.group_by("category").agg((pl.col("n") > 1).mean()).iter_rows())
+        assert again["kitchen > tea"] > 3 * again["kitchen > kettles"]
+        refills = tables["truth_refills"]
+        assert refills["timestamp"].min() >= events["timestamp"].max() - timedelta(days=3)
+        assert len(refills.join(days, on=["user_id", "item_id"], how="semi")) == len(refills) > 0
+        back, bought = (events.filter(event=kind).height for kind in ("return", "purchase"))
+        assert 0 < back < 0.1 * bought
 
     def test_events_after_the_funnel(self):
         counts = dict(self.tables()["events"].group_by("event").len().iter_rows())

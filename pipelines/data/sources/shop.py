@@ -2,14 +2,15 @@
 
 In: the catalogue of words and prices (shop.yaml) and source.shop of params.yaml (seed, shoppers, items, days, dirt).
 Out: events, items, users as a real shop would log them, dirt included; and, kept apart for evaluation only, the truth:
-truth_tastes and truth_goods (what is hidden in shoppers and items), truth_uplift (whom which campaign reached with what, and what it changed) and
-truth_dirt (which event rows are broken, and how).
+truth_tastes and truth_goods (what is hidden in shoppers and items), truth_uplift (whom which campaign reached with what, and what it changed),
+truth_refills (who will buy what again, and when) and truth_dirt (which event rows are broken, and how).
 
 How a shopper behaves: interest in categories drifts from one taste to another over the days; a session starts from a
 category of interest and walks, item by item, to a similar item, a complement or afresh, each time taking the one of a few
 noticed items whose utility (taste, popularity, price against budget) is best; each item may be favourited, carted, bought. All that
-was noticed is logged as impressions, so that what was passed over is known too. Every few days a campaign pushes items to a random half of
-whom its channel reaches; the other half is logged as held out (persuasion.py).
+was noticed is logged as impressions, so that what was passed over is known too. What is used up is bought again, by those who keep to it, each
+at a pace of their own. Every few days a campaign pushes items to a random half of whom its channel reaches; the other half is logged as held
+out (persuasion.py).
 The same seed and sizes give the same rows.
 """
 
@@ -32,6 +33,9 @@ STEPS = 12  # most items of one session
 KINDS = pl.Enum(sorted([*EVENT_KINDS, "hover"]))
 CRAWLERS = ("crawler0", "crawler1")
 STRAY_ITEM = "sku99999x"  # stands in no catalogue
+KEEP, KEEP_ON = 0.6, 0.92  # the chance that who bought what is used up keeps to it, and goes on each time
+RETURNED = 0.04  # share of purchases
+PACE, JITTER = 0.25, 0.12  # spreads of the logarithms of people's paces, and of each gap
 BY_HOUR = np.array([1] * 7 + [3] * 4 + [5] * 3 + [3] * 5 + [8] * 4 + [4])  # traffic: quiet at night, busy after dinner
 
 
@@ -54,8 +58,11 @@ def read(data: Path, settings: dict) -> dict[str, pl.LazyFrame]:
     }
     visits = _sessions(words, tastes, knobs["days"], rng, rng.spawn(1)[0])
     parts = [_funnel(_walk(visits, tastes, world, knobs["days"], rng), visits, words, world, rng)]
+    later = rng.spawn(2)
+    again, refills = _refills(parts[0], tastes, goods, world, knobs["days"], later[0])
+    parts.append(_returns(parts[0], knobs["days"], later[1]))
     pushed, uplift = _campaigns(words, users, tastes, goods, world, knobs["days"], rng)
-    parts.append(pushed)
+    parts += [again, pushed]
     events, dirt = _dirty(_in_order(parts), knobs["dirt"], rng)
     tables = {
         "events": events.drop("kind"),
@@ -64,6 +71,7 @@ def read(data: Path, settings: dict) -> dict[str, pl.LazyFrame]:
         "truth_tastes": tastes["table"],
         "truth_goods": goods,
         "truth_uplift": uplift,
+        "truth_refills": refills,
         "truth_dirt": dirt,
     }
     return {name: table.lazy() for name, table in tables.items()}
@@ -120,6 +128,7 @@ def _catalogue(words: dict, count: int, rng: np.random.Generator) -> tuple[pl.Da
         "first": np.searchsorted(category, np.arange(len(categories))),
         "size": np.bincount(category, minlength=len(categories)),
         "complements": complements,
+        "cycle": np.array([c.get("cycle", 0.0) for c in categories]),
         "in_stock": items["in_stock"].to_numpy(),
     }
     return items, world
@@ -292,6 +301,55 @@ def _funnel(walked: dict, visits: dict, words: dict, world: dict, rng: np.random
     )  # fmt: skip
     events = pl.concat([*frames, searches], how="diagonal")
     return events.with_columns(session_id=pl.format("s{}", "session")).drop("session")
+
+
+def _refills(
+    walked: pl.DataFrame, tastes: dict, goods: pl.DataFrame, world: dict, days: int, rng: np.random.Generator
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The events of what is bought again as it is used up; and, of who keeps to what, when they will buy it after the last of the days."""
+    first = walked.filter(pl.col("event") == "purchase").sort("timestamp", "user_id", "item_id").unique(
+        ["user_id", "item_id"], keep="first", maintain_order=True
+    )  # fmt: skip
+    person, item = (first[c].to_physical().to_numpy().astype(int) for c in ("user_id", "item_id"))
+    cycle = world["cycle"][world["category"][item]]
+    keeps = np.flatnonzero((cycle > 0) & (rng.random(len(item)) < KEEP))
+    person, item, cycle = person[keeps], item[keeps], cycle[keeps]
+    at = (first["timestamp"].to_numpy()[keeps] - START) / np.timedelta64(1, "s") / 86400  # days
+    pace = np.exp(rng.normal(0, PACE, len(tastes["peak"])))
+    ahead, going, rounds = np.full(len(at), np.nan), np.arange(len(at)), []
+    while len(going):
+        who = person[going]
+        due = at[going] + cycle[going] * pace[who] * np.exp(rng.normal(0, JITTER, len(going)))
+        at[going] = np.floor(due) + (tastes["peak"][who] + rng.random(len(going))) / 24 - tastes["ahead"][who] / 86400
+        going = going[rng.random(len(going)) < KEEP_ON]
+        later = going[at[going] >= days]
+        ahead[later] = at[later]
+        going = going[at[going] < days]
+        rounds.append((going, (at[going] * DAY).astype(np.int64)))
+    rows = np.concatenate([r for r, _ in rounds] or [np.empty(0, int)])
+    when = np.concatenate([w for _, w in rounds] or [np.empty(0, int)])
+    platform = pl.Series("platform", tastes["platform"][person[rows]].tolist(), dtype=walked.schema["platform"])
+    session = pl.select(pl.format("r{}", pl.int_range(len(rows)))).to_series().alias("session_id")
+    events = [
+        _events(person[rows], item[rows], kind, when + delay * SECOND, world).with_columns(platform, session)
+        for kind, delay in (("view", 0), ("cart", 15), ("purchase", 30))
+    ]
+    keeping = np.flatnonzero(np.isfinite(ahead))
+    truth = pl.DataFrame(
+        {"user_id": tastes["table"]["user_id"].gather(person[keeping]), "item_id": goods["item_id"].gather(item[keeping]),
+         "timestamp": pl.Series((START + (ahead[keeping] * DAY).astype(np.int64)).astype("datetime64[us]")).dt.replace_time_zone("UTC")}
+    )  # fmt: skip
+    return pl.concat(events), truth
+
+
+def _returns(walked: pl.DataFrame, days: int, rng: np.random.Generator) -> pl.DataFrame:
+    """What of the purchases is sent back within days."""
+    bought = walked.filter(pl.col("event") == "purchase")
+    late = pl.Series((rng.uniform(2, 8, len(bought)) * DAY).astype(np.int64)).cast(pl.Duration("us"))
+    back = bought.with_columns(pl.col("timestamp") + late, event=pl.lit("return", KINDS)).filter(
+        pl.Series(rng.random(len(bought)) < RETURNED)
+    )
+    return back.filter(pl.col("timestamp").dt.replace_time_zone(None) < START + days * np.timedelta64(1, "D"))
 
 
 def _events(person: np.ndarray, item: np.ndarray, kind: str, at: np.ndarray, world: dict) -> pl.DataFrame:
