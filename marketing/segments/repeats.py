@@ -33,7 +33,8 @@ MOST = 20_000  # purchases by which a category's rhythm is told, at most
 PRIOR_GAPS = 2.0  # gaps' worth of the category's rhythm, from which each shopper's starts
 RETURNING = 0.2  # the chance of being bought again from which something may be due
 DUE = 0.8, 2.0  # cycles after the last purchase from which it is due, and until when
-SHORTEST = 0.05  # of the spread
+NARROWEST, WIDEST = 0.05, 1.0  # spread
+LONGER = 1.5
 TOLD = 10  # items a list, of how well they were told
 
 
@@ -100,24 +101,23 @@ def known(purchases: pl.DataFrame, at: datetime, ahead: float) -> pl.DataFrame:
 
 
 def rhythm(days: np.ndarray, again: np.ndarray, nth: np.ndarray) -> Rhythm:
-    """The likeliest rhythm of a category.
+    """The likeliest rhythm of a category. Its cycle is at most LONGER times the middle of the gaps that were seen: longer ones, which nobody saw, cannot be told from not coming back.
 
     days: (N,) from each purchase to the next of its item by the same shopper, or until now. again: (N,) bool, was there a next? nth: (N,) purchases of the item before.
     """
     rows = slice(None) if len(days) <= MOST else np.random.default_rng(0).permutation(len(days))[:MOST]
     logs, again, later = np.log(days[rows]), again[rows], (nth[rows] > 0).astype(int)
-    start = np.array([np.median(logs[again]), np.log(max(logs[again].std(), 0.2)), 0.0, 0.0])
+    middle = float(np.median(logs[again]))
+    start = np.array([middle, np.clip(logs[again].std(), 0.2, 0.8), 0.0, 0.0])
+    bounds = [(middle - 1.0, middle + np.log(LONGER)), (NARROWEST, WIDEST), (-8, 8), (-8, 8)]
 
     def surprise(values: np.ndarray) -> float:
-        spread = SHORTEST + np.exp(values[1])
-        z = (logs - values[0]) / spread
-        share = expit(values[2:])[later]
-        told = np.where(again, np.log(share + 1e-12) - z * z / 2 - np.log(spread), np.log1p(-share * ndtr(z) + 1e-12))
-        return -float(told.sum()) + float(np.square(values[2:] / 4).sum() + np.square(values[:2] - start[:2]).sum())
+        z, share = (logs - values[0]) / values[1], expit(values[2:])[later]
+        told = np.where(again, np.log(share) - z * z / 2 - np.log(values[1]), np.log1p(-share * ndtr(z) + 1e-12))
+        return -float(told.sum()) + float(np.square(values[2:] / 4).sum())  # shares are drawn to a half where little is told
 
-    found = minimize(surprise, start, method="L-BFGS-B", bounds=[(-5, 9), (-4, 2), (-8, 8), (-8, 8)]).x
-    first, later = (float(share) for share in expit(found[2:]))
-    return Rhythm(float(found[0]), float(SHORTEST + np.exp(found[1])), first, later)
+    centre, spread, *shares = minimize(surprise, start, method="L-BFGS-B", bounds=bounds).x
+    return Rhythm(float(centre), float(spread), *(float(expit(share)) for share in shares))
 
 
 def chance(days: np.ndarray, centre: np.ndarray, spread: np.ndarray, returning: np.ndarray, ahead: float) -> np.ndarray:
