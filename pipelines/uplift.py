@@ -2,10 +2,11 @@
 
 In:  data/checked, data/segments, data/candidates, settings `uplift`, `plan.channels`, `prepare` (what a bot is), `source`.
 Out: data/uplift/offers.parquet (a row a shopper, candidate and channel that reaches them: user_id, item_id, channel, hour of their day, rank, score: what the model says x the price, extra: purchases that the push is
-     to add within `uplift.answer_days`, response: the chance of a purchase after it), reports/uplift.json (Qini of each learner, the decision in words, by which line scores became purchases).
+     to add within `uplift.answer_days`, click and response: the chances of a click and of a purchase after it), reports/uplift.json (Qini of each learner, the decision in words, by which line scores
+     became purchases, how well clicks and purchases are told).
 
 Learnt from impressions and holdouts that name a campaign (docs/marketer.md). Where there are none, or too few, nothing can be told of pushes, as of a channel that was never tried: `score` and
-`extra` are empty, and the report says so.
+`extra`, `click` and `response` are empty, and the report says so.
 """
 
 from dataclasses import asdict, replace
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from marketing import pushes, uplift
+from marketing import chances, pushes, uplift
 from pipelines.data.cleaning import clean
 from pipelines.data.sources import source
 from pipelines.data.tables import checked
@@ -24,6 +25,7 @@ REPORT = Path("reports/uplift.json")
 FEWEST = 500  # pushes, sent and held out together, of which anything is learnt
 FEWEST_BOUGHT = 20  # purchases in either arm
 AT_ONCE = 1_000_000  # offers that are scored together
+LATER = 0.25  # share of the pushes, the newest, on which models of clicks and purchases are chosen
 MOST = 200_000  # the newest pushes that are learnt from
 OFFERS = {
     "user_id": pl.String,
@@ -33,6 +35,7 @@ OFFERS = {
     "rank": pl.UInt16,
     "score": pl.Float64,
     "extra": pl.Float64,
+    "click": pl.Float64,
     "response": pl.Float64,
 }
 
@@ -61,22 +64,38 @@ def main() -> None:
     price = prices(made, items)
     line = uplift.calibrated(replace(trial, outcome=trial.outcome * price), scores[by] * price)
     at = raw["timestamp"].max()
-    models = uplift.fit(by, trial, seed), uplift.fit(uplift.RESPONSE, trial, seed)
-    parts = []
+    answers = answered(made, seen, seed)
+    model, parts = uplift.fit(by, trial, seed), []
     for part in offers.iter_slices(AT_ONCE):
-        told = pushes.known(part, at, events, made, items, users).select(seen.columns).to_numpy()
-        parts.append([model(told) for model in models])
-    score, response = np.concatenate(parts, 1) if parts else np.zeros((2, 0))
+        told = pushes.known(part, at, events, made, items, users).select(seen.columns)
+        parts.append([model(told.to_numpy()), *(a.of(told.to_numpy(), channels(told)) for a in answers.values())])
+    score, *told = np.concatenate(parts, 1) if parts else np.zeros((1 + len(answers), 0))
     price = prices(offers, items)
     score = score * price
     tried = pl.col("channel").is_in(made.filter("sent")["channel"].unique().implode())
-    extra = pl.when(tried).then(pl.Series(line.of(score) / price))
-    save(offers.with_columns(score=pl.Series(score), extra=extra, response=pl.Series(response).clip(0.0, 1.0)))
+    columns = {"extra": line.of(score) / price} | dict(zip(answers, told, strict=True))
+    save(offers.with_columns(score=pl.Series(score), **{n: pl.when(tried).then(pl.Series(c)) for n, c in columns.items()}))
     write_json(REPORT, {
         "pushes": len(made), "sent": int(made["sent"].sum()), "campaigns": made["campaign_id"].n_unique(), "told_apart": auc, "by": by, "pays": verdict.pays,
         "reason": verdict.reason, "learners": [asdict(r) for r in verdict.ranked], "calibration": asdict(line), "features": seen.columns,
+        "answers": {name: {"by": a.kind, "told": [asdict(t) for t in a.told]} for name, a in answers.items()},
     })  # fmt: skip
     log.info("uplift: %s", verdict.reason)
+
+
+def answered(made: pl.DataFrame, seen: pl.DataFrame, seed: int) -> dict[str, chances.Chances]:
+    """The chances of a click and of a purchase after a push that was sent: click, response. seen: what was known of each of the pushes."""
+    sent = made["sent"].to_numpy()
+    at = made["timestamp"].filter(pl.Series(sent)).to_numpy()
+    later = at > np.sort(at)[int((1 - LATER) * (len(at) - 1))]
+    rows = seen.filter(pl.Series(sent))
+    happened = {"click": made["clicked"].to_numpy()[sent], "response": made["bought"].to_numpy()[sent]}
+    return {name: chances.learnt(found, rows.to_numpy(), later, channels(rows), seed) for name, found in happened.items()}
+
+
+def channels(seen: pl.DataFrame) -> np.ndarray:
+    """(N,) codes of the channels; -1 of one that was never tried."""
+    return seen["channel"].fill_null(-1).cast(pl.Int64).to_numpy()
 
 
 def prices(rows: pl.DataFrame, items: pl.DataFrame | None) -> np.ndarray:
