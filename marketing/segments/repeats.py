@@ -28,7 +28,7 @@ REPEATS = {
     "chance": pl.Float64,  # of a purchase within `ahead` days
 }
 DAY = 86_400.0
-FEWEST_GAPS = 20  # between purchases of an item, from which a category has a rhythm
+FEWEST_GAPS = 10  # between purchases of an item, from which a category has a rhythm
 MOST = 20_000  # purchases by which a category's rhythm is told, at most
 PRIOR_GAPS = 2.0  # gaps' worth of the category's rhythm, from which each shopper's starts
 RETURNING = 0.2  # the chance of being bought again from which something may be due
@@ -150,7 +150,8 @@ def _ndcg(ranked: pl.DataFrame) -> float:
     place = pl.int_range(pl.len()).over("user_id")
     gain = pl.when(place < TOLD).then(1 / (place + 2).log(2)).otherwise(0.0)
     of_each = ranked.with_columns(gain=gain).group_by("user_id").agg(
-        got=pl.col("gain").filter("again").sum(), wanted=pl.col("again").sum()
+        got=pl.col("gain").filter("again").sort().sum(), wanted=pl.col("again").sum()
     )  # fmt: skip
+    of_each = of_each.sort("user_id")
     best = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(TOLD) + 2))])
     return float((of_each["got"].to_numpy() / best[np.minimum(of_each["wanted"].to_numpy(), TOLD)]).mean())

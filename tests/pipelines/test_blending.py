@@ -210,7 +210,18 @@ def test_words_of_texts_with_and_without_blanks():
 def test_a_run_says_what_it_is_made_of(workspace, name: str):
     workspace(train__model=name, train__retriever="auto", train__epochs=1)
     run_stages(
-        "collect", "check", "prepare", "check_prepared", "train", "evaluate", "export", "compress", "refit", "replay", "bundle"
+        "collect",
+        "check",
+        "prepare",
+        "segment",
+        "check_prepared",
+        "train",
+        "evaluate",
+        "export",
+        "compress",
+        "refit",
+        "replay",
+        "bundle",
     )
     shape, manifest, report = (read_json(f) for f in ("data/model/model.json", "artefact/manifest.json", "reports/metrics.json"))
     assert shape["chosen"]["model"] == manifest["model"]["name"] == ("blend" if name == "auto" else name)

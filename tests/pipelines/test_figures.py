@@ -152,7 +152,18 @@ def test_auto_says_that_nothing_beats_popularity_on_noise(workspace, tmp_path: P
     (tmp_path / "noise.csv").write_text("\n".join(lines))
     workspace(source__name="files", source__data=str(tmp_path / "noise.csv"), train__model="auto", train__epochs=2)
     run_stages(
-        "collect", "check", "prepare", "check_prepared", "train", "evaluate", "export", "compress", "refit", "replay", "bundle"
+        "collect",
+        "check",
+        "prepare",
+        "segment",
+        "check_prepared",
+        "train",
+        "evaluate",
+        "export",
+        "compress",
+        "refit",
+        "replay",
+        "bundle",
     )
     chosen = read_json("data/model/model.json")["chosen"]
     assert chosen["model"] == "popularity"

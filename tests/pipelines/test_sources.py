@@ -89,7 +89,7 @@ class TestShop:
 
     def test_what_is_used_up_is_bought_again_and_some_is_sent_back(self):
         tables = self.tables(shoppers=1000, dirt=0.0)
-        events = tables["events"].with_columns(pl.col("item_id").cast(pl.String)).join(tables["items"], on="item_id")
+        events = tables["events"].with_columns(pl.col("user_id", "item_id").cast(pl.String)).join(tables["items"], on="item_id")
         days = events.filter(event="purchase").group_by("user_id", "item_id", "category").agg(
             n=pl.col("timestamp").dt.date().n_unique()
         )  # fmt: skip
