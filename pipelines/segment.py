@@ -14,7 +14,7 @@ from pathlib import Path
 
 import polars as pl
 
-from marketing.segments import named, repeats, shoppers
+from marketing.segments import named, outlook, repeats, shoppers
 from pipelines.data.cleaning import clean
 from pipelines.data.sources import source
 from pipelines.data.tables import CHECKED, checked
@@ -36,7 +36,16 @@ def main() -> None:
         save(*(pl.DataFrame(schema=s) for s in (shoppers.SHOPPERS, shoppers.REPURCHASES, repeats.REPEATS)))
         reason = f"source {chosen['name']!r} tells the order of events, not their time: there is nothing to segment"
         write_json(
-            REPORT, {"at": None, "shoppers": 0, "segments": [], "overlaps": {}, "repeats": None, "cannot_be_told": [reason]}
+            REPORT,
+            {
+                "at": None,
+                "shoppers": 0,
+                "segments": [],
+                "overlaps": {},
+                "repeats": None,
+                "outlook": None,
+                "cannot_be_told": [reason],
+            },
         )
         log.info("segment: %s", reason)
         return
@@ -51,14 +60,17 @@ def main() -> None:
         **{name: settings[name] for name in ("new_days", "active_days", "lost_days", "ahead_days", "time_zone")}
     )
     at = events["timestamp"].max()
-    now, before = (
-        shoppers.known(events, items, moment, rules, users) for moment in (at, at - timedelta(days=settings["compare_days"]))
+    earlier_at = at - timedelta(days=settings["compare_days"])
+    now, before = (shoppers.known(events, items, moment, rules, users) for moment in (at, earlier_at))
+    acts, days = with_category(events, items), settings["repeat_days"]
+    bought = acts.filter(pl.col("event") == "purchase")
+    ahead = outlook.learnt(
+        lambda moment: shoppers.known(events, items, moment, rules, users).shoppers, acts, at, settings["outlook_days"]
     )
-    days = settings["repeat_days"]
-    bought = purchases(events, items)
-    save(now.shoppers, now.repurchases, repeats.known(bought, at, days))
-    told = repeats.told_in_advance(bought, at, days)
-    inside, earlier = (named.members(people.shoppers, segments) for people in (now, before))
+    told = {"repeats": repeats.told_in_advance(bought, at, days), "outlook": ahead.report}
+    people, people_before = (ahead.of(k.shoppers, acts, moment) for k, moment in ((now, at), (before, earlier_at)))
+    save(people, now.repurchases, repeats.known(bought, at, days))
+    inside, earlier = (named.members(table, segments) for table in (people, people_before))
     rows = counted(inside, earlier, segments)
     write_json(REPORT, report(at, settings["compare_days"], now, rows, named.overlaps(inside), told))
     for row in rows:
@@ -74,12 +86,12 @@ def save(people: pl.DataFrame, repurchases: pl.DataFrame, again: pl.DataFrame) -
         again.write_parquet(folder / "repeats.parquet")
 
 
-def purchases(events: pl.DataFrame, items: pl.DataFrame | None) -> pl.DataFrame:
-    """user_id, item_id, category, timestamp of what was bought; null where no category is known."""
-    bought = events.filter(pl.col("event") == "purchase").select("user_id", "item_id", "timestamp")
+def with_category(events: pl.DataFrame, items: pl.DataFrame | None) -> pl.DataFrame:
+    """user_id, item_id, event, timestamp, category of what was done; null where no category is known."""
+    acts = events.select("user_id", "item_id", "event", "timestamp")
     if items is None or "category" not in items.columns:
-        return bought.with_columns(category=pl.lit(None, pl.String))
-    return bought.join(
+        return acts.with_columns(category=pl.lit(None, pl.String))
+    return acts.join(
         items.select("item_id", "category").unique("item_id", keep="first"), on="item_id", how="left", maintain_order="left"
     )
 
@@ -105,7 +117,7 @@ def report(
         "lifecycle": lifecycle,
         "segments": rows,
         "overlaps": overlaps,
-        "repeats": told,
+        **told,
         "purchasing": now.purchasing and asdict(now.purchasing),
         "spending": now.spending and asdict(now.spending),
         "cannot_be_told": now.reasons,

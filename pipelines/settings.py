@@ -99,6 +99,7 @@ class Segment(Section):
     lost_days: float = Field(gt=0)
     compare_days: int = Field(ge=1)
     repeat_days: float = Field(gt=0)
+    outlook_days: float = Field(gt=0)
     ahead_days: float = Field(gt=0)
     time_zone: str
 

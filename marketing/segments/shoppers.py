@@ -49,7 +49,11 @@ SHOPPERS = {
     "alive": pl.Float64,  # the chance that they have not left
     "expected_orders": pl.Float64,  # in the days ahead
     "expected_value": pl.Float64,  # of these orders: margin where costs are known, else revenue
+    "purchase_chance": pl.Float64,  # within the days of the outlook (outlook.py), as the two below
+    "leaving_chance": pl.Float64,  # that no event of theirs comes
+    "next_category": pl.String,  # of which they are likeliest to buy next
 }
+AHEAD = ("purchase_chance", "leaving_chance", "next_category")
 REPURCHASES = {
     "user_id": pl.String,
     "category": pl.String,
