@@ -96,8 +96,8 @@ def planned(
 
     offers = offers.join(people, on="user_id", how="semi").filter(pl.col("channel").is_in(campaign.channels))
     offers = drop(offers.sort("user_id", "rank", "channel"), UNREACHED)
-    goods, currency = _goods(items, campaign.goal)
-    offers = drop(offers.join(goods, on="item_id", how="inner", maintain_order="left"), NOTHING)
+    offered, currency = priced(items, campaign.goal)
+    offers = drop(offers.join(offered, on="item_id", how="inner", maintain_order="left"), NOTHING)
     offers = _timed(offers, max(at, campaign.begins), users, rules.quiet)
     offers = drop(offers.filter(pl.col("send_at") < campaign.ends), TOO_LATE)
     offers = drop(_within_contacts(offers, pushes, rules.contacts), CONTACTED)
@@ -128,7 +128,7 @@ def planned(
     return Plan(table, found.gap, known, currency)
 
 
-def _goods(items: pl.DataFrame, goal: str) -> tuple[pl.DataFrame, str]:
+def priced(items: pl.DataFrame, goal: str) -> tuple[pl.DataFrame, str]:
     """item_id, category, money (what a purchase brings) and stock of what can be offered; and what money is."""
     wanted = {"price": pl.Float64, "cost": pl.Float64, "in_stock": pl.Boolean, "stock": pl.Float64, "category": pl.String}
     items = items.with_columns(pl.lit(None, kind).alias(n) for n, kind in wanted.items() if n not in items.columns)

@@ -1,6 +1,6 @@
 """bundle: everything that serving needs, as one artefact with a manifest, and the bento around it.
 
-In:  data/refit and data/served (the model that is served, and its graph), data/prepared, data/segments (what is bought again), reports, deploy/serving (the service), settings `serve`.
+In:  data/refit and data/served (the model that is served, and its graph), data/prepared, data/segments (what is bought again), data/uplift (offers), data/checked (prices, time zones), reports, deploy/serving (the service), settings `serve`, `plan`.
 Out: artefact (deploy/serving/artefact.py), bento (a folder that `bentoml serve` runs).
 
 The version is a hash of the artefact's files, of what the manifest says and of the code that serves: the same inputs give the same version.
@@ -19,8 +19,10 @@ from models.sequences import Sequences
 from pipelines.artefact import graph, index
 from pipelines.artefact.bento import build_bento
 from pipelines.artefact.catalogue import catalogue, similar, stored_histories, stored_purchases
+from pipelines.artefact.decisions import decisions
 from pipelines.artefact.manifest import PARAMS, facts, seal
 from pipelines.artefact.popular import popular
+from pipelines.data.tables import checked
 from pipelines.learning import prepared, saved
 from pipelines.learning.prepared import PREPARED, Prepared
 from pipelines.learning.saved import Model
@@ -34,6 +36,7 @@ PROBES = 8  # histories whose answers the artefact remembers
 
 def main() -> None:
     settings = dict(zip((*PARAMS, "source"), params(*PARAMS, "source"), strict=True))
+    planning, segmenting = params("plan", "segment")
     data, network = prepared.load(), saved.load("data/refit")
     items = pl.read_parquet(PREPARED / "items.parquet").sort("item")
     histories = pl.read_parquet(PREPARED / "histories.parquet")
@@ -53,6 +56,11 @@ def main() -> None:
             pl.read_parquet("data/segments/repeats.parquet"),
             most_popular,
         )
+        offers = pl.read_parquet("data/uplift/offers.parquet")
+        arrays, rules = decisions(
+            histories["user_id"], items, offers, checked("items"), checked("users"), planning, segmenting["time_zone"]
+        )
+        save(folder, arrays, {"decide": rules})
         said = facts(settings, shop_name(), network, data, data.platforms, len(histories))
         version = seal(folder, said | {"index": found})
     build_bento(version, *(["faiss-cpu"] if found else []))
@@ -83,9 +91,14 @@ def write(
         | stored_purchases(users, repeats, items)
         | {"similar_items": neighbours, "similar_scores": similarity}
     )
+    save(folder, arrays, names | {"popular": most_popular})
+
+
+def save(folder: Path, arrays: dict[str, np.ndarray], documents: dict[str, dict | list]) -> None:
+    """Arrays and documents by the names of their files."""
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
-    for name, document in (names | {"popular": most_popular}).items():
+    for name, document in documents.items():
         write_compact(folder / f"{name}.json", document)
 
 

@@ -55,7 +55,11 @@ def main() -> None:
     events = clean(raw.lazy(), cleaning | {"history_events": list(pushes.STRENGTH)}, ("price", "quantity"))[0].collect()
     seed = settings["seed"]
     seen = pushes.past(made, events, items, users)
-    trial, auc = uplift.trial(seen.to_numpy(), made["sent"].to_numpy(), made["bought"].cast(pl.Float64).to_numpy(), seed)
+    try:
+        trial, auc = uplift.trial(seen.to_numpy(), made["sent"].to_numpy(), made["bought"].cast(pl.Float64).to_numpy(), seed)
+    except uplift.NotRandom as error:
+        save(offers)
+        return nothing(str(error))
     scores = uplift.out_of_fold(
         trial, seed, lambda name: log.info("uplift: learning by %s from %s pushes", name, f"{len(made):,}")
     )

@@ -33,9 +33,9 @@ STAGES = (
     "compress",
     "refit",
     "replay",
-    "bundle",
     "predict",
     "uplift",
+    "bundle",
     "plan",
     "report",
 )

@@ -33,7 +33,7 @@ from pipelines.stage import chart, write_json
 
 BEAUTY = ROOT.parent / "shared" / "data" / "amazon-beauty"
 WORK = ROOT / "data" / "bench"
-STAGES = ("segment", "train", "evaluate", "export", "compress", "refit", "replay", "bundle")
+STAGES = ("segment", "train", "evaluate", "export", "compress", "refit", "replay", "predict", "uplift", "bundle")
 REAL = {"compress": {"steps": {"table": ["int8", "int4"], "layers": ["dynamic8", "weight8", "weight4"]}}}
 FLAT = 1.1  # last third over first third of the minutes
 

@@ -15,7 +15,7 @@ import polars as pl
 import psutil
 import torch
 
-from benchmarks.quality import ROOT, link_code
+from benchmarks.quality import ROOT, link_code, shipped
 from deploy.platform import processes, server
 from deploy.serving.catalogue import Ids
 from marketing.segments.repeats import REPEATS
@@ -24,6 +24,7 @@ from models.sequences import Sequences
 from pipelines import bundle
 from pipelines.artefact import graph
 from pipelines.artefact.bento import build_bento
+from pipelines.artefact.decisions import decisions
 from pipelines.artefact.manifest import code_digest, seal, serving_digest
 from pipelines.learning.prepared import Prepared
 from pipelines.stage import write_json
@@ -175,6 +176,12 @@ def large_catalogue(folder: Path, items: int, shoppers: int = 2000, length: int 
             pl.DataFrame(schema=REPEATS),
             {"all": list(range(1, 101))},
         )
+        offers = pl.DataFrame(
+            schema={"user_id": pl.String, "item_id": pl.String, "channel": pl.String}
+            | dict.fromkeys(("extra", "click", "response"), pl.Float64)
+        )
+        arrays, rules = decisions(users, catalogue.with_row_index("item", 1), offers, catalogue, None, shipped()["plan"], "UTC")
+        bundle.save(Path("artefact"), arrays, {"decide": rules})
         build_bento(seal(Path("artefact"), unmeasured(items, shoppers)))
         torch.save(network.state_dict(), "model.pt")
         write_json("shape.json", SHAPE)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from deploy.platform.airflow import airflow
 from deploy.platform.processes import HOST, check_port, process, until_one_ends, wait_for
-from deploy.promotion.environments import Environment
+from deploy.promotion.environments import Environment, params_of
 
 
 @contextmanager
@@ -22,13 +22,19 @@ def served(checkout: Path, name: str, port: int) -> Iterator[tuple[str, subproce
     bento that is current then.
     """
     target = Environment(checkout, name)
-    settings = {"PUSHCART_FOLLOW": str(target.link)}
+    settings = {"PUSHCART_FOLLOW": str(target.link)} | outbox_of(checkout)
     with (
         server_folder(target.store, port) as folder,
         serving([str(target.link / "bento")], port, folder, settings) as (url, running),
     ):
         target.note_server(port)
         yield url, running, folder / "serve.log"
+
+
+def outbox_of(checkout: Path) -> dict[str, str]:
+    """Where the server reads who opted out and what was sent: the outbox of params.yaml, where that is a file."""
+    url = params_of(checkout)["send"]["outbox"]
+    return {"PUSHCART_OUTBOX": str(checkout / url.removeprefix("sqlite:///"))} if url.startswith("sqlite:///") else {}
 
 
 @contextmanager

@@ -40,7 +40,7 @@ class EnvironmentProblem(Exception):
 
 def environments(checkout: Path) -> list[str]:
     """The names of the environments that there are."""
-    return _params(checkout)["environments"]
+    return params_of(checkout)["environments"]
 
 
 def person() -> str:
@@ -155,7 +155,7 @@ class Environment:
                 served = read_manifest(self.bento(current["version"]) / "src" / "artefact")
             except (ArtefactError, EnvironmentProblem) as error:
                 problem = str(error)
-        return rows(manifest, served, problem, _params(self.checkout)["gate"])
+        return rows(manifest, served, problem, params_of(self.checkout)["gate"])
 
     def note_server(self, port: int) -> None:
         """Notes that a server of this environment listens on the port, so that status can ask it."""
@@ -277,7 +277,7 @@ def checked(bento: Path) -> dict:
     return manifest
 
 
-def _params(checkout: Path) -> dict:
+def params_of(checkout: Path) -> dict:
     return yaml.safe_load((checkout / "params.yaml").read_text(encoding="utf-8"))
 
 

@@ -5,6 +5,7 @@ memory and read where it is asked for, so all worker processes share one copy, a
 """
 
 import json
+import os
 import sys
 import time
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import numpy as np
 
 from deploy.serving.artefact import ArtefactError, cores, large, verified
 from deploy.serving.catalogue import Column, Ids, mapped
+from deploy.serving.decisions import Decision, Decisions
 from deploy.serving.graphs import Index, session
 from deploy.serving.histories import Bought, Histories, StoredHistories
 
@@ -64,6 +66,8 @@ class Recommender:
         self._popular = {name: np.array(numbers, dtype=np.int64) for name, numbers in popular.items()}
         self._similar, self._similarity = mapped(folder / "similar_items.npy"), mapped(folder / "similar_scores.npy")
         self.histories = StoredHistories(folder) if histories is None else histories
+        outbox = os.environ.get("PUSHCART_OUTBOX")
+        self.decisions = Decisions(folder, Ids(folder, "user_ids"), Path(outbox) if outbox else None)
         self._session = session(folder / "model.onnx", cores() if large(self.manifest) else 1)
         self._index = Index(folder, self.manifest["index"]) if self.manifest.get("index") else None
         self._read = [i.name for i in self._session.get_inputs()]  # most families read no times, actions and platform
@@ -137,6 +141,28 @@ class Recommender:
         for item, part in zip(shown, carried[0][0][:k][found].tolist() if carried else [], strict=bool(carried)):
             item["part"] = self._carriers[part]
         return Recommendation(shown, None, None, unknown, repeats)
+
+    def decide(
+        self,
+        user_id: str,
+        filters: dict | None = None,
+        context: dict | None = None,
+        channels: list[str] | None = None,
+        topic: str | None = None,
+    ) -> tuple[Decision, dict | None]:
+        """What to send a shopper now (deploy/serving/decisions.py), and what is known of the item.
+
+        Raises:
+            BadFilter: the catalogue lacks the filter's column.
+        """
+        filters = filters or {}
+        allowed = self._allowed(filters)[0].copy()
+        allowed[self.items.places(filters.get("exclude") or []) + 1] = False
+        found = self.decisions.decide(user_id, allowed, (context or {}).get("at"), channels, topic)
+        if found.item is None:
+            return found, None
+        [item] = self._shown(np.array([found.item]), np.array([found.worth]))
+        return found, item
 
     def similar(self, item_id: str, k: int = 10) -> list[dict]:
         """The k items most like this one, by the cosine of their vectors.

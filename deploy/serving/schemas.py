@@ -20,12 +20,15 @@ class Filters(Strict):
     exclude: list[ItemId] = Field([], max_length=10_000, description="item ids never to answer")
 
 
-class Context(Strict):
+class Moment(Strict):
+    at: AwareDatetime | None = Field(None, description="the moment asked about; now if left out")
+
+
+class Context(Moment):
     item_id: ItemId | None = Field(None, description="the item looked at just now")
     platform: Annotated[str, Field(max_length=64)] | None = Field(
         None, description="where the shopper is; also whose popular items to fall back to"
     )
-    at: AwareDatetime | None = Field(None, description="the moment asked about; now if left out")
 
 
 class RecommendRequest(Strict):
@@ -45,6 +48,28 @@ class RecommendRequest(Strict):
 class SimilarRequest(Strict):
     item_id: ItemId
     k: int = Field(10, ge=1, le=1000)
+
+
+class DecideRequest(Strict):
+    user_id: ItemId
+    channels: list[Annotated[str, Field(max_length=64)]] | None = Field(
+        None, max_length=100, description="those that are open now; all if left out"
+    )
+    topic: Annotated[str, Field(max_length=64)] | None = Field(
+        None, description="of what would be sent, which shoppers may have opted out of"
+    )
+    filters: Filters = Filters()
+    context: Moment = Moment()
+
+
+class Offer(Strict):
+    user_id: ItemId
+    item_id: ItemId
+    channel: Annotated[str, Field(max_length=64)]
+
+
+class ScoreRequest(Strict):
+    offers: list[Offer] = Field(max_length=1000)
 
 
 class Item(BaseModel):
@@ -71,4 +96,31 @@ class RecommendResponse(BaseModel):
 
 class SimilarResponse(BaseModel):
     items: list[Item]
+    model_version: str
+
+
+class Score(BaseModel):
+    worth: float = Field(description="money that it is to bring, its cost taken off")
+    extra: float = Field(description="purchases that it is to add")
+    click: float = Field(description="chance of a click")
+    response: float = Field(description="chance of a purchase after it, whether it adds one or not")
+
+
+class ScoreResponse(BaseModel):
+    scores: list[Score | None] = Field(description="null: none of the offers that were found for the shopper")
+    currency: str = Field(description="what money is: margin or revenue")
+    model_version: str
+
+
+class DecideResponse(BaseModel):
+    item: Item | None = Field(description="null: nothing is to be sent")
+    channel: str | None
+    worth: float | None
+    extra: float | None
+    click: float | None
+    response: float | None
+    cost: float | None
+    currency: str
+    why: str | None = Field(description="nothing is to be sent")
+    unchecked: list[str] = Field(description="what could not be looked at, as the server knows no outbox (PUSHCART_OUTBOX)")
     model_version: str

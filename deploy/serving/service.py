@@ -1,7 +1,7 @@
 """The bento: recommendations over HTTP. Serves the artefact it was built with; where PUSHCART_FOLLOW names an environment's
 `current` link, it follows that link and swaps to what was promoted or rolled back without refusing a request.
 
-POST /recommend, POST /similar, GET /version; from BentoML: /livez, /readyz, /metrics, /docs.json (OpenAPI), / (Swagger UI).
+POST /recommend, /similar, /decide, /score, /version; from BentoML: /livez, /readyz, /metrics, /docs.json (OpenAPI), / (Swagger UI).
 """
 
 import asyncio
@@ -24,7 +24,16 @@ from starlette.responses import JSONResponse, Response
 from deploy.serving.artefact import large, read_manifest
 from deploy.serving.follow import Follower
 from deploy.serving.recommender import BadFilter, Recommender, UnknownItem
-from deploy.serving.schemas import RecommendRequest, RecommendResponse, SimilarRequest, SimilarResponse
+from deploy.serving.schemas import (
+    DecideRequest,
+    DecideResponse,
+    RecommendRequest,
+    RecommendResponse,
+    ScoreRequest,
+    ScoreResponse,
+    SimilarRequest,
+    SimilarResponse,
+)
 
 OWN_ARTEFACT = Path(__file__).resolve().parents[2] / "artefact"
 MAX_BODY = 1 << 20  # bytes
@@ -113,6 +122,28 @@ class Pushcart:
         except UnknownItem as error:
             raise NotFound(f"the catalogue has no item {item_id!r}") from error
         return _json({"items": items, "model_version": recommender.version})
+
+    @bentoml.api(route="/decide", input_spec=DecideRequest, output_spec=DecideResponse)
+    async def decide(self, **asked) -> DecideResponse:
+        """What to send this shopper now and by which channel, or nothing and why."""
+        recommender = self._recommender
+        asked |= {name: asked[name].model_dump() for name in ("filters", "context")}
+        try:
+            found, item = recommender.decide(**asked)
+        except BadFilter as error:
+            raise InvalidArgument(str(error)) from error
+        told = vars(found) | {"item": item, "currency": recommender.decisions.currency}
+        return _json(told | {"model_version": recommender.version})
+
+    @bentoml.api(route="/score", input_spec=ScoreRequest, output_spec=ScoreResponse)
+    async def score(self, offers: list[dict]) -> ScoreResponse:
+        """Of offers what they are to bring; null of one that is none of those that were found for the shopper."""
+        recommender = self._recommender
+        places = recommender.items.places([offer["item_id"] for offer in offers]) + 1
+        found = [
+            recommender.decisions.score(o["user_id"], int(item), o["channel"]) for o, item in zip(offers, places, strict=True)
+        ]
+        return _json({"scores": found, "currency": recommender.decisions.currency, "model_version": recommender.version})
 
     @bentoml.api(route="/version")
     def version(self) -> dict:

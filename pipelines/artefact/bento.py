@@ -31,7 +31,7 @@ def build_bento(version: str, *more: str) -> None:
             "labels": {"version": version},
             "include": ["deploy/*.py", "deploy/serving/*", "artefact/*"],
             "python": {
-                "packages": pinned("bentoml", "jsonschema", "numpy", "onnxruntime-gpu", "prometheus-client", *more),
+                "packages": pinned("bentoml", "jsonschema", "numpy", "onnxruntime-gpu", "prometheus-client", "tzdata", *more),
                 "lock_packages": False,
             },
         }

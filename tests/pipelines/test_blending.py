@@ -221,6 +221,8 @@ def test_a_run_says_what_it_is_made_of(workspace, name: str):
         "compress",
         "refit",
         "replay",
+        "predict",
+        "uplift",
         "bundle",
     )
     shape, manifest, report = (read_json(f) for f in ("data/model/model.json", "artefact/manifest.json", "reports/metrics.json"))

@@ -163,6 +163,8 @@ def test_auto_says_that_nothing_beats_popularity_on_noise(workspace, tmp_path: P
         "compress",
         "refit",
         "replay",
+        "predict",
+        "uplift",
         "bundle",
     )
     chosen = read_json("data/model/model.json")["chosen"]
