@@ -27,6 +27,7 @@ PUSHES = {
 }
 NEIGHBOURS = 100  # items that count as alike to one
 AT_ONCE = 250_000  # pushes that are looked at together
+PRIOR_HOURS = 200.0  # acts of everybody, from which the hours of each start
 NEWEST = 7.0  # days in which a sign of interest of the moment comes to count half
 TIRING = 4.0  # days in which a push comes to count a third
 FEW_VALUES = 40  # an attribute of users with more different values is none that tells people apart
@@ -236,7 +237,7 @@ def _awake(asked: pl.DataFrame, acts: pl.DataFrame, users: pl.DataFrame | None) 
     for table, key in ((usual, ["hour"]), (own, ["user_id", "hour"]), (total, ["user_id"])):
         wanted = wanted.join(table, on=key, how="left", maintain_order="left")
     wanted = wanted.with_columns(pl.col("usual", "here", "all").fill_null(0.0))
-    return wanted.select(awake=(pl.col("here") + PRIOR * pl.col("usual")) / (pl.col("all") + PRIOR))["awake"]
+    return wanted.select(awake=(pl.col("here") + PRIOR_HOURS * pl.col("usual")) / (pl.col("all") + PRIOR_HOURS))["awake"]
 
 
 def _codes(values: pl.Series, among: pl.Series) -> pl.Series:

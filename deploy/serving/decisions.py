@@ -157,7 +157,7 @@ class Decisions:
         """Channels by which nothing more may be sent now; ALL: by none."""
         full = set()
         for limit in self._limits:
-            channel = limit["channel"] or ALL
+            channel = limit.get("channel") or ALL
             near = sum(when > now - limit["days"] * DAY and channel in (ALL, by) for by, when in sent)
             if near >= limit["at_most"]:
                 full.add(channel)

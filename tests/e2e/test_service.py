@@ -13,6 +13,7 @@ from contextlib import chdir
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from typer.testing import CliRunner
 
@@ -128,6 +129,35 @@ def test_filters_that_leave_nothing_answer_an_empty_list(url: str, ids: list[str
     assert (status, answer["items"]) == (200, [])
 
 
+def test_what_to_send_now_is_decided_or_why_not(url: str, finished: Path):
+    offers = pl.read_parquet(finished / "data/uplift/offers.parquet")
+    at = {"context": {"at": "2026-01-31T04:00:00Z"}}  # noon in most of the small shop's homes
+    answers = [post(f"{url}/decide", at | {"user_id": user}) for user in offers["user_id"].unique().sort().head(30)]
+    assert {status for status, _ in answers} == {200}
+    for _, answer in answers:
+        assert (answer["item"] is None) == (answer["why"] is not None)
+        if answer["item"]:
+            assert answer["worth"] > 0
+            [score] = post(f"{url}/score", {"offers": [{"user_id": "u000001", "item_id": "nope", "channel": "sms"}]})[1]["scores"]
+            assert score is None
+    assert post(f"{url}/decide", {"user_id": "nobody"})[1]["why"]
+    assert 400 <= post(f"{url}/decide", {})[0] < 500
+    some = offers.filter(pl.col("extra").is_not_null()).head(5).select("user_id", "item_id", "channel").to_dicts()
+    status, scored = post(f"{url}/score", {"offers": some})
+    assert (status, len(scored["scores"])) == (200, len(some))
+
+
+def test_no_request_breaks_a_route_and_answers_are_as_the_document_says(url: str, checkout: Path):
+    """Schemathesis on the OpenAPI document: what it allows is answered as it says, what it forbids is refused."""
+    command = [
+        sys.executable, "-m", "schemathesis.cli", "run", f"{url}/docs.json", "--max-examples", "40", "--seed", "1", "--no-color",
+        "--checks", "not_a_server_error,response_schema_conformance,status_code_conformance,content_type_conformance",
+        "--exclude-path", "/livez", "--exclude-path", "/readyz", "--exclude-path", "/healthz", "--exclude-path", "/metrics",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=checkout)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+
+
 def test_similar(url: str, ids: list[str]):
     status, answer = post(f"{url}/similar", {"item_id": ids[0], "k": 4})
     assert status == 200
@@ -141,7 +171,7 @@ def test_health_metrics_and_openapi(url: str):
     post(f"{url}/recommend", {"user_id": "nobody"})
     assert "pushcart_answers_total" in get(f"{url}/metrics")
     paths = json.loads(get(f"{url}/docs.json"))["paths"]
-    assert {"/recommend", "/similar", "/version"} <= set(paths)
+    assert {"/recommend", "/similar", "/decide", "/score", "/version"} <= set(paths)
 
 
 def test_requests_at_once_with_different_filters_do_not_mix(url: str, ids: list[str]):
