@@ -27,7 +27,7 @@ PUSHES = {
 }
 NEIGHBOURS = 100  # items that count as alike to one
 AT_ONCE = 250_000  # pushes that are looked at together
-PRIOR_HOURS = 200.0  # acts of everybody, from which the hours of each start
+PRIOR_HOURS = 200.0  # acts of everybody, from which the hours of each start: many, for offers are told of the best hour, and the best of 24 looks better than it is
 NEWEST = 7.0  # days in which a sign of interest of the moment comes to count half
 TIRING = 4.0  # days in which a push comes to count a third
 FEW_VALUES = 40  # an attribute of users with more different values is none that tells people apart
@@ -227,7 +227,7 @@ def _answered(pushes: pl.DataFrame, at: datetime, key: list[str], name: str) -> 
 
 
 def _awake(asked: pl.DataFrame, acts: pl.DataFrame, users: pl.DataFrame | None) -> pl.Series:
-    """How much likelier than at any other hour each is to be there at the hour asked about, within two hours of it, drawn to everybody's hours by PRIOR."""
+    """How much likelier than at any other hour each is to be there at the hour asked about, within two hours of it, drawn to everybody's hours by PRIOR_HOURS."""
     hours = acts.select("user_id", hour=local_hour(acts["timestamp"], zones_of(acts["user_id"], users)).floor().cast(pl.Int64))
     spread = pl.concat(hours.with_columns((pl.col("hour") + step) % 24) for step in (-2, -1, 0, 1, 2))
     usual = spread.group_by("hour").agg(usual=pl.len() / max(len(hours), 1))

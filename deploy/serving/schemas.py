@@ -7,7 +7,34 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 ItemId = Annotated[str, Field(max_length=512)]
 
 
-class Strict(BaseModel):
+class Described(BaseModel):
+    @classmethod
+    def model_json_schema(cls, *arguments: object, **settings: object) -> dict:
+        """Without references, and null said as OpenAPI 3.0 says it: of several types BentoML's document would keep the first alone, and deny null."""
+        schema = super().model_json_schema(*arguments, **settings | {"ref_template": "{model}"})
+        return _in_place(schema, schema.pop("$defs", {}))
+
+
+def _in_place(part: object, definitions: dict) -> object:
+    """A part of a schema with what it refers to, and with `nullable` for the type null."""
+    if isinstance(part, list):
+        return [_in_place(one, definitions) for one in part]
+    if not isinstance(part, dict):
+        return part
+    part = dict(part)
+    if "$ref" in part:
+        part = definitions[part.pop("$ref")] | part
+    others = [one for one in part.get("anyOf", []) if one != {"type": "null"}]
+    if len(others) < len(part.get("anyOf", [])):
+        part["nullable"] = True
+        part["anyOf"] = others
+        if len(others) == 1:
+            del part["anyOf"]
+            part = _in_place(others[0], definitions) | part
+    return {name: _in_place(value, definitions) for name, value in part.items()}
+
+
+class Strict(Described):
     model_config = ConfigDict(extra="forbid")  # a misspelt field is an error, not a surprise
 
 
@@ -72,7 +99,7 @@ class ScoreRequest(Strict):
     offers: list[Offer] = Field(max_length=1000)
 
 
-class Item(BaseModel):
+class Item(Described):
     item_id: str
     score: float
     title: str | None = None
@@ -85,7 +112,7 @@ class Item(BaseModel):
     )
 
 
-class RecommendResponse(BaseModel):
+class RecommendResponse(Described):
     items: list[Item]
     model_version: str
     fallback: str | None = Field(description="null if the model answered, `popular` if the most popular items did")
@@ -94,25 +121,25 @@ class RecommendResponse(BaseModel):
     repeats: list[Item] = Field(description="bought before and due again; `score` is the chance of a purchase within a week")
 
 
-class SimilarResponse(BaseModel):
+class SimilarResponse(Described):
     items: list[Item]
     model_version: str
 
 
-class Score(BaseModel):
+class Score(Described):
     worth: float = Field(description="money that it is to bring, its cost taken off")
     extra: float = Field(description="purchases that it is to add")
     click: float = Field(description="chance of a click")
     response: float = Field(description="chance of a purchase after it, whether it adds one or not")
 
 
-class ScoreResponse(BaseModel):
+class ScoreResponse(Described):
     scores: list[Score | None] = Field(description="null: none of the offers that were found for the shopper")
     currency: str = Field(description="what money is: margin or revenue")
     model_version: str
 
 
-class DecideResponse(BaseModel):
+class DecideResponse(Described):
     item: Item | None = Field(description="null: nothing is to be sent")
     channel: str | None
     worth: float | None

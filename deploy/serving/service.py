@@ -27,6 +27,7 @@ from deploy.serving.recommender import BadFilter, Recommender, UnknownItem
 from deploy.serving.schemas import (
     DecideRequest,
     DecideResponse,
+    Offer,
     RecommendRequest,
     RecommendResponse,
     ScoreRequest,
@@ -136,12 +137,13 @@ class Pushcart:
         return _json(told | {"model_version": recommender.version})
 
     @bentoml.api(route="/score", input_spec=ScoreRequest, output_spec=ScoreResponse)
-    async def score(self, offers: list[dict]) -> ScoreResponse:
+    async def score(self, offers: list[Offer]) -> ScoreResponse:
         """Of offers what they are to bring; null of one that is none of those that were found for the shopper."""
         recommender = self._recommender
-        places = recommender.items.places([offer["item_id"] for offer in offers]) + 1
+        places = recommender.items.places([offer.item_id for offer in offers]) + 1
         found = [
-            recommender.decisions.score(o["user_id"], int(item), o["channel"]) for o, item in zip(offers, places, strict=True)
+            recommender.decisions.score(offer.user_id, int(item), offer.channel)
+            for offer, item in zip(offers, places, strict=True)
         ]
         return _json({"scores": found, "currency": recommender.decisions.currency, "model_version": recommender.version})
 

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from marketing import pushes
-from marketing.pushes import PUSHES
+from marketing.pushes import PRIOR_HOURS, PUSHES
 
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 ITEMS = pl.DataFrame(
@@ -96,7 +96,9 @@ class TestKnown:
 
     def test_who_is_there_at_the_hour_is_awake(self):
         found = self.known(users=self.USERS)  # a: events at 21:00 of Tokyo's day, b at 6 and 7 UTC
-        assert found["awake"].to_list() == pytest.approx([(3 + 5 * 3 / 5) / 8, (2 + 5 * 2 / 5) / 7, 0.0])
+        assert found["awake"].to_list() == pytest.approx(
+            [(3 + PRIOR_HOURS * 3 / 5) / (3 + PRIOR_HOURS), (2 + PRIOR_HOURS * 2 / 5) / (2 + PRIOR_HOURS), 0.0]
+        )
         assert self.known()["awake"][0] < found["awake"][0]  # without zones a is asked at another hour of the day
 
 
