@@ -17,8 +17,10 @@ import numba
 import numpy as np
 
 CHUNKS = 64  # parts of the shoppers that are counted apart, whatever the number of cores
-SHORT = 12  # offers a shopper that prices are moved on; between these passes all offers are looked at
-ROUNDS, PASSES = 6, 40  # how often the short lists are made, and passes on each
+SHORT = 12  # offers of each shopper that prices are moved on, at least; between these passes all offers are looked at
+MANY, MOST = 10_000_000, 50_000_000  # ... of all shoppers together: about so many to begin with, and at most
+WIDER = 4  # times as many where these are too few: where nothing of what is short stands in anybody's, its price would fall
+ROUNDS, PASSES = 8, 40  # how often the short lists are made, and passes on each
 FIRST_STEP = 0.1  # of prices, as a share of what offers of the item or by the channel are worth on average
 ENOUGH = 1e-5  # a bound that falls by a smaller share than this is as low as it gets
 FASTER, SLOWER = 1.3, 0.6  # how steps change while a price goes on in the same direction, and when it turns
@@ -69,8 +71,11 @@ def assign(offers: Offers, limits: Limits, watch: Callable[[int, float], None] =
     there, scale = _there(limits), _scale(offers, limits)
     prices, best, bound = np.zeros(len(scale)), np.zeros(len(scale)), np.inf
     step, before = FIRST_STEP * scale, np.zeros(len(scale))
+    shoppers = len(offers.starts) - 1
+    widest = min(int(np.diff(offers.starts).max()), max(SHORT, MOST // shoppers))
+    width = min(max(SHORT, MANY // shoppers), widest)
     for done in range(ROUNDS):
-        short, tail = _shortened(offers, limits, prices), []
+        short, tail = _shortened(offers, limits, prices, width), []
         for tried in range(PASSES):
             _, asked = _respond(short, limits, prices)
             off = np.clip((asked - there) / np.maximum(there, 1e-9), -1.0, 1.0)
@@ -81,13 +86,16 @@ def assign(offers: Offers, limits: Limits, watch: Callable[[int, float], None] =
                 tail.append(prices)
         prices = np.mean(tail, 0)
         gain, _ = _respond(offers, limits, prices)
+        missed = gain - _respond(short, limits, prices)[0]  # what shoppers would gain by offers that are in no short list
         found, last = float(gain + prices @ there), bound
         if found < bound:
             best, bound = prices, found
         watch(done + 1, bound)
         if found > last * (1 - ENOUGH):
-            break
-    rows = _taken(offers, limits, best)
+            if width == widest or missed <= ENOUGH * found:
+                break
+            width, prices = min(WIDER * width, widest), best
+    rows = _taken(offers, limits, best, width)
     return Assignment(rows, float(offers.value[rows].sum(dtype=np.float64)), bound)
 
 
@@ -188,17 +196,17 @@ def _demand(
             gain[chunk] += most
 
 
-def _shortened(offers: Offers, limits: Limits, prices: np.ndarray) -> Offers:
+def _shortened(offers: Offers, limits: Limits, prices: np.ndarray, width: int) -> Offers:
     """The offers that are worth most to each shopper beyond prices, or nearly."""
-    rows = _worthiest(offers, limits, prices)
+    rows = _worthiest(offers, limits, prices, width)
     counts = (rows >= 0).sum(1)
     kept = rows[rows >= 0]
     return Offers(np.concatenate([[0], np.cumsum(counts)]), offers.value[kept], offers.item[kept], offers.channel[kept])
 
 
-def _worthiest(offers: Offers, limits: Limits, prices: np.ndarray) -> np.ndarray:
-    """(S, SHORT) rows of the offers, in falling order of what they are worth beyond prices; -1 where there are no more."""
-    rows = np.full((len(offers.starts) - 1, SHORT), -1, np.int64)
+def _worthiest(offers: Offers, limits: Limits, prices: np.ndarray, width: int) -> np.ndarray:
+    """(S, width) rows of the offers, in falling order of what they are worth beyond prices; -1 where there are no more."""
+    rows = np.full((len(offers.starts) - 1, width), -1, np.int64)
     _shortlist(offers.starts, offers.value, offers.item, offers.channel, *_of_sends(prices, limits), rows)
     return rows
 
@@ -223,9 +231,9 @@ def _shortlist(starts, value, item, channel, of_item, of_send, rows):
                 rows[shopper, place] = row
 
 
-def _taken(offers: Offers, limits: Limits, prices: np.ndarray) -> np.ndarray:
+def _taken(offers: Offers, limits: Limits, prices: np.ndarray, width: int) -> np.ndarray:
     """Offers that keep to every limit: those worth most beyond prices first, and what then is left of the limits filled with those worth most."""
-    short = _worthiest(offers, limits, prices)
+    short = _worthiest(offers, limits, prices, width)
     shopper, _ = np.nonzero(short >= 0)
     rows = short[short >= 0]
     of_item, of_send = _of_sends(prices, limits)

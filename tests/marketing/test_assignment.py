@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from marketing import assignment
 from marketing.assignment import Limits, Offers, assign
 
 
@@ -107,3 +108,20 @@ def test_nothing_worth_sending_is_nothing_sent():
 def test_the_same_offers_give_the_same_plan():
     offers, limits = instance(500, 10, 30, 7)
     assert assign(offers, limits).rows.tolist() == assign(offers, limits).rows.tolist()
+
+
+@pytest.mark.parametrize("many", [10_000_000, 1])
+def test_the_bound_is_near_where_stock_is_tight_and_each_item_goes_by_every_channel(monkeypatch: pytest.MonkeyPatch, many: int):
+    """A short list of such offers holds few items; prices of what stands in nobody's must not fall for it."""
+    monkeypatch.setattr(assignment, "MANY", many)  # 1: short lists to begin with
+    rng, shoppers, items, candidates = np.random.default_rng(3), 3000, 200, 40
+    item = np.stack([rng.permutation(items)[:candidates] for _ in range(shoppers)])
+    item, channel = np.repeat(item, 3, 1).ravel().astype(np.int32), np.tile(np.arange(3, dtype=np.int8), shoppers * candidates)
+    price, purse = np.exp(rng.normal(0, 1.5, items)), np.repeat(rng.lognormal(0, 0.5, shoppers), candidates * 3)
+    value = price[item] * purse * rng.lognormal(0, 0.3, len(item)) * np.array([1.0, 0.6, 1.2])[channel]
+    offers = Offers(np.arange(0, len(item) + 1, candidates * 3), value.astype(np.float32), item, channel)
+    _, limits = instance(shoppers, candidates, items, 0, stock=np.maximum(1, rng.lognormal(2.5, 1.5, items)).astype(np.int64),
+                         capacity=np.array([shoppers, shoppers, shoppers // 10]), budget=1e9, per_shopper=1)  # fmt: skip
+    found = assign(offers, limits)
+    check_limits(offers, limits, found.rows)
+    assert found.gap < 0.003
