@@ -28,6 +28,7 @@ from rich.table import Table
 from benchmarks.quality import ROOT, STAGES, link_code, shipped
 from marketing import experiments, messages, outbox, plan, sending
 from marketing.campaigns import Campaign
+from marketing.chances import calibration_error
 from marketing.channels import webhook
 from marketing.clock import local_hour, zones_of
 from pipelines import settings
@@ -153,19 +154,42 @@ class World:
         rules = plan.Rules(self.settings.plan.channels, self.settings.plan.leaving_cost, None, (), past)
         return offers[plan.assigned(offers, self.campaign, rules).rows]
 
+    @property
+    def expected(self) -> pl.Expr:
+        """Extra money of an offer, as the plan takes it."""
+        return pl.col("extra") * pl.col("money") - pl.col("cost") - self.settings.plan.leaving_cost
+
     def ways(self) -> dict[str, pl.DataFrame]:
         """What each way would have chosen."""
         rng = np.random.default_rng(0)
         return {
-            "plan": self.chosen(
-                self.offers, pl.col("extra") * pl.col("money") - pl.col("cost") - self.settings.plan.leaving_cost
-            ),
+            "plan": self.chosen(self.offers, self.expected),
             "response": self.chosen(self.offers, pl.col("response") * pl.col("money") - pl.col("cost")),
             "ranking": self.chosen(self.offers, 1 / (1 + pl.col("rank")).log(2)),
             "popularity": self.chosen(self.popular, 1 / (1 + pl.col("rank")).log(2)),
             "chance": self.chosen(self.offers, pl.Series(rng.random(len(self.offers)))),
             "oracle": self.chosen(self.best, pl.col("true")),
         }
+
+    def calibration(self, name: str) -> tuple[float, list[float]]:
+        """How far the chances (click, response) of what the plan chose are from the true ones, and the interval of that by offers drawn again."""
+        chosen = self.chosen(self.offers, self.expected)
+        true, told, rng = self.chances(chosen), chosen[name].to_numpy(), np.random.default_rng(0)
+        came = true.clicks if name == "click" else true.buys + true.gains
+        draws = (rng.integers(len(told), size=len(told)) for _ in range(SAMPLES))
+        found = [calibration_error(told[d], came[d]) for d in draws]
+        return calibration_error(told, came), [float(q) for q in np.quantile(found, [0.025, 0.975])]
+
+    def bought_and_not_due(self) -> int:
+        """Offers of what a shopper bought and is not due to buy again."""
+        held = self.table("segments/repeats").filter(~pl.col("due")).select("user_id", "item_id")
+        return len(self.table("uplift/offers").select("user_id", "item_id").unique().join(held, on=["user_id", "item_id"]))
+
+    def same_top(self, count: int) -> float:
+        """The share of the shoppers whose first candidates are those of most others."""
+        first = self.table("candidates/candidates").filter(pl.col("rank") <= count).sort("user_id", "rank")
+        lists = first.group_by("user_id").agg(pl.col("item_id").str.join(" "))["item_id"].value_counts()["count"]
+        return float(lists.max() / lists.sum())
 
     def qini(self) -> tuple[float, list[float]]:
         """Qini of what offers are made by over that of response, out of fold, and the interval of the ratio by the report's own intervals: of the nearer ends."""
@@ -174,13 +198,25 @@ class World:
         return best["qini"] / ranked["response"]["qini"], best["beside_response"]
 
 
-def made(folder: Path, shop: dict, budget: float) -> World:
-    """A workspace of a simulated shop of this size in which everything up to the plan has run; a blend without a network proposes candidates."""
+def workspace(folder: Path, shop: dict) -> Path:
+    """Where stages run on a simulated shop of this size; a blend without a network."""
     link_code(folder)
     params = shipped()
     params["source"]["shop"] |= shop
     params["train"]["blend"]["parts"] = [part for part in params["train"]["blend"]["parts"] if part != "sasrec"]
     (folder / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True), encoding="utf-8")
+    return folder
+
+
+def ran(folder: Path, stage: str) -> None:
+    done = subprocess.run([sys.executable, "-m", f"pipelines.{stage}"], cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{stage}: {done.stderr[-2000:]}")
+
+
+def made(folder: Path, shop: dict, budget: float) -> World:
+    """A workspace of a simulated shop of this size in which everything up to the plan has run."""
+    workspace(folder, shop)
     world = World(folder, budget=budget)
     file = folder / f"campaigns/{world.name}.yaml"
     campaigns = {f.name: f.read_text(encoding="utf-8") for f in file.parent.iterdir() if f.suffix == ".yaml"}
@@ -191,9 +227,7 @@ def made(folder: Path, shop: dict, budget: float) -> World:
         (folder / "campaigns" / name).write_text(text, encoding="utf-8")
     for stage in STAGES:
         if stage not in NOT_NEEDED:
-            done = subprocess.run([sys.executable, "-m", f"pipelines.{stage}"], cwd=folder, capture_output=True, text=True)
-            if done.returncode:
-                sys.exit(f"{stage}: {done.stderr[-2000:]}")
+            ran(folder, stage)
     return world
 
 

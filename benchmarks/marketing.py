@@ -222,8 +222,21 @@ def campaign(folder: Path, tiny: bool) -> list[Taken]:
         alone = trial.filter(pl.col("outcome").is_in([plan.NOT_WORTH, plan.SHORT])).select("user_id")
         left = people.select(alone=pl.col("user_id").is_in(alone["user_id"].implode()))["alone"].to_numpy()
         right = float((worth["oracle"][left] == 0).mean()) if left.any() else 1.0
-        qini = world.qini()
-    return [*beside, (right, None), qini]
+        qini, clicked, bought = world.qini(), world.calibration("click"), world.calibration("response")
+        early, alike = world.bought_and_not_due(), world.same_top(10)
+    return [*beside, (right, None), qini, clicked, bought, (float(early), None), (alike, None)]
+
+
+def repeats(folder: Path, tiny: bool) -> list[Taken]:
+    """What shoppers of a year-old simulated shop buy again within a week, told before it."""
+    with TemporaryDirectory() as scratch:
+        space = benchmarks_campaign.workspace(
+            Path(scratch), {"shoppers": 500, "days": 60} if tiny else {"shoppers": 2000, "days": 365}
+        )
+        for stage in ("collect", "freshness", "check", "segment"):
+            benchmarks_campaign.ran(space, stage)
+        told = json.loads((space / "reports/segments.json").read_text(encoding="utf-8"))["repeats"]
+    return [(told["ndcg@10"] / told["by_frequency"], None), (told["ndcg@10"], None)]
 
 
 def planning(folder: Path, tiny: bool) -> list[Taken]:
@@ -272,6 +285,14 @@ ROWS: dict[str, tuple[str | None, Callable[[Path, bool], list[Taken]], list[Goal
         Goal("... as a share of an oracle that knows the truth of every item", 0.85, 0.92),
         Goal("... people left alone whom the oracle leaves alone too", 0.9, 0.95),
         Goal("simulated shop, purchases: Qini of what offers are made by, over that of response", 1.3, 1.5),
+        Goal("simulated shop, among what was chosen: calibration error of chances of a click", 0.01, 0.005, less=True),
+        Goal("... of a purchase", 0.01, 0.005, less=True),
+        Goal("simulated shop: what was bought and is not due, among what is offered", 0, 0, less=True),
+        Goal("... shoppers whose first ten offers are those of most others, as a share", 0.01, 0.01, less=True),
+    ]),
+    "repeats": (None, repeats, [
+        Goal("simulated shop, repeat purchases within a week: NDCG@10, times that of bought before, by frequency", 2.0, 2.0),
+        Goal("... NDCG@10 itself", 0.7, 0.8),
     ]),
     "plan": (None, planning, [
         Goal("plan, 10^6 shoppers x 200 candidates, 10^4 items with stock: seconds", 180, 120, less=True),

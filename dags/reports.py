@@ -223,9 +223,10 @@ def _campaigns(reports: Path) -> str:
     rows = [
         [c["campaign"], f"{c['sent']:,}", f"{c['held_out']:,}"]
         + ([c["reason"], "", ""] if "reason" in c else [_money(c[n]["added"], c[n]["interval"]) for n in ("orders", "revenue", "margin")])
+        + [f"{c['expected']['margin']:,.0f}" if "expected" in c else ""]
         for c in campaigns
     ]  # fmt: skip
-    table = _table(["", "sent", "held out", "orders added (95 %, on any day)", "revenue", "margin"], rows)
+    table = _table(["", "sent", "held out", "orders added (95 %, on any day)", "revenue", "margin", "margin planned"], rows)
     return f"<h2>What campaigns brought</h2><div class=wide>{table}</div>"
 
 

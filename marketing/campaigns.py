@@ -50,7 +50,7 @@ class Message(_Part):
 class Campaign(_Part):
     audience: str = "everyone"  # the name of a segment, or a condition such as those of segments.yaml
     topic: Name = "offers"  # shoppers may opt out of a topic
-    goal: Literal["margin", "revenue"] = "margin"
+    goal: Literal["margin", "revenue", "orders", "clicks"] = "margin"  # of orders and clicks the most that lose no money
     items: str | None = (
         None  # a condition over the columns of items, such as category = 'kitchen > tea' AND price < 100; null: all
     )
@@ -63,6 +63,7 @@ class Campaign(_Part):
     explore: Share = 0.05  # of messages, so many name another item than the best, by chance
     starts: date
     days: int = Field(default=1, ge=1)
+    not_on: list[date] = []  # days of the shopper's calendar on which nothing is sent
     approve_above: float | None = Field(default=None, ge=0)  # a plan that costs more waits for a person
     messages: dict[Name, dict[str, Message]] = {}  # by channel, and by language or `default`
 

@@ -3,7 +3,8 @@
 In: moments (UTC), names of time zones. Out: local times; the first moment at which a message may come.
 """
 
-from datetime import UTC, datetime, timedelta
+from collections.abc import Collection
+from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo, available_timezones
 
 import polars as pl
@@ -48,13 +49,15 @@ def nearest_allowed(hour: int, quiet: tuple[int, int] | None) -> int:
     return next((hour + step) % 24 for step in around if not is_quiet((hour + step) % 24, quiet))
 
 
-def moment(not_before: datetime, zone: str, hour: int, quiet: tuple[int, int] | None = None) -> datetime:
-    """The first quarter of an hour (UTC), not before this moment, at which it is this hour of the day in the zone, or the allowed hour nearest to it. Where a
+def moment(
+    not_before: datetime, zone: str, hour: int, quiet: tuple[int, int] | None = None, not_on: Collection[date] = ()
+) -> datetime:
+    """The first quarter of an hour (UTC), not before this moment, at which it is this hour of the day in the zone, or the allowed hour nearest to it, and none of these days. Where a
     day leaves the hour out, as clocks go forward, it is that of the next day.
     """
     there, wanted = ZoneInfo(zone), nearest_allowed(hour, quiet)
     quarter = timedelta(minutes=15)
     at = not_before - (not_before - datetime(2000, 1, 1, tzinfo=UTC)) % -quarter
-    while at.astimezone(there).hour != wanted:
+    while at.astimezone(there).hour != wanted or at.astimezone(there).date() in not_on:
         at += quarter
     return at

@@ -44,7 +44,8 @@ def outgoing(
         body = written(campaign, name, row["channel"], values)
         at = row["send_at"].timestamp()
         made.append(
-            Outgoing(name, user, step, row["item_id"], row["channel"], campaign.topic, body, at, campaign.ends.timestamp(), row["propensity"])
+            Outgoing(name, user, step, row["item_id"], row["channel"], campaign.topic, body, at, campaign.ends.timestamp(), row["propensity"],
+                     None if row["extra"] is None else row["extra"] * row["money"])
         )  # fmt: skip
     return made
 

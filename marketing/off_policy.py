@@ -9,12 +9,13 @@ et al. 2017); DR with optimistic shrinkage (DRos; Su et al., "Doubly robust off-
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 FAR = 3.0  # standard errors from 1 at which mean weights say that the propensities are wrong
 CANDIDATES = 15  # limits of weights that Switch and DRos choose among
-SAMPLES = 300  # of the bootstrap
+SAMPLES, AT_ONCE = 300, 20  # of the bootstrap
 
 
 class NoValue(ValueError):
@@ -82,13 +83,13 @@ def values(log: Log, seed: int = 0) -> list[Value]:
     rng, size = np.random.default_rng(seed), len(log.reward)
     names = [name for name in ESTIMATORS if log.expected is not None or name in ("IPS", "SNIPS")]
     ways = {name: ESTIMATORS[name](log) for name in names}
-    drawn = {name: np.empty(SAMPLES) for name in names}
-    for sample in range(SAMPLES):
-        counts = rng.multinomial(size, np.full(size, 1 / size)).astype(float)
+    drawn: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for _ in range(0, SAMPLES, AT_ONCE):
+        counts = rng.multinomial(size, np.full(size, 1 / size), AT_ONCE).astype(float)
         for name, way in ways.items():
-            drawn[name][sample] = way.value(counts)
-    intervals = {name: tuple(float(v) for v in np.quantile(drawn[name], [0.025, 0.975])) for name in names}
-    return [Value(name, ways[name].value(np.ones(size)), intervals[name]) for name in names]
+            drawn[name].append(way.values(counts))
+    intervals = {name: tuple(float(v) for v in np.quantile(np.concatenate(drawn[name]), [0.025, 0.975])) for name in names}
+    return [Value(name, float(ways[name].values(np.ones((1, size)))[0]), intervals[name]) for name in names]
 
 
 @dataclass(frozen=True)
@@ -99,12 +100,16 @@ class Way:
     below: np.ndarray  # (N,)
     missing: np.ndarray  # (C, N), whose mean is what each candidate is off by, as far as the log tells
 
-    def value(self, counts: np.ndarray) -> float:
-        """The estimate where each choice counts so many times, (N,)."""
-        size, above = counts.sum(), self.above @ counts
-        variance = self.above**2 @ counts / size - (above / size) ** 2
-        best = int(np.argmin(variance / size + (self.missing @ counts / size) ** 2))
-        return float(above[best] / (self.below @ counts))
+    @cached_property
+    def squares(self) -> np.ndarray:
+        return self.above**2
+
+    def values(self, counts: np.ndarray) -> np.ndarray:
+        """(S,) the estimate where each choice counts so many times: (S, N)."""
+        size, above = counts.sum(1, keepdims=True), counts @ self.above.T
+        variance = counts @ self.squares.T / size - (above / size) ** 2
+        best = np.argmin(variance / size + (counts @ self.missing.T / size) ** 2, 1)
+        return above[np.arange(len(best)), best] / (counts @ self.below)
 
 
 def ips(log: Log) -> Way:

@@ -46,6 +46,7 @@ MESSAGES = sa.Table(
     sa.Column("topic", sa.String(80), nullable=False),
     sa.Column("body", sa.Text, nullable=False),  # JSON: subject, text, link
     sa.Column("propensity", sa.Float),
+    sa.Column("expected", sa.Float),
     sa.Column("send_at", sa.Float, nullable=False),  # seconds since 1970, as all times here
     sa.Column("until", sa.Float, nullable=False),  # too late afterwards
     sa.Column("state", sa.String(20), nullable=False),
@@ -92,6 +93,7 @@ class Message:
     send_at: float
     until: float
     propensity: float | None = None
+    expected: float | None = None  # money that it is to bring, its cost not taken off
 
     @property
     def key(self) -> str:
@@ -113,6 +115,13 @@ class Outbox:
             sa.event.listen(self.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
         with self.engine.begin() as t:
             _tables.create_all(t)
+            there = {column["name"] for column in sa.inspect(t).get_columns(MESSAGES.name)}
+            for column in set(MESSAGES.columns.keys()) - there:  # an outbox of an older version
+                t.execute(
+                    sa.DDL(
+                        f"ALTER TABLE {MESSAGES.name} ADD COLUMN {column} {MESSAGES.c[column].type.compile(self.engine.dialect)}"
+                    )
+                )
         self._learn_from_journal()
 
     # Campaigns
@@ -273,8 +282,8 @@ class Outbox:
             return t.execute(sa.select(sa.func.min(MESSAGES.c.next_at)).where(left)).scalar()
 
     def sent(self, campaign: str) -> list[dict]:
-        """What was sent of a campaign: user_id, item_id, channel, sent_at, propensity, key."""
-        names = ("key", "user_id", "item_id", "channel", "sent_at", "propensity")
+        """What was sent of a campaign: user_id, item_id, channel, sent_at, propensity, expected, key."""
+        names = ("key", "user_id", "item_id", "channel", "sent_at", "propensity", "expected")
         wanted = sa.select(*(MESSAGES.c[name] for name in names)).where(MESSAGES.c.campaign == campaign, MESSAGES.c.state == SENT)
         with self.engine.begin() as t:
             return [dict(row) for row in t.execute(wanted.order_by(MESSAGES.c.sent_at, MESSAGES.c.key)).mappings()]
@@ -344,7 +353,7 @@ class Outbox:
 
 
 def _message(row: sa.RowMapping) -> Message:
-    names = ("campaign", "user_id", "step", "item_id", "channel", "topic", "send_at", "until", "propensity")
+    names = ("campaign", "user_id", "step", "item_id", "channel", "topic", "send_at", "until", "propensity", "expected")
     return Message(**{name: row[name] for name in names}, body=json.loads(row["body"]))
 
 

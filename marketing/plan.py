@@ -5,7 +5,7 @@ is to bring and cost, and how the audience comes apart. The same inputs give the
 """
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 import numpy as np
 import polars as pl
@@ -56,7 +56,7 @@ class Plan:
     """What is to be sent."""
 
     table: pl.DataFrame  # PLAN, in the order of the audience
-    gap: float  # by which share a better plan within the limits might be worth more, at most
+    gap: float  # by which share a better plan within the limits might reach more of the goal, at most
     known: bool  # is it known what a push changes? Else the best ranked go first and `extra` is null
     currency: str  # what money is: margin or revenue
 
@@ -79,7 +79,7 @@ def planned(
 ) -> Plan:
     """The plan of a campaign at a moment.
 
-    audience: (N,) user_ids. offers: user_id, item_id, channel, hour, rank, extra. items: item_id and what of price, cost, stock, in_stock there is, of the items that the
+    audience: (N,) user_ids. offers: user_id, item_id, channel, hour, rank, extra, click. items: item_id and what of price, cost, stock, in_stock there is, of the items that the
     campaign may offer. pushes: of the past (marketing/pushes.py), for the limits on contacts.
     """
     people = pl.DataFrame({"user_id": audience}).unique(maintain_order=True)
@@ -98,7 +98,7 @@ def planned(
     offers = drop(offers.sort("user_id", "rank", "channel"), UNREACHED)
     offered, currency = priced(items, campaign.goal)
     offers = drop(offers.join(offered, on="item_id", how="inner", maintain_order="left"), NOTHING)
-    offers = _timed(offers, max(at, campaign.begins), users, rules.quiet)
+    offers = _timed(offers, max(at, campaign.begins), users, rules.quiet, campaign.not_on)
     offers = drop(offers.filter(pl.col("send_at") < campaign.ends), TOO_LATE)
     offers = drop(_within_contacts(offers, pushes, rules.contacts), CONTACTED)
     known = offers["extra"].null_count() < len(offers)
@@ -106,7 +106,7 @@ def planned(
     offers = offers.with_columns(cost=costs)
     if known:
         worth = pl.col("extra") * pl.col("money") - pl.col("cost") - rules.leaving
-        value = worth
+        value = pl.when(worth > 0).then({"orders": pl.col("extra"), "clicks": pl.col("click")}.get(campaign.goal, worth))
     else:  # nothing is known of what pushes change: the best ranked first, for what they cost
         worth, value = pl.lit(None, pl.Float64), 1 / (1 + pl.col("rank")).log(2)
     offers = offers.with_columns(worth=worth, value=value)
@@ -134,16 +134,18 @@ def priced(items: pl.DataFrame, goal: str) -> tuple[pl.DataFrame, str]:
     items = items.with_columns(pl.lit(None, kind).alias(n) for n, kind in wanted.items() if n not in items.columns)
     items = items.unique("item_id", keep="first", maintain_order=True)
     items = items.filter(pl.col("in_stock").fill_null(True) & (pl.col("stock").fill_null(np.inf) > 0))
-    margin = goal == "margin" and items["cost"].count() > 0
+    margin = goal != "revenue" and items["cost"].count() > 0
     money = pl.col("price") - pl.col("cost") if margin else pl.col("price")
     return items.select("item_id", "category", "stock", money=money.fill_null(0.0)), "margin" if margin else "revenue"
 
 
-def _timed(offers: pl.DataFrame, not_before: datetime, users: pl.DataFrame | None, quiet: tuple[int, int] | None) -> pl.DataFrame:
+def _timed(
+    offers: pl.DataFrame, not_before: datetime, users: pl.DataFrame | None, quiet: tuple[int, int] | None, not_on: list[date]
+) -> pl.DataFrame:
     """Offers with the moment at which they would be sent."""
     offers = offers.with_columns(zone=clock.zones_of(offers["user_id"], users))
     moments = offers.select("zone", "hour").unique(maintain_order=True)
-    when = [clock.moment(not_before, zone, hour, quiet) for zone, hour in moments.iter_rows()]
+    when = [clock.moment(not_before, zone, hour, quiet, not_on) for zone, hour in moments.iter_rows()]
     moments = moments.with_columns(send_at=pl.Series(when, dtype=PLAN["send_at"]))
     return offers.join(moments, on=["zone", "hour"], how="left", maintain_order="left").drop("zone")
 

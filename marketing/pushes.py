@@ -20,6 +20,7 @@ PUSHES = {
     "timestamp": pl.Datetime("us", "UTC"),
     "sent": pl.Boolean,  # else held out
     "propensity": pl.Float64,  # the chance of what happened; null: not logged
+    "expected": pl.Float64,  # money that it was to bring when it was planned; null: not logged
     "clicked": pl.Boolean,
     "bought": pl.Boolean,  # the item, within the days that count
     "revenue": pl.Float64,  # of that
@@ -38,14 +39,15 @@ NO_ATTRIBUTES = ("user_id", "time_zone", "channels")  # channels are those of to
 def logged(events: pl.DataFrame, items: pl.DataFrame | None, answer_days: float) -> pl.DataFrame:
     """PUSHES: impressions and holdouts that name a campaign, oldest first. A purchase or a click answers the newest push of its item before it.
 
-    events: with user_id, item_id, event, timestamp and what of campaign_id, channel, propensity, price, quantity there is.
+    events: with user_id, item_id, event, timestamp and what of campaign_id, channel, propensity, expected, price, quantity there is.
     """
     if "campaign_id" not in events.columns:
         return pl.DataFrame(schema=PUSHES)
-    events = _with({"channel": pl.String, "propensity": pl.Float64, "price": pl.Float64, "quantity": pl.Float64}, events)
+    optional = {"channel": pl.String} | dict.fromkeys(("propensity", "expected", "price", "quantity"), pl.Float64)
+    events = _with(optional, events)
     made = pl.col("campaign_id").is_not_null() & pl.col("event").is_in(["impression", "holdout"])
     ready = events.filter(made).select(
-        *KEY, "campaign_id", "channel", "timestamp", "propensity", sent=pl.col("event") == "impression"
+        *KEY, "campaign_id", "channel", "timestamp", "propensity", "expected", sent=pl.col("event") == "impression"
     )
     ready = ready.unique(["campaign_id", "user_id", "item_id", "timestamp"], keep="first", maintain_order=True)
     ready = ready.sort("timestamp", *KEY)
@@ -63,6 +65,13 @@ def logged(events: pl.DataFrame, items: pl.DataFrame | None, answer_days: float)
         )  # fmt: skip
     told = pl.col("clicked", "bought").fill_null(False), pl.col("revenue", "margin").fill_null(0.0)
     return ready.with_columns(*told).select(pl.col(name).cast(kind) for name, kind in PUSHES.items())
+
+
+def brings(rows: pl.DataFrame, items: pl.DataFrame | None) -> np.ndarray:
+    """(N,) what a purchase of the item of each row brings: its margin where its cost is known, else its price; 0 where neither is."""
+    known = _with({"price": pl.Float64, "cost": pl.Float64}, _items(items)).unique("item_id", keep="first")
+    money = known.select("item_id", money=pl.coalesce(pl.col("price") - pl.col("cost"), "price"))
+    return rows.select("item_id").join(money, on="item_id", how="left", maintain_order="left")["money"].fill_null(0.0).to_numpy()
 
 
 def past(pushes: pl.DataFrame, events: pl.DataFrame, items: pl.DataFrame | None, users: pl.DataFrame | None) -> pl.DataFrame:

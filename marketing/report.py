@@ -16,7 +16,7 @@ FEWEST = 30  # people in either arm
 
 def brought(pushes: pl.DataFrame, before: pl.DataFrame, holdouts: Mapping[str, float]) -> list[dict]:
     """A row a campaign, oldest first, then one of all together: people in both arms, and of purchases, revenue and margin of what was pushed what it added to all who were sent something, with a
-    95 % interval, and a row a channel where there are several.
+    95 % interval, and a row a channel where there are several; and, where it was logged, the money that the messages were to bring when they were planned, and whether the interval of the margin holds it.
 
     before: user_id, campaign_id, revenue: what each brought before the campaign, by which noise is taken away (CUPED). holdouts: the share that was to be held out, of campaigns of which it
     is known; arms that do not agree with it are an alarm, and nothing is told.
@@ -26,6 +26,7 @@ def brought(pushes: pl.DataFrame, before: pl.DataFrame, holdouts: Mapping[str, f
         orders=pl.col("bought").sum().cast(pl.Float64),
         revenue=pl.col("revenue").sum(),
         margin=pl.col("margin").sum(),
+        expected=pl.when(pl.col("expected").count() > 0).then(pl.col("expected").sort().sum()),
         at=pl.col("timestamp").min(),
     ).join(before, on=["campaign_id", "user_id"], how="left", suffix="_before")  # fmt: skip
     people = people.with_columns(pl.col("revenue_before").fill_null(0.0)).sort("at", "user_id", "channel")
@@ -61,4 +62,8 @@ def _difference(people: pl.DataFrame, holdout: float | None) -> dict:
             "interval": [end * row["sent"] for end in found.interval],
             "sure": found.sure,
         }
+    expected = people.filter("sent")["expected"]
+    if expected.count() == row["sent"]:
+        low, high = row["margin"]["interval"]
+        row["expected"] = {"margin": float(expected.sort().sum()), "as_measured": low <= expected.sum() <= high}
     return row

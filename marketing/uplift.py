@@ -9,10 +9,12 @@ estimation of heterogeneous causal effects", 2023), of EconML over LightGBM.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 
 import numpy as np
+
+from marketing import off_policy
 
 FOLDS = 5
 SAMPLES = 300  # of the bootstrap
@@ -241,6 +243,29 @@ def money(data: Trial, chosen: np.ndarray, value: float, cost: float, seed: int 
     return tuple(
         size * (change * value - cost) for change in (_difference(part, np.ones(size)), *_quantiles(np.array(each), 0.025))
     )
+
+
+def rule(
+    data: Trial, scores: dict[str, np.ndarray], by: str, sends: np.ndarray, money: np.ndarray, cost: np.ndarray, seed: int = 0
+) -> dict:
+    """What sending by a rule would have brought these people, told from the trial before anybody is disturbed, beside sending to all and to nobody.
+
+    scores: of models that did not see the person (out_of_fold), of which RESPONSE and `by` say what to expect. sends: (N,) bool, whom the rule sends to. money: (N,) what an outcome brings.
+    cost: (N,) of sending. Values are a person, with 95 % intervals; see off_policy.values.
+
+    Raises:
+        off_policy.NoValue: the trial does not tell.
+    """
+    treated, without = scores[RESPONSE], scores[RESPONSE] - scores[by]
+    reward = data.outcome * money - data.treated * cost
+    expected = np.where(data.treated, treated * money - cost, without * money)
+    found = {"sent": float(sends.mean())}
+    for name, target in (("by the rule", sends), ("to all", np.ones_like(sends)), ("to nobody", np.zeros_like(sends))):
+        weight = (data.treated == target) * data.inverse
+        log = off_policy.Log(reward, weight, expected, np.where(target, treated * money - cost, without * money))
+        found[name] = [asdict(value) for value in off_policy.values(log, seed)]
+        found["overlap"] = found.get("overlap") or asdict(off_policy.overlap(weight))
+    return found
 
 
 def _resample(size: int, rng: np.random.Generator) -> np.ndarray:

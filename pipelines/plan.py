@@ -142,7 +142,7 @@ def described(campaign: Campaign, at: datetime, made: plan.Plan) -> dict:
         low, high = worth - 1.96 * error, worth + 1.96 * error
     ends = made.waterfall()
     return {
-        "at": at.isoformat(), "topic": campaign.topic, "audience": sum(ends.values()), "send": ends[plan.SEND], "messages": len(sent), "waterfall": ends,
+        "at": at.isoformat(), "topic": campaign.topic, "goal": campaign.goal, "orders": float(sent["extra"].sum()) if made.known else None, "audience": sum(ends.values()), "send": ends[plan.SEND], "messages": len(sent), "waterfall": ends,
         "cost": float(sent["cost"].sum()), "budget": campaign.budget, "currency": made.currency, "worth": worth, "interval": [low, high],
         "gap": made.gap, "by_channel": dict(sent["channel"].value_counts().sort("channel").iter_rows()),
         "approve_above": campaign.approve_above,

@@ -63,7 +63,8 @@ def in_words(row: dict) -> str:
         return f"{row['sent']:,} sent, {row['held_out']:,} held out: {row['reason']}"
     margin = row["margin"]
     low, high = margin["interval"]
-    return f"{row['sent']:,} messages added {row['orders']['added']:,.0f} orders and {margin['added']:,.0f} of margin ({low:,.0f} to {high:,.0f})"
+    planned = f"; {row['expected']['margin']:,.0f} were planned" if "expected" in row else ""
+    return f"{row['sent']:,} messages added {row['orders']['added']:,.0f} orders and {margin['added']:,.0f} of margin ({low:,.0f} to {high:,.0f}){planned}"
 
 
 if __name__ == "__main__":

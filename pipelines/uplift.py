@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from marketing import chances, pushes, uplift
+from marketing import chances, off_policy, pushes, uplift
 from pipelines.data.cleaning import clean
 from pipelines.data.sources import source
 from pipelines.data.tables import checked
@@ -66,6 +66,7 @@ def main() -> None:
     verdict = uplift.decide(trial, scores, seed)
     by = verdict.best if verdict.pays else uplift.RESPONSE
     price = prices(made, items)
+    told_before = before_it_is_sent(trial, scores, by, made, items, planning, seed)
     line = uplift.calibrated(replace(trial, outcome=trial.outcome * price), scores[by] * price)
     at = raw["timestamp"].max()
     answers = answered(made, seen, seed)
@@ -82,9 +83,32 @@ def main() -> None:
     write_json(REPORT, {
         "pushes": len(made), "sent": int(made["sent"].sum()), "campaigns": made["campaign_id"].n_unique(), "told_apart": auc, "by": by, "pays": verdict.pays,
         "reason": verdict.reason, "learners": [asdict(r) for r in verdict.ranked], "calibration": asdict(line), "features": seen.columns,
+        "rule": told_before,
         "answers": {name: {"by": a.kind, "told": [asdict(t) for t in a.told]} for name, a in answers.items()},
     })  # fmt: skip
     log.info("uplift: %s", verdict.reason)
+
+
+def before_it_is_sent(
+    trial: uplift.Trial,
+    scores: dict[str, np.ndarray],
+    by: str,
+    made: pl.DataFrame,
+    items: pl.DataFrame | None,
+    planning: dict,
+    seed: int,
+) -> dict:
+    """What sending only where it pays would have brought of the pushes of the past, a push, beside sending all and none; or why that cannot be told."""
+    money = pushes.brings(made, items)
+    cost = (
+        made["channel"].replace_strict(planning["channels"], default=0.0, return_dtype=pl.Float64).to_numpy()
+        + planning["leaving_cost"]
+    )
+    line = uplift.calibrated(replace(trial, outcome=trial.outcome * money), scores[by] * money)
+    try:
+        return uplift.rule(trial, scores, by, line.of(scores[by] * money) > cost, money, cost, seed)
+    except off_policy.NoValue as error:
+        return {"reason": str(error)}
 
 
 def answered(made: pl.DataFrame, seen: pl.DataFrame, seed: int) -> dict[str, chances.Chances]:

@@ -32,7 +32,7 @@ class File:
             whole = file.seek(0, os.SEEK_END) == self.read
             row = (
                 {"key": key}
-                | {n: v for n, v in asdict(message).items() if n not in ("body", "until", "propensity")}
+                | {n: v for n, v in asdict(message).items() if n not in ("body", "until", "propensity", "expected")}
                 | message.body
             )
             file.write(

@@ -36,6 +36,7 @@ EVENTS = {
     "channel": pl.String,
     "campaign_id": pl.String,
     "propensity": pl.Float64,  # the chance that it had, of all that might have been shown or not
+    "expected": pl.Float64,  # money that it was to bring when it was planned, its cost not taken off
 }
 
 ITEMS = {

@@ -171,15 +171,30 @@ def status(name: str) -> str:
 def log(name: str, out: Path) -> str:
     """Writes what was sent of a campaign and what chance held out as events, with the chance of each: what the next plan learns from, beside the shop's own events."""
     sent = pl.DataFrame(opened().sent(name), schema={"key": pl.String, "user_id": pl.String, "item_id": pl.String, "channel": pl.String, "sent_at": pl.Float64,
-                                                     "propensity": pl.Float64})  # fmt: skip
+                                                     "propensity": pl.Float64, "expected": pl.Float64})  # fmt: skip
     at = (pl.col("sent_at") * 1e6).cast(pl.Int64).cast(TIMESTAMP)
     held = pl.read_parquet(PLANS / f"{name}.parquet").filter(outcome="held out")
     rows = pl.concat(
         [
             sent.select(
-                "user_id", "item_id", "channel", "propensity", event=pl.lit("impression"), timestamp=at, request_id="key"
+                "user_id",
+                "item_id",
+                "channel",
+                "propensity",
+                "expected",
+                event=pl.lit("impression"),
+                timestamp=at,
+                request_id="key",
             ),
-            held.select("user_id", "item_id", "channel", "propensity", event=pl.lit("holdout"), timestamp="send_at"),
+            held.select(
+                "user_id",
+                "item_id",
+                "channel",
+                "propensity",
+                expected=pl.col("extra") * pl.col("money"),
+                event=pl.lit("holdout"),
+                timestamp="send_at",
+            ),
         ],
         how="diagonal",
     ).with_columns(campaign_id=pl.lit(name))

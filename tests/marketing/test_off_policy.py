@@ -50,7 +50,7 @@ def test_heavy_weights_are_shrunk():
     errors = []
     for seed in range(30):
         log = logged(1500, seed, RATES * 0.8, logging=rare)
-        errors.append([abs(off_policy.ESTIMATORS[name](log).value(np.ones(1500)) - TRUTH) for name in ("IPS", "DRos")])
+        errors.append([abs(off_policy.ESTIMATORS[name](log).values(np.ones((1, 1500)))[0] - TRUTH) for name in ("IPS", "DRos")])
     ips, shrunk = np.mean(errors, axis=0)
     assert shrunk < 0.7 * ips
 

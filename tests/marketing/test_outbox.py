@@ -4,6 +4,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from benchmarks import sending as kills
 from marketing import outbox, sending
@@ -29,6 +30,18 @@ def box(tmp_path: Path) -> Outbox:
     made = Outbox(f"sqlite:///{tmp_path}/outbox.sqlite", tmp_path / "journal")
     made.open("spring")
     return made
+
+
+def test_an_outbox_of_an_older_version_is_used_on(tmp_path: Path):
+    url = f"sqlite:///{tmp_path}/outbox.sqlite"
+    old = Outbox(url)
+    old.open("spring")
+    old.put([message("a")])
+    with old.engine.begin() as t:
+        t.execute(sa.text("ALTER TABLE messages DROP COLUMN expected"))
+    new = Outbox(url)
+    assert new.put([message("a"), message("b")]) == 1
+    assert {m.user_id for _, m in new.lease("w", 200.0)} == {"a", "b"}
 
 
 class Notebook:

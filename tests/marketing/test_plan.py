@@ -36,7 +36,7 @@ def shop(people: int = 200, items: int = 20, each: int = 4, seed: int = 0) -> di
     }).with_columns(cost=pl.col("price") * 0.6)  # fmt: skip
     zones = pl.DataFrame({"user_id": users, "time_zone": [ZONES[n % len(ZONES)] for n in range(people)]})
     past = pl.DataFrame(
-        [("old", u, "i0", str(rng.choice(["app", "sms"])), AT - timedelta(days=float(rng.uniform(0, 9))), bool(rng.random() < 0.7), 0.5, False, False, 0.0, 0.0)
+        [("old", u, "i0", str(rng.choice(["app", "sms"])), AT - timedelta(days=float(rng.uniform(0, 9))), bool(rng.random() < 0.7), 0.5, None, False, False, 0.0, 0.0)
          for u in rng.choice(users, people)], schema=PUSHES, orient="row",
     )  # fmt: skip
     return {"audience": pl.Series("user_id", users), "offers": offers, "items": goods, "users": zones, "pushes": past}
@@ -117,7 +117,7 @@ def test_who_gets_nothing_is_told_why():
         extra=pl.when(pl.col("user_id") == "u001").then(-0.1).otherwise("extra")
     )  # fmt: skip
     world["pushes"] = pl.DataFrame(
-        [("old", "u002", "i0", "app", AT, True, 0.5, False, False, 0.0, 0.0)] * 2, schema=PUSHES, orient="row"
+        [("old", "u002", "i0", "app", AT, True, 0.5, None, False, False, 0.0, 0.0)] * 2, schema=PUSHES, orient="row"
     )
     ends = dict(planned(world, holdout=0.0).table.select("user_id", "outcome").rows())
     assert ends["u000"] == plan.UNREACHED
@@ -170,3 +170,27 @@ def test_chances_of_people_are_even_and_stay():
 def test_a_campaign_that_cannot_be_is_refused(wrong: dict, said: str):
     with pytest.raises(ValidationError, match=said):
         Campaign(**CAMPAIGN | wrong)
+
+
+@pytest.mark.parametrize("goal", ["orders", "clicks"])
+def test_other_goals_are_reached_without_losing_money(goal: str):
+    world = shop()
+    rng = np.random.default_rng(0)
+    world["offers"] = world["offers"].with_columns(click=pl.Series(rng.random(len(world["offers"]))))
+    by_margin, made = planned(world, budget=4.0), planned(world, budget=4.0, goal=goal)
+    reached = []
+    for table in (made.table, by_margin.table):
+        rows = table.filter(pl.col("item_id").is_not_null()).join(world["offers"], on=plan.KEY, suffix="_offer")
+        reached.append(rows["extra" if goal == "orders" else "click"].sum())
+    assert reached[0] > reached[1]
+    assert made.table.drop_nulls("item_id")["worth"].min() > 0
+
+
+def test_nothing_is_sent_on_days_that_the_campaign_names():
+    world = shop()
+    days = [AT.date() + timedelta(days=d) for d in range(2)]
+    made = planned(world, days=4, not_on=days, starts=AT.date()).table.drop_nulls("send_at")
+    assert len(made) > 0
+    zones = dict(world["users"].select("user_id", "time_zone").iter_rows())
+    there = [at.astimezone(ZoneInfo(zones[user])).date() for user, at in made.select("user_id", "send_at").iter_rows()]
+    assert not set(there) & set(days)

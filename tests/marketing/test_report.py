@@ -13,13 +13,15 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 NOBODY = pl.DataFrame(schema={"campaign_id": pl.String, "user_id": pl.String, "revenue": pl.Float64})
 
 
-def pushes(campaign: str, people: int, share: float, added: float, rng: np.random.Generator, day: int = 0) -> pl.DataFrame:
+def pushes(
+    campaign: str, people: int, share: float, added: float, rng: np.random.Generator, day: int = 0, expected: float | None = None
+) -> pl.DataFrame:
     """Pushes of a campaign that adds so many purchases of 10 (margin 4) a person; a tenth buy anyway."""
     sent = rng.random(people) < share
     bought = rng.random(people) < 0.1 + added * sent
     return pl.DataFrame({
         "campaign_id": campaign, "user_id": [f"u{n}" for n in range(people)], "item_id": "tea", "channel": np.where(np.arange(people) % 2, "app", "email"),
-        "timestamp": START + timedelta(days=day), "sent": sent, "propensity": 0.5, "clicked": False, "bought": bought, "revenue": bought * 10.0, "margin": bought * 4.0,
+        "timestamp": START + timedelta(days=day), "sent": sent, "propensity": 0.5, "expected": expected, "clicked": False, "bought": bought, "revenue": bought * 10.0, "margin": bought * 4.0,
     }).cast(PUSHES)  # fmt: skip
 
 
@@ -41,6 +43,19 @@ def test_intervals_hold_the_truth_in_at_least_nineteen_of_twenty_campaigns():
     rng = np.random.default_rng(1)
     rows = report.brought(pl.concat([pushes(f"c{n:02}", 2000, 0.8, 0.03, rng, n) for n in range(60)]), NOBODY, {})[:-1]
     assert sum(r["orders"]["interval"][0] < 0.03 * r["sent"] < r["orders"]["interval"][1] for r in rows) >= 57
+
+
+def test_what_was_planned_is_held_against_what_came():
+    rng = np.random.default_rng(4)
+    right, wrong, unknown = (
+        pushes(name, 8000, 0.7, 0.05, rng, n, expected)
+        for n, (name, expected) in enumerate((("a", 0.2), ("b", 2.0), ("c", None)))
+    )
+    a, b, c, together = report.brought(pl.concat([right, wrong, unknown]), NOBODY, {})
+    assert a["expected"] == {"margin": pytest.approx(0.2 * a["sent"]), "as_measured": True}
+    assert b["expected"] == {"margin": pytest.approx(2.0 * b["sent"]), "as_measured": False}
+    assert "expected" not in c
+    assert "expected" not in together  # it is not known of all
 
 
 def test_what_people_brought_before_takes_noise_away():

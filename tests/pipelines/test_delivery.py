@@ -41,6 +41,8 @@ def test_a_plan_is_sent_once_and_can_be_held(run: Path):
     logged = pushes.logged(pl.read_parquet("log.parquet"), None, 3.0)  # as the next plan reads it
     assert (logged["sent"].sum(), (~logged["sent"]).sum()) == (plan["messages"], plan["waterfall"]["held out"])
     assert logged["propensity"].is_between(0, 1, closed="right").all()
+    planned = pl.read_parquet("data/plans/spring.parquet").filter(pl.col("outcome").is_in(["send", "held out"]))
+    assert logged["expected"].sum() == pytest.approx((planned["extra"] * planned["money"]).sum())
 
 
 def test_a_test_message_goes_to_whom_it_is_asked_for_alone(run: Path):

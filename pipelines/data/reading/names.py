@@ -31,6 +31,7 @@ COLUMN_NAMES = {
     "campaign_id": ("campaignid", "活动id", "活动编号"),
     "channel": ("channel", "渠道", "触达渠道"),
     "propensity": ("propensity", "曝光概率"),
+    "expected": ("expectedmargin", "expected", "预期增量"),
     "duration": ("duration", "dwell", "dwelltime", "timespent", "停留时长", "浏览时长"),
     "title": ("title", "itemname", "productname", "producttitle", "productdisplayname", "itemtitle", "lineitemname", "名称", "标题", "商品名称", "商品名",
               "商品标题", "品名", "产品名称", "name", "product", "item", "description", "商品", "产品"),

@@ -36,6 +36,7 @@ EVENTS_OWN = (
     "campaign_id",
     "channel",
     "propensity",
+    "expected",
 )
 ITEMS_OWN = ("title", "description", "category", "brand", "price", "cost", "in_stock", "stock", "image")
 
