@@ -1,6 +1,6 @@
 """bundle: everything that serving needs, as one artefact with a manifest, and the bento around it.
 
-In:  data/refit and data/served (the model that is served, and its graph), data/prepared, data/segments (what is bought again), data/uplift (offers), data/checked (prices, time zones), reports, deploy/serving (the service), settings `serve`, `plan`.
+In:  data/refit and data/served (the model that is served, and its graph), data/prepared, data/segments (shoppers, what is bought again), data/uplift (offers), data/checked (prices, time zones), reports, deploy/serving (the service), settings `serve`, `plan`.
 Out: artefact (deploy/serving/artefact.py), bento (a folder that `bentoml serve` runs).
 
 The version is a hash of the artefact's files, of what the manifest says and of the code that serves: the same inputs give the same version.
@@ -17,6 +17,7 @@ import polars as pl
 from models.rankers.two_stage import first_stage
 from models.sequences import Sequences
 from pipelines.artefact import graph, index
+from pipelines.artefact.audience import write_shoppers
 from pipelines.artefact.bento import build_bento
 from pipelines.artefact.catalogue import catalogue, similar, stored_histories, stored_purchases
 from pipelines.artefact.decisions import decisions
@@ -61,6 +62,7 @@ def main() -> None:
             histories["user_id"], items, offers, checked("items"), checked("users"), planning, segmenting["time_zone"]
         )
         save(folder, arrays, {"decide": rules})
+        write_shoppers(folder / "shoppers.sqlite", pl.read_parquet("data/segments/shoppers.parquet"))
         said = facts(settings, shop_name(), network, data, data.platforms, len(histories))
         version = seal(folder, said | {"index": found})
     build_bento(version, *(["faiss-cpu"] if found else []))

@@ -19,10 +19,12 @@ from benchmarks.quality import ROOT, link_code, shipped
 from deploy.platform import processes, server
 from deploy.serving.catalogue import Ids
 from marketing.segments.repeats import REPEATS
+from marketing.segments.shoppers import SHOPPERS
 from models.families import build
 from models.sequences import Sequences
 from pipelines import bundle
 from pipelines.artefact import graph
+from pipelines.artefact.audience import write_shoppers
 from pipelines.artefact.bento import build_bento
 from pipelines.artefact.decisions import decisions
 from pipelines.artefact.manifest import code_digest, seal, serving_digest
@@ -182,6 +184,7 @@ def large_catalogue(folder: Path, items: int, shoppers: int = 2000, length: int 
         )
         arrays, rules = decisions(users, catalogue.with_row_index("item", 1), offers, catalogue, None, shipped()["plan"], "UTC")
         bundle.save(Path("artefact"), arrays, {"decide": rules})
+        write_shoppers(Path("artefact/shoppers.sqlite"), pl.DataFrame(schema=SHOPPERS))
         build_bento(seal(Path("artefact"), unmeasured(items, shoppers)))
         torch.save(network.state_dict(), "model.pt")
         write_json("shape.json", SHAPE)

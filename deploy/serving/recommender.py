@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from deploy.serving.artefact import ArtefactError, cores, large, verified
+from deploy.serving.audience import Audience
 from deploy.serving.catalogue import Column, Ids, mapped
 from deploy.serving.decisions import Decision, Decisions
 from deploy.serving.graphs import Index, session
@@ -66,6 +67,7 @@ class Recommender:
         self._popular = {name: np.array(numbers, dtype=np.int64) for name, numbers in popular.items()}
         self._similar, self._similarity = mapped(folder / "similar_items.npy"), mapped(folder / "similar_scores.npy")
         self.histories = StoredHistories(folder) if histories is None else histories
+        self.audience = Audience(folder)
         outbox = os.environ.get("PUSHCART_OUTBOX")
         self.decisions = Decisions(folder, Ids(folder, "user_ids"), Path(outbox) if outbox else None)
         self._session = session(folder / "model.onnx", cores() if large(self.manifest) else 1)

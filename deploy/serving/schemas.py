@@ -99,6 +99,11 @@ class ScoreRequest(Strict):
     offers: list[Offer] = Field(max_length=1000)
 
 
+class AudienceRequest(Strict):
+    condition: str = Field(min_length=1, max_length=2000, description="SQL over the columns of a shopper, such as `orders >= 4`")
+    sample: int = Field(10, ge=0, le=1000)
+
+
 class Item(Described):
     item_id: str
     score: float
@@ -136,6 +141,12 @@ class Score(Described):
 class ScoreResponse(Described):
     scores: list[Score | None] = Field(description="null: none of the offers that were found for the shopper")
     currency: str = Field(description="what money is: margin or revenue")
+    model_version: str
+
+
+class AudienceResponse(Described):
+    size: int
+    sample: list[str] = Field(description="the first by id")
     model_version: str
 
 

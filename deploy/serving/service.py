@@ -1,7 +1,7 @@
 """The bento: recommendations over HTTP. Serves the artefact it was built with; where PUSHCART_FOLLOW names an environment's
 `current` link, it follows that link and swaps to what was promoted or rolled back without refusing a request.
 
-POST /recommend, /similar, /decide, /score, /version; from BentoML: /livez, /readyz, /metrics, /docs.json (OpenAPI), / (Swagger UI).
+POST /recommend, /similar, /decide, /score, /audience, /version; from BentoML: /livez, /readyz, /metrics, /docs.json (OpenAPI), / (Swagger UI).
 """
 
 import asyncio
@@ -22,9 +22,12 @@ from prometheus_client import Counter
 from starlette.responses import JSONResponse, Response
 
 from deploy.serving.artefact import large, read_manifest
+from deploy.serving.audience import BadCondition
 from deploy.serving.follow import Follower
 from deploy.serving.recommender import BadFilter, Recommender, UnknownItem
 from deploy.serving.schemas import (
+    AudienceRequest,
+    AudienceResponse,
     DecideRequest,
     DecideResponse,
     Offer,
@@ -146,6 +149,16 @@ class Pushcart:
             for offer, item in zip(offers, places, strict=True)
         ]
         return _json({"scores": found, "currency": recommender.decisions.currency, "model_version": recommender.version})
+
+    @bentoml.api(route="/audience", input_spec=AudienceRequest, output_spec=AudienceResponse)
+    async def audience(self, condition: str, sample: int) -> AudienceResponse:
+        """How many shoppers a condition over what is known of them holds for, and the first of them."""
+        recommender = self._recommender
+        try:  # on a thread: it reads every shopper, and answers must not wait for it
+            size, users = await asyncio.to_thread(recommender.audience.of, condition, sample)
+        except BadCondition as error:
+            raise InvalidArgument(str(error)) from error
+        return _json({"size": size, "sample": users, "model_version": recommender.version})
 
     @bentoml.api(route="/version")
     def version(self) -> dict:
