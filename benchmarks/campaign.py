@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.quality import ROOT, STAGES, link_code, shipped
+from deploy.serving.bidding import Budget, bid
 from marketing import experiments, messages, outbox, plan, sending
 from marketing.campaigns import Campaign
 from marketing.chances import calibration_error
@@ -36,6 +37,7 @@ from pipelines.data.sources.persuasion import Chances, Truth
 from pipelines.stage import write_json
 
 SECRET = b"of this run alone"
+PLACES = 20_000  # that are bid for
 SAMPLES = 300  # of the bootstrap
 NOT_NEEDED = ("evaluate", "export", "compress", "replay", "bundle", "report")  # of the stages, for a plan
 BEST_OF_TRUTH = 40  # offers of each shopper that the oracle looks at: the best by truth
@@ -190,6 +192,28 @@ class World:
         first = self.table("candidates/candidates").filter(pl.col("rank") <= count).sort("user_id", "rank")
         lists = first.group_by("user_id").agg(pl.col("item_id").str.join(" "))["item_id"].value_counts()["count"]
         return float(lists.max() / lists.sum())
+
+    def bids(self) -> float:
+        """Second-price auctions of PLACES banners in a day, a budget for a part of them: what our bids win, by the truth, as a share of what bids that know the truth win."""
+        rng, told = (
+            np.random.default_rng(0),
+            self.offers.filter(channel="banner").with_columns(
+                value=pl.col("extra") * pl.col("money") - self.settings.plan.leaving_cost, free=pl.col("true") + pl.col("cost")
+            ),
+        )
+        best = told.group_by("user_id", maintain_order=True).agg(
+            pl.col("value").max(), shown=pl.col("free").get(pl.col("value").arg_max()), known=pl.col("free").max()
+        )[rng.integers(told["user_id"].n_unique(), size=PLACES)]  # fmt: skip
+        value, shown, known = (best[c].to_numpy() for c in ("value", "shown", "known"))
+        others = np.median(known) * rng.lognormal(0, 1, PLACES)
+        whole, left, won = 0.2 * float(others[known > others].sum()), 0.0, 0.0
+        left = whole
+        for place in range(PLACES):
+            offer = bid(float(value[place]), Budget(left, whole, PLACES - place, PLACES), False, None, 0.0)
+            if offer is not None and offer > others[place]:
+                left, won = left - others[place], won + shown[place]
+        wins = (known / (1 + price) > others for price in np.linspace(0, 20, 401))
+        return float(won / max(known[w].sum() for w in wins if others[w].sum() <= whole))
 
     def qini(self) -> tuple[float, list[float]]:
         """Qini of what offers are made by over that of response, out of fold, and the interval of the ratio by the report's own intervals: of the nearer ends."""

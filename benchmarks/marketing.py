@@ -223,8 +223,9 @@ def campaign(folder: Path, tiny: bool) -> list[Taken]:
         left = people.select(alone=pl.col("user_id").is_in(alone["user_id"].implode()))["alone"].to_numpy()
         right = float((worth["oracle"][left] == 0).mean()) if left.any() else 1.0
         qini, clicked, bought = world.qini(), world.calibration("click"), world.calibration("response")
+        bids = world.bids()
         early, alike = world.bought_and_not_due(), world.same_top(10)
-    return [*beside, (right, None), qini, clicked, bought, (float(early), None), (alike, None)]
+    return [*beside, (right, None), qini, clicked, bought, (float(early), None), (alike, None), (bids, None)]
 
 
 def repeats(folder: Path, tiny: bool) -> list[Taken]:
@@ -289,6 +290,7 @@ ROWS: dict[str, tuple[str | None, Callable[[Path, bool], list[Taken]], list[Goal
         Goal("... of a purchase", 0.01, 0.005, less=True),
         Goal("simulated shop: what was bought and is not due, among what is offered", 0, 0, less=True),
         Goal("... shoppers whose first ten offers are those of most others, as a share", 0.01, 0.01, less=True),
+        Goal("simulated shop, 20,000 banners bid for with a budget: what is won, as a share of what bids that know the truth win", 0.5, 0.85),
     ]),
     "repeats": (None, repeats, [
         Goal("simulated shop, repeat purchases within a week: NDCG@10, times that of bought before, by frequency", 2.0, 2.0),

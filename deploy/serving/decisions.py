@@ -79,6 +79,7 @@ class Decisions:
             rules["contact_limits"],
             rules["reasons"],
         )
+        self._each = np.array(list(self.costs.values()))
         self._hours_of = [ZoneInfo(name) for name in rules["zones"]]
 
     def decide(
@@ -88,10 +89,12 @@ class Decisions:
         at: datetime | None = None,
         channels: list[str] | None = None,
         topic: str | None = None,
+        present: bool = False,
     ) -> Decision:
         """The offer that is worth most now, of the items (V,) that are allowed, or why there is none.
 
-        Limits on contacts and opt-outs hold as far as the outbox can be read; what could not be looked at is named.
+        Limits on contacts and opt-outs hold as far as the outbox can be read; what could not be looked at is named. present: the shopper is looking at a place that is bid for: no hour is quiet, and the
+        channel costs nothing by itself.
         """
         now = datetime.now(UTC) if at is None else at
         row = self.users.places([user_id])[0]
@@ -105,7 +108,7 @@ class Decisions:
         )
         if not open_.any():
             return Decision(why=self._why["unreached"])
-        if self._is_quiet(row, now):
+        if not present and self._is_quiet(row, now):
             return Decision(why=self._why["quiet"])
         unchecked = []
         sent = self._outbox and self._outbox.of(user_id, now.timestamp() - self._longest(), topic)
@@ -124,12 +127,15 @@ class Decisions:
         fits = open_ & allowed[items]
         if not fits.any():
             return Decision(why=self._why["nothing"], unchecked=unchecked)
-        best = int(np.flatnonzero(fits)[np.argmax(chances[fits, 0])])
-        worth, extra, click, response = (round(float(v), 6) for v in chances[best])
+        worths = chances[:, 0] + (self._each[ways] if present else 0.0)
+        best = int(np.flatnonzero(fits)[np.argmax(worths[fits])])
+        worth, extra, click, response = (round(float(v), 6) for v in (worths[best], *chances[best, 1:]))
         if worth <= 0:
             return Decision(why=self._why["not_worth"], unchecked=unchecked)
         name = self._names[ways[best]]
-        return Decision(int(items[best]), name, worth, extra, click, response, self.costs[name], None, unchecked)
+        return Decision(
+            int(items[best]), name, worth, extra, click, response, 0.0 if present else self.costs[name], None, unchecked
+        )
 
     def score(self, user_id: str, item: int, channel: str) -> dict | None:
         """What is known of one offer (worth, extra, click, response); None: it is none of those that were found for the shopper."""

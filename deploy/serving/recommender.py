@@ -151,6 +151,7 @@ class Recommender:
         context: dict | None = None,
         channels: list[str] | None = None,
         topic: str | None = None,
+        present: bool = False,
     ) -> tuple[Decision, dict | None]:
         """What to send a shopper now (deploy/serving/decisions.py), and what is known of the item.
 
@@ -160,7 +161,7 @@ class Recommender:
         filters = filters or {}
         allowed = self._allowed(filters)[0].copy()
         allowed[self.items.places(filters.get("exclude") or []) + 1] = False
-        found = self.decisions.decide(user_id, allowed, (context or {}).get("at"), channels, topic)
+        found = self.decisions.decide(user_id, allowed, (context or {}).get("at"), channels, topic, present)
         if found.item is None:
             return found, None
         [item] = self._shown(np.array([found.item]), np.array([found.worth]))

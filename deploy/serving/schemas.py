@@ -89,6 +89,36 @@ class DecideRequest(Strict):
     context: Moment = Moment()
 
 
+Money = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Above = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class BudgetUse(Strict):
+    left: Money = Field(description="money that is left")
+    whole: Above
+    time_left: Money = Field(description="of the time for which the budget is, in any unit")
+    time: Above
+
+
+class OtherBids(Strict):
+    median: Above = Field(description="of the highest bid of the others")
+    spread: Above = Field(description="of its logarithm")
+
+
+class BidRequest(Strict):
+    user_id: ItemId
+    channel: Annotated[str, Field(max_length=64)] = Field(description="by which the place shows things, such as `banner`")
+    auction: Literal["first_price", "second_price"] = "second_price"
+    floor: Money = 0.0
+    budget: BudgetUse | None = Field(
+        None, description="bids fall where it goes faster than its time; without one the value is bid"
+    )
+    market: OtherBids | None = Field(None, description="by which a first-price bid is shaded")
+    topic: Annotated[str, Field(max_length=64)] | None = None
+    filters: Filters = Filters()
+    context: Moment = Moment()
+
+
 class Offer(Strict):
     user_id: ItemId
     item_id: ItemId
@@ -141,6 +171,16 @@ class Score(Described):
 class ScoreResponse(Described):
     scores: list[Score | None] = Field(description="null: none of the offers that were found for the shopper")
     currency: str = Field(description="what money is: margin or revenue")
+    model_version: str
+
+
+class BidResponse(Described):
+    bid: float | None = Field(description="money for one impression; null: do not bid")
+    item: Item | None = Field(description="what to show")
+    value: float | None = Field(description="what showing it is to bring, nothing taken off")
+    currency: str
+    why: str | None = Field(description="there is no bid")
+    unchecked: list[str]
     model_version: str
 
 

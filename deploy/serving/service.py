@@ -1,7 +1,7 @@
 """The bento: recommendations over HTTP. Serves the artefact it was built with; where PUSHCART_FOLLOW names an environment's
 `current` link, it follows that link and swaps to what was promoted or rolled back without refusing a request.
 
-POST /recommend, /similar, /decide, /score, /audience, /version; from BentoML: /livez, /readyz, /metrics, /docs.json (OpenAPI), / (Swagger UI).
+POST /recommend, /similar, /decide, /score, /bid, /audience, /version; from BentoML: /livez, /readyz, /metrics, /docs.json (OpenAPI), / (Swagger UI).
 """
 
 import asyncio
@@ -23,11 +23,14 @@ from starlette.responses import JSONResponse, Response
 
 from deploy.serving.artefact import large, read_manifest
 from deploy.serving.audience import BadCondition
+from deploy.serving.bidding import Budget, Market, bid
 from deploy.serving.follow import Follower
 from deploy.serving.recommender import BadFilter, Recommender, UnknownItem
 from deploy.serving.schemas import (
     AudienceRequest,
     AudienceResponse,
+    BidRequest,
+    BidResponse,
     DecideRequest,
     DecideResponse,
     Offer,
@@ -149,6 +152,42 @@ class Pushcart:
             for offer, item in zip(offers, places, strict=True)
         ]
         return _json({"scores": found, "currency": recommender.decisions.currency, "model_version": recommender.version})
+
+    @bentoml.api(route="/bid", input_spec=BidRequest, output_spec=BidResponse)
+    async def bid(self, **asked) -> BidResponse:
+        """What to bid for showing this shopper something by this channel, and what to show; or why not to bid."""
+        recommender = self._recommender
+        try:
+            found, item = recommender.decide(
+                asked["user_id"],
+                asked["filters"].model_dump(),
+                asked["context"].model_dump(),
+                [asked["channel"]],
+                asked["topic"],
+                present=True,
+            )
+        except BadFilter as error:
+            raise InvalidArgument(str(error)) from error
+        budget, market = asked["budget"], asked["market"]
+        offer = (
+            None
+            if item is None
+            else bid(
+                found.worth,
+                budget and Budget(**budget.model_dump()),
+                asked["auction"] == "first_price",
+                market and Market(**market.model_dump()),
+                asked["floor"],
+            )
+        )
+        told = {
+            "bid": None if offer is None else round(offer, 6),
+            "item": item if offer else None,
+            "value": found.worth,
+            "currency": recommender.decisions.currency,
+        }
+        why = found.why or (None if offer else "no bid above the floor pays")
+        return _json(told | {"why": why, "unchecked": found.unchecked, "model_version": recommender.version})
 
     @bentoml.api(route="/audience", input_spec=AudienceRequest, output_spec=AudienceResponse)
     async def audience(self, condition: str, sample: int) -> AudienceResponse:

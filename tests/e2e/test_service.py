@@ -30,7 +30,7 @@ from tests.conftest import ROOT, eventually
 from tests.deploy.test_environments import bento
 
 pytestmark = pytest.mark.e2e
-ROUTES = {"/recommend", "/similar", "/decide", "/score", "/audience", "/version"}
+ROUTES = {"/recommend", "/similar", "/decide", "/score", "/bid", "/audience", "/version"}
 
 
 def with_production(folder: Path, finished: Path) -> Path:
