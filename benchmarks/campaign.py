@@ -195,11 +195,11 @@ class World:
 
     def bids(self) -> float:
         """Second-price auctions of PLACES banners in a day, a budget for a part of them: what our bids win, by the truth, as a share of what bids that know the truth win."""
-        rng, told = (
-            np.random.default_rng(0),
-            self.offers.filter(channel="banner").with_columns(
-                value=pl.col("extra") * pl.col("money") - self.settings.plan.leaving_cost, free=pl.col("true") + pl.col("cost")
-            ),
+        rng = np.random.default_rng(0)
+        told = self.table("uplift/offers").filter(channel="banner").join(self.goods, on="item_id", maintain_order="left")
+        told = told.with_columns(
+            value=pl.col("extra") * pl.col("money") - self.settings.plan.leaving_cost,
+            free=pl.Series(self.chances(told).gains) * pl.col("money"),
         )
         best = told.group_by("user_id", maintain_order=True).agg(
             pl.col("value").max(), shown=pl.col("free").get(pl.col("value").arg_max()), known=pl.col("free").max()
