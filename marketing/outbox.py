@@ -31,6 +31,7 @@ WAITING, LEASED, SENDING, SENT, CANCELLED, FAILED, UNSURE = (
 )
 RUNNING, PAUSED, STOPPED, UNAPPROVED = "running", "paused", "stopped", "waits for approval"
 ALL = "*"  # of channels or topics: every one
+LOCK = 20_260_301  # of PostgreSQL's advisory locks, the outbox's own
 MOST_TRIES = 8
 FIRST_WAIT, LONGEST_WAIT = 2.0, 3600.0  # seconds after a first failure; doubled each time
 
@@ -112,7 +113,8 @@ class Outbox:
         self.lite, self.journal, self.contacts = url.startswith("sqlite"), journal, tuple(contacts)
         if self.lite:
             sa.event.listen(self.engine, "connect", _wal)
-            sa.event.listen(self.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+        alone = "BEGIN IMMEDIATE" if self.lite else f"SELECT pg_advisory_xact_lock({LOCK})"  # one transaction at a time
+        sa.event.listen(self.engine, "begin", lambda connection: connection.exec_driver_sql(alone))
         with self.engine.begin() as t:
             _tables.create_all(t)
             there = {column["name"] for column in sa.inspect(t).get_columns(MESSAGES.name)}
@@ -200,7 +202,7 @@ class Outbox:
             .limit(most)
         )
         with self.engine.begin() as t:
-            rows = t.execute(wanted if self.lite else wanted.with_for_update(skip_locked=True)).mappings().all()
+            rows = t.execute(wanted).mappings().all()
             if rows:
                 mine = MESSAGES.c.key.in_([row["key"] for row in rows])
                 t.execute(sa.update(MESSAGES).where(mine).values(state=LEASED, owner=owner, next_at=now + seconds))

@@ -1,12 +1,18 @@
 """A message goes out once, or it is known why not: whoever is killed, whatever is asked in between."""
 
+import os
+import shutil
+import subprocess
+import tempfile
 import threading
+import uuid
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from benchmarks import sending as kills
+from deploy.platform import processes
 from marketing import outbox, sending
 from marketing.campaigns import ContactLimit
 from marketing.channels import NotNow, Refused
@@ -25,9 +31,37 @@ def message(
     return Message(campaign, user, step, "tea", channel, topic, {"subject": "", "text": "hello", "link": ""}, at, until, 0.9)
 
 
-@pytest.fixture
-def box(tmp_path: Path) -> Outbox:
-    made = Outbox(f"sqlite:///{tmp_path}/outbox.sqlite", tmp_path / "journal")
+@pytest.fixture(scope="session")
+def postgres():
+    """A server of PostgreSQL of these tests alone."""
+    found = [*Path("/usr/lib/postgresql").glob("*/bin/initdb"), *(Path(p) for p in [shutil.which("initdb")] if p)]
+    if not found:
+        pytest.skip("PostgreSQL's initdb is not here: apt-get install postgresql")
+    user = "postgres" if os.geteuid() == 0 else None  # it does not run as root
+    folder, port = Path(tempfile.mkdtemp(prefix="pushcart-")), processes.free_port()
+    if user:
+        shutil.chown(folder, user)
+    run = {"user": user, "check": True, "capture_output": True, "cwd": folder}
+    subprocess.run([found[0], "-D", folder / "data", "-U", "test", "-A", "trust", "--no-sync"], **run)
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+    control = found[0].with_name("pg_ctl")
+    subprocess.run(
+        [control, "-D", folder / "data", "-o", options, "-l", folder / "log", "-w", "start"], **run | {"capture_output": False}
+    )
+    yield f"postgresql+psycopg://test@127.0.0.1:{port}"
+    subprocess.run([control, "-D", folder / "data", "-m", "immediate", "stop"], **run)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def box(tmp_path: Path, request: pytest.FixtureRequest) -> Outbox:
+    url = f"sqlite:///{tmp_path}/outbox.sqlite"
+    if request.param == "postgresql":
+        server, name = request.getfixturevalue("postgres"), f"box{uuid.uuid4().hex}"
+        with sa.create_engine(f"{server}/postgres", isolation_level="AUTOCOMMIT").connect() as connection:
+            connection.execute(sa.text(f"CREATE DATABASE {name}"))
+        url = f"{server}/{name}"
+    made = Outbox(url, tmp_path / "journal")
     made.open("spring")
     return made
 
