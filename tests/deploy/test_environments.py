@@ -217,6 +217,7 @@ def killed_at(act, number: int) -> bool:
     return os.waitpid(child, 0)[1] != 0
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("act", ["promote", "rollback"])
 def test_killed_at_any_point_one_whole_version_is_served_and_all_commands_work(
     checkout: Path, finished: Path, tmp_path: Path, act: str
