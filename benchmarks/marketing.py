@@ -4,7 +4,7 @@
     python -m benchmarks.marketing --row cdnow     # one of them
     python -m benchmarks.marketing --tiny          # small sizes: does it run?
 
-Prints a line a row and writes reports/marketing.json: {"rows": [{"name", "value", "interval", "at_least", "aim", "met", "device"}]}; a value that could not be taken is null,
+Prints a line a row and writes reports/marketing.html, a page with a picture, and reports/marketing.json: {"rows": [{"name", "value", "interval", "at_least", "aim", "met", "less", "device"}]}; a value that could not be taken is null,
 with the reason. Public data are looked for in --data (../shared/data).
 """
 
@@ -25,7 +25,7 @@ import numpy as np
 import polars as pl
 
 from benchmarks import campaign as benchmarks_campaign
-from benchmarks import ope, uplift
+from benchmarks import ope, page, uplift
 from benchmarks import sending as benchmarks_sending
 from benchmarks.figures import cpu, row
 from benchmarks.quality import ROOT
@@ -51,7 +51,10 @@ class Goal:
     def row(self, taken: Taken | None, reason: str | None = None) -> dict:
         """The row of a value that was taken; None: of one that could not be, for this reason."""
         value, interval = taken or (None, None)
-        return row(self.name, value, self.at_least, self.aim, cpu(), self.less, reason) | {"interval": interval}
+        return row(self.name, value, self.at_least, self.aim, cpu(), self.less, reason) | {
+            "interval": interval,
+            "less": self.less,
+        }
 
 
 def main() -> None:
@@ -71,6 +74,7 @@ def main() -> None:
         else:
             rows += [goal.row(taken) for goal, taken in zip(goals, take(folder, chosen.tiny), strict=True)]
         write_json(chosen.out / "marketing.json", {"rows": rows})
+        page.write(chosen.out / "marketing.html", "Marketing: figures beside what was asked for", rows)
 
 
 def cdnow(folder: Path, tiny: bool) -> list[Taken]:

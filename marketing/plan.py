@@ -112,7 +112,8 @@ def planned(
     offers = offers.with_columns(worth=worth, value=value)
     offers = drop(offers.filter(pl.col("value") > 0), NOT_WORTH)
     found = assigned(offers, campaign, rules)
-    taken = drop(_explored(offers[found.rows], offers, campaign, name, rules), SHORT)
+    best = _within_contacts_together(offers[found.rows], pushes, rules.contacts)
+    taken = drop(_explored(best, offers, campaign, name, rules), SHORT)
     held = people.with_columns(held=pl.Series(chance("hold-out", name, people["user_id"]) < campaign.holdout))
     taken = taken.join(held, on="user_id", how="left", maintain_order="left").with_columns(
         outcome=pl.when("held").then(pl.lit(HELD_OUT)).otherwise(pl.lit(SEND)),
@@ -164,6 +165,22 @@ def _within_contacts(offers: pl.DataFrame, pushes: pl.DataFrame, limits: tuple[C
             full = full.filter(pl.col("channel") == limit.channel)
         offers = offers.join(full, on=[*by, "send_at"], how="anti", maintain_order="left")
     return offers
+
+
+def _within_contacts_together(taken: pl.DataFrame, pushes: pl.DataFrame, limits: tuple[ContactLimit, ...]) -> pl.DataFrame:
+    """Of several messages to a shopper those worth most, as many as the limits leave room for beside what was sent before: all messages of a plan count as sent within the same days."""
+    sent = pushes.filter("sent").select("user_id", "channel", "timestamp")
+    for limit in limits:
+        by = ["user_id"] if limit.channel is None else ["user_id", "channel"]
+        last = taken.group_by(by).agg(pl.col("send_at").max())
+        near = last.join(sent, on=by).filter(
+            pl.col("timestamp") > pl.col("send_at") - timedelta(days=limit.days), pl.col("timestamp") <= pl.col("send_at")
+        )
+        taken = taken.join(near.group_by(by).len("before"), on=by, how="left", maintain_order="left")
+        place = pl.col("value").rank("ordinal", descending=True).over(by)
+        fits = place + pl.col("before").fill_null(0) <= limit.at_most
+        taken = taken.filter(fits if limit.channel is None else fits | (pl.col("channel") != limit.channel)).drop("before")
+    return taken
 
 
 def assigned(offers: pl.DataFrame, campaign: Campaign, rules: Rules) -> assignment.Assignment:

@@ -27,4 +27,7 @@ def test_every_row_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
 def test_one_row_without_its_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     rows = taken(monkeypatch, tmp_path, "--row", "hillstrom", "--data", str(tmp_path / "none"))
+    page = (tmp_path / "marketing.html").read_text()
+    assert "hillstrom is not in --data" in page
+    assert "<svg" in page
     assert {(r["value"], r["reason"]) for r in rows} == {(None, "hillstrom is not in --data")}

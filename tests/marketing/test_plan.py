@@ -194,3 +194,14 @@ def test_nothing_is_sent_on_days_that_the_campaign_names():
     zones = dict(world["users"].select("user_id", "time_zone").iter_rows())
     there = [at.astimezone(ZoneInfo(zones[user])).date() for user, at in made.select("user_id", "send_at").iter_rows()]
     assert not set(there) & set(days)
+
+
+@pytest.mark.parametrize(("before", "most"), [(0, 2), (1, 1), (2, 0)])
+def test_messages_of_one_plan_count_against_the_limits_together(before: int, most: int):
+    world = shop()
+    world["pushes"] = pl.DataFrame([("old", user, "i0", "app", AT, True, 0.5, None, False, False, 0.0, 0.0) for user in world["audience"] for _ in range(before)],
+                                   schema=PUSHES, orient="row")  # fmt: skip
+    rows = planned(world, budget=1e9, at_most={"shopper": 5, "channel": 5}, explore=0.0).table.drop_nulls("item_id")
+    assert rows.group_by("user_id").len()["len"].max() == (most or None)
+    one = rows.filter(channel="sms").group_by("user_id").len()["len"].max()
+    assert one in (None, 1)
