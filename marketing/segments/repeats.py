@@ -107,6 +107,8 @@ def rhythm(days: np.ndarray, again: np.ndarray, nth: np.ndarray) -> Rhythm:
     """
     rows = slice(None) if len(days) <= MOST else np.random.default_rng(0).permutation(len(days))[:MOST]
     logs, again, later = np.log(days[rows]), again[rows], (nth[rows] > 0).astype(int)
+    if again.sum() < 2:  # of very many purchases hardly any was followed by another
+        return Rhythm(0.0, WIDEST, 0.0, 0.0)
     middle = float(np.median(logs[again]))
     start = np.array([middle, np.clip(logs[again].std(), 0.2, 0.8), 0.0, 0.0])
     bounds = [(middle - 1.0, middle + np.log(LONGER)), (NARROWEST, WIDEST), (-8, 8), (-8, 8)]

@@ -39,6 +39,13 @@ def test_a_rhythm_is_found_again():
     assert found.returning == pytest.approx(0.6, abs=0.04)
 
 
+def test_what_hardly_anybody_buys_again_does_not_return():
+    many, again = 10 * repeats.MOST, np.zeros(10 * repeats.MOST, bool)
+    again[:15] = True
+    found = repeats.rhythm(np.full(many, 30.0), again, np.zeros(many, int))
+    assert max(found.returning, found.going_on) < repeats.RETURNING
+
+
 def test_what_is_used_up_is_due_at_its_time_and_what_lasts_never():
     known = repeats.known(shop(), AT, 7.0)
     assert known.schema == repeats.REPEATS
