@@ -233,7 +233,7 @@ def campaign(folder: Path, tiny: bool) -> list[Taken]:
 
 
 def repeats(folder: Path, tiny: bool) -> list[Taken]:
-    """What shoppers of a year-old simulated shop buy again within a week, told before it."""
+    """What shoppers of a simulated shop of 240 days buy again within a week, told before it."""
     with TemporaryDirectory() as scratch:
         space = benchmarks_campaign.workspace(
             Path(scratch), {"shoppers": 500, "days": 60} if tiny else {"shoppers": 2000, "days": 365}
