@@ -236,7 +236,7 @@ def repeats(folder: Path, tiny: bool) -> list[Taken]:
     """What shoppers of a simulated shop of 240 days buy again within a week, told before it."""
     with TemporaryDirectory() as scratch:
         space = benchmarks_campaign.workspace(
-            Path(scratch), {"shoppers": 500, "days": 60} if tiny else {"shoppers": 2000, "days": 365}
+            Path(scratch), {"shoppers": 500, "days": 60} if tiny else {"shoppers": 2000, "days": 240}
         )
         for stage in ("collect", "freshness", "check", "segment"):
             benchmarks_campaign.ran(space, stage)
