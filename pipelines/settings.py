@@ -55,7 +55,7 @@ class Shop(Section):
 
 
 class Source(Section):
-    name: Literal["shop", "files", "sequences", "recbole", "reviews"]
+    name: Literal["shop", "files", "sequences", "recbole", "reviews", "log"]
     data: str = Field(min_length=1)
     mapping: dict[str, Any] | str | None
     hash_key: str | None

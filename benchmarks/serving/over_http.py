@@ -197,7 +197,7 @@ def unmeasured(items: int, shoppers: int) -> dict:
     """What a manifest says of a model that was never trained."""
     none = {"ndcg@10": None, "recall@10": None}
     return {
-        "shop": "large", "max_k": 100, "exclude": "seen", "max_len": SHAPE["max_len"], "items": items, "shoppers": shoppers, "platforms": [],
+        "shop": "large", "max_k": 100, "exclude": "seen", "cutoff": 0, "max_len": SHAPE["max_len"], "items": items, "shoppers": shoppers, "platforms": [],
         "data": {"source": "made", "events": 1, "histories_sha256": "0" * 64}, "code_sha256": code_digest(), "serving_sha256": serving_digest(),
         "params": {}, "metrics": {"test": none, "popularity": none, "item_knn": none}, "quality": {"passed": False, "verified": False},
         "parity": {"max_score_error": None, "top_10_same": None, "shoppers": 0}, "refit": {"refit": False},

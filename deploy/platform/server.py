@@ -22,7 +22,7 @@ def served(checkout: Path, name: str, port: int) -> Iterator[tuple[str, subproce
     bento that is current then.
     """
     target = Environment(checkout, name)
-    settings = {"PUSHCART_FOLLOW": str(target.link)} | outbox_of(checkout)
+    settings = {"PUSHCART_FOLLOW": str(target.link)} | outbox_of(checkout) | {"PUSHCART_EVENTS": str(checkout / ".events")}
     with (
         server_folder(target.store, port) as folder,
         serving([str(target.link / "bento")], port, folder, settings) as (url, running),

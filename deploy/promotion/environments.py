@@ -271,8 +271,8 @@ def checked(bento: Path) -> dict:
         ArtefactError: they are not.
     """
     manifest = verified(bento / "src" / "artefact")
-    code = bento / "src" / "deploy" / "serving"
-    if not code.is_dir() or code_digest(code) != manifest["serving_sha256"]:
+    code = bento / "src"
+    if not (code / "deploy/serving").is_dir() or code_digest(code) != manifest["serving_sha256"]:
         raise ArtefactError(f"{code} is not the code that was bundled: its sha256 differs from the manifest's")
     return manifest
 

@@ -8,6 +8,7 @@ import os
 from functools import cache
 from pathlib import Path
 
+CODE = ("deploy/serving", "online")  # that serves
 SCHEMA_FILE = Path(__file__).with_name("artefact.schema.json")
 LARGE = 64 << 20  # bytes of a model that one process with all cores as its threads serves: each process packs a table of its own
 
@@ -66,11 +67,11 @@ def version_of(manifest: dict) -> str:
     return hashlib.sha256(json.dumps(said, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:12]
 
 
-def code_digest(folder: Path) -> str:
-    """One hash of the code that serves: the modules of a copy of deploy/serving."""
+def code_digest(root: Path) -> str:
+    """One hash of the code that serves: the modules of a copy of deploy/serving and online."""
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.suffix in (".py", ".json")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    for path in sorted(p for part in CODE for p in (root / part).iterdir() if p.suffix in (".py", ".json")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from deploy.serving.artefact import ArtefactError, code_digest
 from deploy.serving.recommender import Recommender
+from online.state import State
 
 log = logging.getLogger("bentoml.pushcart")
 LOOK = 0.5  # seconds between two looks at the link
@@ -39,10 +40,10 @@ class Follower:
         recommender: what answers. problem: why the version that the link names does not answer; None where it does.
     """
 
-    def __init__(self, link: Path):
-        self._link, self._code = link, code_digest(Path(__file__).parent)
+    def __init__(self, link: Path, state: State | None = None):
+        self._link, self._state, self._code = link, state, code_digest(Path(__file__).parents[2])
         self._target = os.readlink(link)
-        self.recommender = Recommender(link.parent / self._target / "bento" / "src" / "artefact")
+        self.recommender = Recommender(link.parent / self._target / "bento" / "src" / "artefact", state=state)
         self.problem: str | None = None
         threading.Thread(target=self._follow, daemon=True).start()
 
@@ -70,7 +71,7 @@ class Follower:
         source = self._link.parent / target / "bento" / "src"
         manifest = json.loads((source / "artefact" / "manifest.json").read_text(encoding="utf-8"))
         if manifest.get("serving_sha256") == self._code:
-            self.recommender = Recommender(source / "artefact")
+            self.recommender = Recommender(source / "artefact", state=self._state)
             self._target, self.problem = target, None
             log.info("now serving %s", self.recommender.version)
             return

@@ -7,9 +7,12 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from deploy.serving.catalogue import Ids, mapped
+from online.features import met
+from online.state import State
 
 NEVER = 1 << 62  # seconds
 AHEAD = 7.0  # days
+DUE = 0.8, 2.0  # cycles after a purchase from which it is due again, and until when
 
 
 class History(NamedTuple):
@@ -34,6 +37,19 @@ class Bought(NamedTuple):
     def due(self, now: float) -> np.ndarray:
         """(N,) bool: what may be bought again at a moment."""
         return (self.due_from <= now) & (now < self.due_until)
+
+    def again(self, item: int, at: int) -> "Bought":
+        """The same after one more purchase. What was never bought before has no cycle of its own yet."""
+        place = np.flatnonzero(self.items == item)
+        if not len(place):
+            new = Bought(*(np.array([n]) for n in (item, at, NEVER, NEVER)), np.full((1, 3), np.nan))
+            return Bought(*(np.concatenate(both) for both in zip(self, new, strict=True)))
+        found = Bought(*(column.copy() for column in self))
+        found.last[place] = at
+        for column, cycles in ((found.due_from, DUE[0]), (found.due_until, DUE[1])):
+            if column[place[0]] < NEVER:
+                column[place] = at + int(cycles * 86_400 * math.exp(self.rhythm[place[0], 0]))
+        return found
 
     def chances(self, now: float) -> np.ndarray:
         """(N,) of a purchase within AHEAD days of a moment: r (F(t + AHEAD) - F(t)) / (1 - r F(t)) of the share r that has one and the
@@ -84,6 +100,39 @@ class StoredHistories:
     def _span(self, user_id: str, offsets: np.ndarray) -> slice:
         at = self.users.places([user_id])[0]
         return slice(offsets[at], offsets[at + 1]) if at >= 0 else slice(0)
+
+
+class LiveHistories:
+    """The histories that the artefact holds, and what happened since.
+
+    Args:
+        stored: of the artefact. state: of the events since. cutoff: seconds, up to which the artefact knows.
+    """
+
+    def __init__(self, stored: StoredHistories, state: State, cutoff: float):
+        self.stored, self._state, self._cutoff = stored, state, cutoff
+        self.users = stored.users
+
+    def of(self, user_id: str, items: Ids) -> History:
+        before, acts = self.stored.of(user_id, items), self._acts(user_id, items)
+        if not acts:
+            return before
+        rows = met(list(zip(*(column.tolist() for column in before), strict=True)), acts)
+        return History(*(np.array(column, dtype=np.int64) for column in zip(*rows, strict=True)))
+
+    def bought(self, user_id: str, items: Ids) -> Bought:
+        """What was bought since is not due before its cycle, where it has one."""
+        before = self.stored.bought(user_id, items)
+        for item, at, event in self._acts(user_id, items):
+            if event == "purchase":
+                before = before.again(item, int(at))
+        return before
+
+    def _acts(self, user_id: str, items: Ids) -> list[tuple[int, float, str]]:
+        """Number of the item, seconds and event of what was done since to items of the catalogue."""
+        acts = self._state.history(user_id, self._cutoff)
+        places = items.places([item for item, _, _ in acts])
+        return [(int(place) + 1, at, event) for place, (_, at, event) in zip(places, acts, strict=True) if place >= 0]
 
 
 def _normal(z: np.ndarray) -> np.ndarray:

@@ -18,7 +18,8 @@ from deploy.serving.audience import Audience
 from deploy.serving.catalogue import Column, Ids, mapped
 from deploy.serving.decisions import Decision, Decisions
 from deploy.serving.graphs import Index, session
-from deploy.serving.histories import Bought, Histories, StoredHistories
+from deploy.serving.histories import Bought, Histories, LiveHistories, StoredHistories
+from online.state import State
 
 SEEN = 1  # the action of an event of which only the item is given
 SHOWN = ("title", "category", "brand", "price", "in_stock")  # of an item, null where it is not known
@@ -49,14 +50,14 @@ class Recommender:
     """A loaded artefact. Safe to call from several threads: nothing of a request is kept.
 
     Args:
-        folder: the artefact. histories: where the events of shoppers are asked for; None: the artefact's own.
+        folder: the artefact. histories: where the events of shoppers are asked for; None: the artefact's own. state: of events since, which the artefact's own histories go on with.
 
     Raises:
         ArtefactError: a file is missing or damaged, the schema is another, or this machine answers the stored probe otherwise than the one
             that made the artefact.
     """
 
-    def __init__(self, folder: Path, histories: Histories | None = None):
+    def __init__(self, folder: Path, histories: Histories | None = None, state: State | None = None):
         self.manifest = verified(folder)
         self.version: str = self.manifest["version"]
         self.max_k: int = self.manifest["max_k"]
@@ -66,7 +67,9 @@ class Recommender:
         popular = json.loads((folder / "popular.json").read_text(encoding="utf-8"))
         self._popular = {name: np.array(numbers, dtype=np.int64) for name, numbers in popular.items()}
         self._similar, self._similarity = mapped(folder / "similar_items.npy"), mapped(folder / "similar_scores.npy")
-        self.histories = StoredHistories(folder) if histories is None else histories
+        self.histories = histories or StoredHistories(folder)
+        if histories is None and state is not None:
+            self.histories = LiveHistories(self.histories, state, self.manifest["cutoff"])
         self.audience = Audience(folder)
         outbox = os.environ.get("PUSHCART_OUTBOX")
         self.decisions = Decisions(folder, Ids(folder, "user_ids"), Path(outbox) if outbox else None)
@@ -161,7 +164,10 @@ class Recommender:
         filters = filters or {}
         allowed = self._allowed(filters)[0].copy()
         allowed[self.items.places(filters.get("exclude") or []) + 1] = False
-        found = self.decisions.decide(user_id, allowed, (context or {}).get("at"), channels, topic, present)
+        at = (context or {}).get("at")
+        bought = self.histories.bought(user_id, self.items)
+        allowed[bought.items[~bought.due(at.timestamp() if at else time.time())]] = False
+        found = self.decisions.decide(user_id, allowed, at, channels, topic, present)
         if found.item is None:
             return found, None
         [item] = self._shown(np.array([found.item]), np.array([found.worth]))

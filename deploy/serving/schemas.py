@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 ItemId = Annotated[str, Field(max_length=512)]
 
@@ -10,13 +10,13 @@ ItemId = Annotated[str, Field(max_length=512)]
 class Described(BaseModel):
     @classmethod
     def model_json_schema(cls, *arguments: object, **settings: object) -> dict:
-        """Without references, and null said as OpenAPI 3.0 says it: of several types BentoML's document would keep the first alone, and deny null."""
+        """Without references, and as OpenAPI 3.0 has it: of several types BentoML's document would keep the first alone, and deny null."""
         schema = super().model_json_schema(*arguments, **settings | {"ref_template": "{model}"})
         return _in_place(schema, schema.pop("$defs", {}))
 
 
 def _in_place(part: object, definitions: dict) -> object:
-    """A part of a schema with what it refers to, and with `nullable` for the type null."""
+    """A part of a schema as OpenAPI 3.0 says it: with what it refers to, `nullable` for the type null, and limits that are left out as a limit and a flag."""
     if isinstance(part, list):
         return [_in_place(one, definitions) for one in part]
     if not isinstance(part, dict):
@@ -24,6 +24,8 @@ def _in_place(part: object, definitions: dict) -> object:
     part = dict(part)
     if "$ref" in part:
         part = definitions[part.pop("$ref")] | part
+    if type(part.get("exclusiveMinimum")) in (int, float):  # a number there is of later versions
+        part |= {"minimum": part["exclusiveMinimum"], "exclusiveMinimum": True}
     others = [one for one in part.get("anyOf", []) if one != {"type": "null"}]
     if len(others) < len(part.get("anyOf", [])):
         part["nullable"] = True
@@ -127,6 +129,45 @@ class Offer(Strict):
 
 class ScoreRequest(Strict):
     offers: list[Offer] = Field(max_length=1000)
+
+
+class Event(Strict):
+    event_id: Annotated[str, Field(min_length=1, max_length=128)] = Field(description="of the sender: sent again, it counts once")
+    user_id: Annotated[str, Field(min_length=1, max_length=512)]
+    event: Literal["view", "click", "favourite", "cart", "purchase", "return", "search", "impression"]
+    item_id: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    timestamp: AwareDatetime | None = Field(None, description="now if left out")
+    platform: Annotated[str, Field(max_length=64)] | None = None
+    session_id: Annotated[str, Field(max_length=512)] | None = None
+    query: Annotated[str, Field(max_length=2000)] | None = None
+    request_id: Annotated[str, Field(max_length=512)] | None = Field(None, description="that it answers")
+    order_id: Annotated[str, Field(max_length=512)] | None = None
+    price: Money | None = None
+    quantity: Above | None = None
+    duration: Money | None = Field(None, description="seconds")
+
+    @model_validator(mode="after")
+    def _has_an_item(self) -> "Event":
+        if self.item_id is None and self.event != "search":
+            raise ValueError("item_id is missing")
+        return self
+
+
+class EventsRequest(Strict):
+    events: list[dict] = Field(
+        min_length=1, max_length=1000, description="rows of `Event`; a bad one is refused, the rest is taken"
+    )
+
+
+class Refused(Described):
+    row: int = Field(description="from 0")
+    reason: str
+
+
+class EventsResponse(Described):
+    accepted: int = Field(description="on disk, and known to the next answer")
+    repeated: int = Field(description="taken before, by their event_id")
+    refused: list[Refused]
 
 
 class AudienceRequest(Strict):

@@ -1,7 +1,7 @@
 """The bento: recommendations over HTTP. Serves the artefact it was built with; where PUSHCART_FOLLOW names an environment's
 `current` link, it follows that link and swaps to what was promoted or rolled back without refusing a request.
 
-POST /recommend, /similar, /decide, /score, /bid, /audience, /version; from BentoML: /livez, /readyz, /metrics, /docs.json (OpenAPI), / (Swagger UI).
+POST /events, /recommend, /similar, /decide, /score, /bid, /audience, /version; from BentoML: /livez, /readyz, /metrics, /docs.json (OpenAPI), / (Swagger UI).
 """
 
 import asyncio
@@ -24,6 +24,7 @@ from starlette.responses import JSONResponse, Response
 from deploy.serving.artefact import large, read_manifest
 from deploy.serving.audience import BadCondition
 from deploy.serving.bidding import Budget, Market, bid
+from deploy.serving.events import Door
 from deploy.serving.follow import Follower
 from deploy.serving.recommender import BadFilter, Recommender, UnknownItem
 from deploy.serving.schemas import (
@@ -33,6 +34,8 @@ from deploy.serving.schemas import (
     BidResponse,
     DecideRequest,
     DecideResponse,
+    EventsRequest,
+    EventsResponse,
     Offer,
     RecommendRequest,
     RecommendResponse,
@@ -93,8 +96,11 @@ class Pushcart:
     def __init__(self) -> None:
         end_with_supervisor()
         follow = os.environ.get("PUSHCART_FOLLOW")
-        self._follower = Follower(Path(follow)) if follow else None
-        self._own = None if follow else Recommender(OWN_ARTEFACT)
+        events = os.environ.get("PUSHCART_EVENTS")
+        self._door = Door(Path(events)) if events else None
+        state = self._door and self._door.state
+        self._follower = Follower(Path(follow), state) if follow else None
+        self._own = None if follow else Recommender(OWN_ARTEFACT, state=state)
         self._answers = Counter("pushcart_answers", "Recommendations answered", ["fallback", "scope", "model_version"])
         self._recommender.recommend(history=self._recommender.items[np.zeros(1, int)])  # warm before ready
         gc.collect()
@@ -118,6 +124,18 @@ class Pushcart:
             raise InvalidArgument(str(error)) from error
         self._answers.labels(answer.fallback or "none", answer.scope or "none", recommender.version).inc()
         return _json(vars(answer) | {"model_version": recommender.version})
+
+    @bentoml.api(route="/events", input_spec=EventsRequest, output_spec=EventsResponse)
+    async def events(self, events: list[dict]) -> EventsResponse:
+        """What shoppers did: on disk before it is answered (202), and known to the next answer. 503 where events cannot be kept."""
+        if self._door is None:
+            return _json(
+                {"error": "this server keeps no events: PUSHCART_EVENTS names no folder"}, HTTPStatus.SERVICE_UNAVAILABLE
+            )
+        try:
+            return _json(await self._door.take(events), HTTPStatus.ACCEPTED)
+        except OSError as error:
+            return _json({"error": f"events cannot be kept: {error.strerror}"}, HTTPStatus.SERVICE_UNAVAILABLE)
 
     @bentoml.api(route="/similar", input_spec=SimilarRequest, output_spec=SimilarResponse)
     async def similar(self, item_id: str, k: int) -> SimilarResponse:
@@ -229,9 +247,11 @@ def end_with_supervisor() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-def _json(answer: dict) -> Response:
+def _json(answer: dict, status: int = HTTPStatus.OK) -> Response:
     """Made by this code, so it is not validated again as BentoML would; the schema is what the tests hold it against."""
-    return Response(json.dumps(answer, ensure_ascii=False, separators=(",", ":")), media_type="application/json")
+    return Response(
+        json.dumps(answer, ensure_ascii=False, separators=(",", ":")), media_type="application/json", status_code=status
+    )
 
 
 Pushcart.add_asgi_middleware(BodyLimit)

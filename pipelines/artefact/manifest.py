@@ -11,8 +11,8 @@ from pipelines.learning.prepared import PREPARED, Prepared
 from pipelines.learning.saved import Model
 from pipelines.stage import StageError, read_json, write_json
 
-SERVING = Path("deploy/serving")  # read as files: what serves is part of the version
-CODE = ("pipelines", "models", "deploy/serving", "expectations")
+SERVING, ONLINE = Path("deploy/serving"), Path("online")  # read as files: what serves is part of the version
+CODE = ("pipelines", "models", "deploy/serving", "online", "expectations")
 PARAMS = ("prepare", "train", "compress", "serve")
 
 
@@ -44,6 +44,7 @@ def facts(settings: dict, shop: str, network: Model, data: Prepared, platforms: 
     return {
         "shop": shop,
         "max_k": settings["serve"]["max_k"],
+        "cutoff": 0 if data.ordered_only else int(data.origin + data.full.times.flat().max()),
         "exclude": left_out(settings["serve"]["exclude"], data.ordered_only),
         "max_len": network.max_len,
         "items": data.items,
@@ -102,8 +103,8 @@ def sha256(path: Path) -> str:
 def serving_digest() -> str:
     """One hash of the code that serves; deploy/serving/artefact.py computes the same."""
     digest = hashlib.sha256()
-    for path in sorted(p for p in SERVING.iterdir() if p.suffix in (".py", ".json")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    for path in sorted(p for part in (SERVING, ONLINE) for p in part.iterdir() if p.suffix in (".py", ".json")):
+        digest.update(path.as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 

@@ -161,7 +161,7 @@ def test_a_fix_of_the_serving_code_is_a_new_version(finished: Path, tmp_path: Pa
     with pytest.raises(ArtefactError, match="not the code that was bundled"):
         production.promote(fixed, who="me", why="by hand")
     path = fixed / "src/artefact/manifest.json"
-    manifest = json.loads(path.read_text()) | {"serving_sha256": code_digest(code.parent)}
+    manifest = json.loads(path.read_text()) | {"serving_sha256": code_digest(code.parents[2])}
     path.write_text(json.dumps(manifest | {"version": version_of(manifest)}))
     production.promote(fixed, who="me", why="the fix")
     assert served(production) == version(fixed) != before

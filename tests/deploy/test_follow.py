@@ -24,7 +24,7 @@ def test_any_error_passes_and_what_was_promoted_is_served(
     production.promote(bento(finished, tmp_path / "v1", "v1"), who="t", why="x")
     follower, failures = Follower(production.link), [error, error]
 
-    def load(folder: Path) -> Recommender:
+    def load(folder: Path, **_: object) -> Recommender:
         if failures:
             raise failures.pop()
         return Recommender(folder)

@@ -10,7 +10,7 @@ from types import ModuleType
 
 from pipelines.stage import StageError
 
-NAMES = ("shop", "files", "sequences", "recbole", "reviews")
+NAMES = ("shop", "files", "sequences", "recbole", "reviews", "log")
 
 
 def source(name: str) -> ModuleType:
