@@ -1,6 +1,6 @@
 """What the newest events say of a shopper, in one SQLite file in WAL mode that all workers share.
 
-In: events, each once whatever is sent again. Out: a shopper's acts since a moment, what is popular, nothing of whoever is forgotten. All of it can be made again from the log.
+In: events, each once whatever is sent again. Out: a shopper's acts since a moment. All of it can be made again from the log.
 """
 
 import sqlite3
@@ -49,17 +49,6 @@ class State:
         """Item, seconds and event of a shopper's acts on items after a moment, oldest first."""
         asked = "SELECT item_id, at, event FROM acts WHERE user_id = ? AND at > ? AND item_id IS NOT NULL ORDER BY at, event_id"
         return self._base().execute(asked, (user_id, since)).fetchall()
-
-    def popular(self, seconds: float, now: float | None = None, most: int = 100) -> list[str]:
-        """The items on which most acts were done in the last seconds."""
-        now = time.time() if now is None else now
-        asked = "SELECT item_id FROM acts WHERE at > ? AND at <= ? AND item_id IS NOT NULL GROUP BY item_id ORDER BY count(*) DESC, item_id LIMIT ?"
-        return [item for (item,) in self._base().execute(asked, (now - seconds, now, most))]
-
-    def forget(self, user_id: str) -> int:
-        """Removes all acts of a shopper; how many there were."""
-        with self._base() as base:
-            return base.execute("DELETE FROM acts WHERE user_id = ?", (user_id,)).rowcount
 
     def replay(self, folder: Path) -> int:
         """Takes what of a log is not here yet, as after a crash; how many events were new."""
