@@ -12,7 +12,7 @@ from online import log
 
 KEPT = 30 * 86_400.0  # seconds that events are remembered
 TABLES = """
-CREATE TABLE IF NOT EXISTS acts (event_id TEXT PRIMARY KEY, user_id TEXT NOT NULL, item_id TEXT, event TEXT NOT NULL, at REAL NOT NULL, platform TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS acts (event_id TEXT PRIMARY KEY, user_id TEXT NOT NULL, item_id TEXT, event TEXT NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS of_user ON acts (user_id, at);
 CREATE INDEX IF NOT EXISTS by_time ON acts (at);
 CREATE TABLE IF NOT EXISTS replayed (file TEXT PRIMARY KEY, until INTEGER NOT NULL);
@@ -33,11 +33,11 @@ class State:
             base.executescript(TABLES)
 
     def take(self, events: list[dict]) -> int:
-        """How many of the events are new: event_id, user_id, event, at (seconds), and item_id and platform where there are."""
-        rows = [(e["event_id"], e["user_id"], e.get("item_id"), e["event"], e["at"], e.get("platform")) for e in events]
+        """How many of the events are new: event_id, user_id, event, at (seconds), and item_id where there is one."""
+        rows = [(e["event_id"], e["user_id"], e.get("item_id"), e["event"], e["at"]) for e in events]
         with self._base() as base:
             before = base.total_changes
-            base.executemany("INSERT OR IGNORE INTO acts VALUES (?, ?, ?, ?, ?, ?)", rows)
+            base.executemany("INSERT OR IGNORE INTO acts VALUES (?, ?, ?, ?, ?)", rows)
             return base.total_changes - before
 
     def known(self, event_ids: list[str]) -> set[str]:
