@@ -6,6 +6,7 @@
 # make bench-scale   the whole chain on 10^5 to 10^7 events, an hour      make kills   every stage killed at random moments, an hour
 # make bench-read    10^7 rows of CSV beside Polars' own scan, and 10^5 tables written in any form and read back; an hour and a half
 # make bench-marketing   marketing's decisions beside published figures and the truth of the simulated shop
+# make bench-online      events over HTTP: how many, how soon they are known, none lost
 # make lint   ruff                       make clean       remove what runs left behind (keeps .venv)
 # make lock   requirements.lock again from pyproject.toml  (UPGRADE=--upgrade for newer versions)
 
@@ -14,7 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo campaign up test test-fast bench bench-scale bench-read bench-marketing kills lint lock clean setup
+.PHONY: demo campaign up test test-fast bench bench-scale bench-read bench-marketing bench-online kills lint lock clean setup
 .DEFAULT_GOAL := demo
 
 setup: $(READY)
@@ -59,6 +60,9 @@ bench-read: $(READY)
 
 bench-marketing: $(READY)
 	@$(BIN)/python -m benchmarks.marketing
+
+bench-online: $(READY)
+	@$(BIN)/python -m benchmarks.online
 
 kills: $(READY)
 	@$(BIN)/python -m benchmarks.kills

@@ -155,7 +155,7 @@ def large_catalogue(folder: Path, items: int, shoppers: int = 2000, length: int 
         {"item_id": [f"sku{i:07d}" for i in range(items)], "title": [f"Item number {i} of the large catalogue" for i in range(items)],
          "category": [f"shelf {i % 50} > row {i % 500}" for i in range(items)], "brand": [f"brand {i % 300}" for i in range(items)],
          "price": rng.uniform(1, 500, items).round(2), "in_stock": rng.random(items) < 0.95, "listed": True}
-    )  # fmt: skip
+    ).with_row_index("item", 1)  # fmt: skip
     full, test = Sequences(numbers, times), Sequences(numbers, times, np.ones(shoppers, np.int64))
     counts = np.bincount(full.items.flat(), minlength=items + 1)
     data = Prepared(
@@ -182,7 +182,7 @@ def large_catalogue(folder: Path, items: int, shoppers: int = 2000, length: int 
             schema={"user_id": pl.String, "item_id": pl.String, "channel": pl.String}
             | dict.fromkeys(("extra", "click", "response"), pl.Float64)
         )
-        arrays, rules = decisions(users, catalogue.with_row_index("item", 1), offers, catalogue, None, shipped()["plan"], "UTC")
+        arrays, rules = decisions(users, catalogue, offers, catalogue, None, shipped()["plan"], "UTC")
         bundle.save(Path("artefact"), arrays, {"decide": rules})
         write_shoppers(Path("artefact/shoppers.sqlite"), pl.DataFrame(schema=SHOPPERS))
         build_bento(seal(Path("artefact"), unmeasured(items, shoppers)))
@@ -199,7 +199,7 @@ def unmeasured(items: int, shoppers: int) -> dict:
     return {
         "shop": "large", "max_k": 100, "exclude": "seen", "cutoff": 0, "max_len": SHAPE["max_len"], "items": items, "shoppers": shoppers, "platforms": [],
         "data": {"source": "made", "events": 1, "histories_sha256": "0" * 64}, "code_sha256": code_digest(), "serving_sha256": serving_digest(),
-        "params": {}, "metrics": {"test": none, "popularity": none, "item_knn": none}, "quality": {"passed": False, "verified": False},
+        "model": {"name": "sasrec", "parts": {}}, "params": {}, "metrics": {"test": none, "popularity": none, "item_knn": none}, "quality": {"passed": False, "verified": False},
         "parity": {"max_score_error": None, "top_10_same": None, "shoppers": 0}, "refit": {"refit": False},
         "compression": {"chosen": "int8", "ndcg_kept": None, "bytes": 0, "fp32_bytes": 0}, "inputs": {}, "outputs": {}, "index": None,
     }  # fmt: skip
