@@ -22,7 +22,7 @@ from pipelines.learning import blending, choices, prepared, saved
 from pipelines.learning.prepared import Prepared
 from pipelines.learning.ranking import rank_all
 from pipelines.stage import params, read_json
-from tests.conftest import run_stages
+from tests.conftest import STAGES, run_stages
 
 COUNTED = [name for name in saved.ITEM_MODELS if name != "popularity"]
 
@@ -209,22 +209,7 @@ def test_words_of_texts_with_and_without_blanks():
 @pytest.mark.parametrize("name", ["auto", "din"])
 def test_a_run_says_what_it_is_made_of(workspace, name: str):
     workspace(train__model=name, train__retriever="auto", train__epochs=1)
-    run_stages(
-        "collect",
-        "check",
-        "prepare",
-        "segment",
-        "check_prepared",
-        "train",
-        "evaluate",
-        "export",
-        "compress",
-        "refit",
-        "replay",
-        "predict",
-        "uplift",
-        "bundle",
-    )
+    run_stages(*STAGES[: STAGES.index("bundle") + 1])
     shape, manifest, report = (read_json(f) for f in ("data/model/model.json", "artefact/manifest.json", "reports/metrics.json"))
     assert shape["chosen"]["model"] == manifest["model"]["name"] == ("blend" if name == "auto" else name)
     parts = shape.get("retriever", shape)["recipe"]["parts"]
