@@ -10,9 +10,7 @@ Prints a line a row and writes reports/online.json: {"rows": [{"name", "value", 
 import argparse
 import http.client
 import json
-import os
 import random
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import psutil
 
 from benchmarks.figures import cpu, row
 from benchmarks.serving import over_http
@@ -124,7 +123,7 @@ def kills(bento: Path, folder: Path, items: int, tiny: bool) -> list[float]:
                 accepted[sender] += 1
             time.sleep(0.01)
 
-    senders = [threading.Thread(target=send, args=(n,)) for n in range(SENDERS)]
+    senders = [threading.Thread(target=send, args=(n,), daemon=True) for n in range(SENDERS)]
     for sender in senders:
         sender.start()
     for turn in range(times + 1):
@@ -134,8 +133,10 @@ def kills(bento: Path, folder: Path, items: int, tiny: bool) -> list[float]:
         ):
             time.sleep(chance.uniform(0.1, 1.0))
             if turn < times:
-                os.kill(running.pid, signal.SIGKILL)
+                workers = psutil.Process(running.pid).children(recursive=True)
+                running.kill()
                 running.wait()
+                psutil.wait_procs(workers, timeout=30)  # they end with it, and the port with them
         print(f"\rkilled {min(turn + 1, times)} times", end="", flush=True)
     stop.set()
     for sender in senders:
