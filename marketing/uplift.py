@@ -259,12 +259,11 @@ def rule(
     treated, without = scores[RESPONSE], scores[RESPONSE] - scores[by]
     reward = data.outcome * money - data.treated * cost
     expected = np.where(data.treated, treated * money - cost, without * money)
-    found = {"sent": float(sends.mean())}
+    found = {"sent": float(sends.mean()), "overlap": asdict(off_policy.overlap((data.treated == sends) * data.inverse))}
     for name, target in (("by the rule", sends), ("to all", np.ones_like(sends)), ("to nobody", np.zeros_like(sends))):
         weight = (data.treated == target) * data.inverse
         log = off_policy.Log(reward, weight, expected, np.where(target, treated * money - cost, without * money))
         found[name] = [asdict(value) for value in off_policy.values(log, seed)]
-        found["overlap"] = found.get("overlap") or asdict(off_policy.overlap(weight))
     return found
 
 

@@ -57,12 +57,11 @@ def main() -> None:
             pl.read_parquet("data/segments/repeats.parquet"),
             most_popular,
         )
-        offers = pl.read_parquet("data/uplift/offers.parquet")
-        arrays, rules = decisions(
+        offers, shoppers = (pl.read_parquet(f"data/{name}.parquet") for name in ("uplift/offers", "segments/shoppers"))
+        decided = decisions(
             histories["user_id"], items, offers, checked("items"), checked("users"), planning, segmenting["time_zone"]
         )
-        save(folder, arrays, {"decide": rules})
-        write_shoppers(folder / "shoppers.sqlite", pl.read_parquet("data/segments/shoppers.parquet"))
+        write_marketing(folder, decided, shoppers)
         said = facts(settings, shop_name(), network, data, data.platforms, len(histories))
         version = seal(folder, said | {"index": found})
     build_bento(version, *(["faiss-cpu"] if found else []))
@@ -94,6 +93,13 @@ def write(
         | {"similar_items": neighbours, "similar_scores": similarity}
     )
     save(folder, arrays, names | {"popular": most_popular})
+
+
+def write_marketing(folder: Path, decided: tuple[dict[str, np.ndarray], dict], shoppers: pl.DataFrame) -> None:
+    """What `/decide`, `/score`, `/bid` and `/audience` read. decided: of pipelines/artefact/decisions.py. shoppers: of data/segments."""
+    arrays, rules = decided
+    save(folder, arrays, {"decide": rules})
+    write_shoppers(folder / "shoppers.sqlite", shoppers)
 
 
 def save(folder: Path, arrays: dict[str, np.ndarray], documents: dict[str, dict | list]) -> None:

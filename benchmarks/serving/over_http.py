@@ -24,7 +24,6 @@ from models.families import build
 from models.sequences import Sequences
 from pipelines import bundle
 from pipelines.artefact import graph
-from pipelines.artefact.audience import write_shoppers
 from pipelines.artefact.bento import build_bento
 from pipelines.artefact.decisions import decisions
 from pipelines.artefact.manifest import code_digest, seal, serving_digest
@@ -182,9 +181,8 @@ def large_catalogue(folder: Path, items: int, shoppers: int = 2000, length: int 
             schema={"user_id": pl.String, "item_id": pl.String, "channel": pl.String}
             | dict.fromkeys(("extra", "click", "response"), pl.Float64)
         )
-        arrays, rules = decisions(users, catalogue, offers, catalogue, None, shipped()["plan"], "UTC")
-        bundle.save(Path("artefact"), arrays, {"decide": rules})
-        write_shoppers(Path("artefact/shoppers.sqlite"), pl.DataFrame(schema=SHOPPERS))
+        decided = decisions(users, catalogue, offers, catalogue, None, shipped()["plan"], "UTC")
+        bundle.write_marketing(Path("artefact"), decided, pl.DataFrame(schema=SHOPPERS))
         build_bento(seal(Path("artefact"), unmeasured(items, shoppers)))
         torch.save(network.state_dict(), "model.pt")
         write_json("shape.json", SHAPE)
