@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pipelines import settings
@@ -73,6 +74,8 @@ def open_run(checkout: Path, run_id: str, form: dict, environment: str) -> Path:
         if not data.exists():
             raise RunError(f"source.data: {data} is not there")
         params["source"]["data"] = str(data)
+    if params["source"]["name"] == "log" and params["source"]["until"] is None:
+        params["source"]["until"] = datetime.now(UTC).isoformat()  # events go on coming in while the run reads them
     if isinstance(params["source"]["mapping"], str):
         try:
             params["source"]["mapping"] = settings.mapping_of(checkout / params["source"]["mapping"])

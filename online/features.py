@@ -1,5 +1,9 @@
-"""What a history is, defined once: the first time a shopper meets each item, with the strongest thing done to it before the next is met (pipelines/data/histories.py makes the same of tables)."""
+"""What is known of a shopper from events, defined once: histories, whose an anonymous visitor's events are, what is popular now.
 
+A history is the first time a shopper meets each item, with the strongest thing done to it before the next is met (pipelines/data/histories.py makes the same of tables).
+"""
+
+from bisect import bisect_left
 from collections.abc import Iterable
 
 STRENGTH = {
@@ -8,9 +12,11 @@ STRENGTH = {
     "favourite": 2,
     "cart": 3,
     "purchase": 4,
-}  # seen, favourite, cart, bought; as pipelines/data/impressions.py
+}  # seen, favourite, cart, bought
+WINDOW, HALF_LIFE = 60, 20.0  # minutes that what is popular now is counted over, and in which a count is halved
 
 Meeting = tuple[str, float, int]  # item id, when it was met (seconds), the strongest thing done to it
+Link = tuple[float, str, bool]  # when (seconds), user id, whether a visitor signed in as them or the link was undone
 
 
 def met(before: list[Meeting], acts: Iterable[tuple[str, float, str]]) -> list[Meeting]:
@@ -26,3 +32,29 @@ def met(before: list[Meeting], acts: Iterable[tuple[str, float, str]]) -> list[M
         elif history[-1][0] == item:
             history[-1] = (item, history[-1][1], max(history[-1][2], strength))
     return history
+
+
+def standing(links: Iterable[Link]) -> list[tuple[float, str]]:
+    """Moment and user of the sign-ins of a visitor that were not undone later, oldest first."""
+    kept: list[tuple[float, str]] = []
+    for at, user, signed_in in sorted(links):
+        if signed_in:
+            kept.append((at, user))
+        else:
+            kept = [one for one in kept if one[1] != user]
+    return kept
+
+
+def owner(sign_ins: list[tuple[float, str]], at: float) -> str | None:
+    """Whose an anonymous visitor's event is: the next to sign in where the visitor is, else the last who did; None: nobody ever did.
+
+    sign_ins: of standing(). at: when it happened.
+    """
+    if not sign_ins:
+        return None
+    return sign_ins[min(bisect_left(sign_ins, (at, "")), len(sign_ins) - 1)][1]
+
+
+def fading(minute: int, now: int) -> float:
+    """What a count of a minute is worth at another."""
+    return 0.5 ** ((now - minute) / HALF_LIFE)

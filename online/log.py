@@ -1,38 +1,58 @@
-"""An append-only log of events in files of lines of JSON: what append() returned from is on disk.
+"""An append-only log of rows in files of lines of JSON: what append() returned from is on disk.
 
-In: events. Out: `<start>-<process>.open`, written by one process, and once it is a minute old or large `<start>-<process>.jsonl`, which nobody writes again. Half a line at the end of an open file, as
-power failed, is none.
+In: rows of a topic and partition, such as a process that takes rows over HTTP, or a partition of Kafka's. Out: `<topic>.<partition>.<first>.open`, written by one process, and once it is a minute old or
+large the same as `.jsonl`, which nobody writes again. A row's offset stands in it, or is that of the file's first row and its place in the file. Half a line at the end of a file, as power failed, is none.
+pipelines/data/sources/rolling.py makes `<topic>.<partition>.<first>.<last>.parquet` of a file that is not written any more.
 """
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 SECONDS, BYTES = 60.0, 64 << 20  # from which a file is closed
+NAME = re.compile(r"(?P<topic>[^.]+)\.(?P<partition>[^.]+)\.(?P<first>\d{20})(\.(?P<last>\d{20}))?\.(open|jsonl|parquet)")
+
+
+class Position(NamedTuple):
+    """What a file holds. last: None where its rows tell."""
+
+    topic: str
+    partition: str
+    first: int
+    last: int | None = None
 
 
 class EventLog:
-    """The log of one process. Not for several threads at once.
+    """The log of one process, a topic and partition. Not for several threads at once.
 
     Args:
-        folder: of all processes.
+        folder: of all processes. topic, partition: without dots; the partition is this process where none is named. first: the offset of the first row that is appended.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, topic: str = "http", partition: str | None = None, first: int = 0):
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        self._name = f"{topic}.{partition or f'{time.time_ns():020d}-{os.getpid()}'}"
+        self._next = first
         self._file: int | None = None
         self._path, self._since = folder, 0.0
 
-    def append(self, events: list[dict]) -> None:
-        """Raises OSError where they cannot be put on disk; then none of them counts as taken."""
-        lines = b"".join(json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode() + b"\n" for event in events)
+    def append(self, rows: list[dict]) -> tuple[str, int]:
+        """The file's name without its ending, and how many bytes of it are on disk.
+
+        Raises:
+            OSError: they cannot be put on disk; then none of them counts as taken.
+        """
+        lines = b"".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n" for row in rows)
         if self._file is not None and (time.monotonic() - self._since > SECONDS or os.fstat(self._file).st_size > BYTES):
             self.close()
         if self._file is None:
-            self._path = self.folder / f"{time.time_ns():020d}-{os.getpid()}.open"
+            first = rows[0].get("offset", self._next)
+            self._path = self.folder / f"{self._name}.{first:020d}.open"
             self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             self._since = time.monotonic()
             self._sync_folder()
@@ -45,6 +65,8 @@ class EventLog:
         except OSError:
             os.ftruncate(self._file, before)  # as a disk is full: half of them must not look as if they had been taken
             raise
+        self._next += len(rows)
+        return self._path.stem, before + len(lines)
 
     def close(self) -> None:
         """Ends the file that is being written."""
@@ -63,12 +85,31 @@ class EventLog:
 
 
 def files(folder: Path) -> list[Path]:
-    """Those of the log, oldest first."""
-    return sorted(path for path in folder.glob("*-*") if path.suffix in (".open", ".jsonl"))
+    """Files of lines, oldest first of each partition."""
+    return sorted(path for path in folder.glob("*.*.*") if path.suffix in (".open", ".jsonl"))
+
+
+def position(path: Path) -> Position:
+    """What a file holds, by its name."""
+    found = NAME.fullmatch(path.name)
+    return Position(found["topic"], found["partition"], int(found["first"]), int(found["last"]) if found["last"] else None)
+
+
+def goes_on_at(folder: Path, topic: str, partition: str) -> int:
+    """The offset after the largest that the log holds of a partition; 0 where it holds none."""
+    after = 0
+    for path in folder.glob(f"{topic}.{partition}.*"):
+        at = position(path)
+        if at.last is not None:
+            after = max(after, at.last + 1)
+        else:
+            rows = [row for row, _ in read(path)]
+            after = max(after, rows[-1].get("offset", at.first + len(rows) - 1) + 1 if rows else 0)
+    return after
 
 
 def read(path: Path, start: int = 0) -> Iterator[tuple[dict, int]]:
-    """The events of a file from a byte on, each with the byte at which the next begins."""
+    """The rows of a file from a byte on, each with the byte at which the next begins."""
     with path.open("rb") as file:
         file.seek(start)
         for line in file:

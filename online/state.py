@@ -1,82 +1,172 @@
-"""What the newest events say of a shopper, in one SQLite file in WAL mode that all workers share.
+"""What the newest events say of a shopper and of items: one interface, an engine by URL. All of it can be made again from the log.
 
-In: events, each once whatever is sent again. Out: a shopper's acts since a moment. All of it can be made again from the log.
+In: events as the log keeps them (online/events.py), each once whatever is sent again. Out: a shopper's acts, what is popular now, which items changed.
 """
 
-import sqlite3
-import threading
 import time
+from collections.abc import Callable, Iterator
+from functools import wraps
+from hashlib import blake2b
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 from online import log
+from online.features import STRENGTH, WINDOW, Link, owner, standing
 
-KEPT = 30 * 86_400.0  # seconds that events are remembered
-TABLES = """
-CREATE TABLE IF NOT EXISTS acts (event_id TEXT PRIMARY KEY, user_id TEXT NOT NULL, item_id TEXT, event TEXT NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS of_user ON acts (user_id, at);
-CREATE INDEX IF NOT EXISTS by_time ON acts (at);
-CREATE TABLE IF NOT EXISTS replayed (file TEXT PRIMARY KEY, until INTEGER NOT NULL);
-"""
+KEPT = 30 * 86_400.0  # seconds that shoppers who do nothing are remembered
+REMEMBERED = 2 * 86_400.0  # seconds, at least, in which an event that is sent again is known by its id
+LONGEST = 200  # acts kept of a shopper, newest to arrive
+KINDS = (*STRENGTH, "return")  # of acts; engines keep their places here
+UNLINK = "unlink"  # the event that undoes a visitor's sign-in
+VISITOR = "visitor:"  # before the id of somebody who never signed in, as user_id
+
+Act = tuple[str, float, str]  # item id, seconds, event
 
 
-class State:
-    """Safe to call from several threads and processes.
+class Gone(Exception):
+    """The engine cannot be reached."""
 
-    Args:
-        file: is made where it is missing.
+
+def gone(*errors: type[Exception]) -> Callable:
+    """Makes of what an engine's library raises Gone."""
+
+    def decorate(method: Callable) -> Callable:
+        @wraps(method)
+        def asked(*arguments: object) -> object:
+            try:
+                return method(*arguments)
+            except errors as error:
+                raise Gone(f"{type(error).__name__}: {error}") from error
+
+        return asked
+
+    return decorate
+
+
+class Now(NamedTuple):
+    """What is known of a shopper.
+
+    Attributes:
+        acts: on items, oldest first. platform: of the newest event that names one. query: the newest search. query_at: when (seconds).
     """
 
-    def __init__(self, file: Path):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        self._file, self._own = file, threading.local()
-        with self._base() as base:
-            base.executescript(TABLES)
+    acts: list[Act]
+    platform: str | None = None
+    query: str | None = None
+    query_at: float = 0.0
 
-    def take(self, events: list[dict]) -> int:
-        """How many of the events are new: event_id, user_id, event, at (seconds), and item_id where there is one."""
-        rows = [(e["event_id"], e["user_id"], e.get("item_id"), e["event"], e["at"]) for e in events]
-        with self._base() as base:
-            before = base.total_changes
-            base.executemany("INSERT OR IGNORE INTO acts VALUES (?, ?, ?, ?, ?)", rows)
-            return base.total_changes - before
+
+class State(Protocol):
+    """Safe to call from several threads and processes. Every method raises Gone."""
+
+    def seen(self, events: list[dict]) -> int:
+        """Takes events; how many are new. The same events in the same order give the same state. Late ones are known by their ids alone: the next run reads them."""
 
     def known(self, event_ids: list[str]) -> set[str]:
         """Those of the events that were taken before."""
-        marks = ",".join("?" * len(event_ids))
-        return {i for (i,) in self._base().execute(f"SELECT event_id FROM acts WHERE event_id IN ({marks})", event_ids)}
 
-    def history(self, user_id: str, since: float) -> list[tuple[str, float, str]]:
-        """Item, seconds and event of a shopper's acts on items after a moment, oldest first."""
-        asked = "SELECT item_id, at, event FROM acts WHERE user_id = ? AND at > ? AND item_id IS NOT NULL ORDER BY at, event_id"
-        return self._base().execute(asked, (user_id, since)).fetchall()
+    def now(self, user_id: str, since: float) -> Now:
+        """What a shopper did after a moment, with what they did as visitors who had not signed in."""
 
-    def replay(self, folder: Path) -> int:
-        """Takes what of a log is not here yet, as after a crash; how many events were new."""
-        new = 0
-        for path in log.files(folder):
-            [(start,)] = (
-                self._base().execute("SELECT coalesce(max(until), 0) FROM replayed WHERE file = ?", (path.stem,)).fetchall()
-            )
-            part, until = [], start
-            for event, end in log.read(path, start):
-                part.append(event)
+    def popular(self, minute: int, platform: str | None = None) -> list[tuple[str, float]]:
+        """Items by what was done to them within WINDOW minutes before a minute (since 1970) that ended, faded, weighed by its strength; most popular first, ties by id."""
+
+    def forget(self, user_id: str) -> None:
+        """Removes what is known of a shopper, and of the visitors they were."""
+
+    def change(self, changes: list[dict]) -> None:
+        """Takes changes of items (item_id, at, and what is new); of each item and column the newest counts."""
+
+    def changed(self, after: int) -> tuple[int, dict[str, dict]]:
+        """Items that changed after a number, each with all its changes, and the number to ask with the next time."""
+
+    def place(self, file: str) -> int:
+        """Up to which byte a file of the log was taken."""
+
+    def reached(self, file: str, byte: int) -> None:
+        """Notes it."""
+
+    def prune(self) -> None:
+        """Removes what is too old."""
+
+
+def open_state(url: str | None, folder: Path, shop: str = "shop") -> State:
+    """The engine that a URL names: redis://HOST:PORT/BASE, rediss:// or unix://SOCKET (a password as redis-py takes it), in which each shop has keys of its own; without one, SQLite beside the folder of events."""
+    if url:
+        from online.redis_state import RedisState
+
+        return RedisState(url, shop)
+    from online.sqlite_state import SqliteState
+
+    return SqliteState(folder.with_name(f"{folder.name}.state") / "state.sqlite")
+
+
+def replay(state: State, folder: Path) -> int:
+    """Takes what of a log is not in the state yet, as after a crash; how many events were new. Events are in log/, changes of items in items/."""
+    new, oldest = 0, time.time() - KEPT
+    for name, take in (("log", state.seen), ("items", state.change)):
+        for path in log.files(folder / name):
+            key = f"{name}/{path.stem}"
+            start = until = state.place(key)
+            part: list[dict] = []
+            for row, end in log.read(path, start):
                 until = end
+                if "refused" not in row and (name == "items" or row["received"] > oldest):
+                    part.append(row)
                 if len(part) == 10_000:
-                    new += self.take(part)
+                    new += take(part) or 0
                     part = []
-            new += self.take(part)
             if until > start:
-                with self._base() as base:
-                    base.execute("INSERT OR REPLACE INTO replayed VALUES (?, ?)", (path.stem, until))
-        with self._base() as base:
-            base.execute("DELETE FROM acts WHERE at < ?", (time.time() - KEPT,))
-        return new
+                new += take(part) or 0
+                state.reached(key, until)
+    state.prune()
+    return new
 
-    def _base(self) -> sqlite3.Connection:
-        """A connection of this thread."""
-        if not hasattr(self._own, "base"):
-            base = sqlite3.connect(self._file, timeout=10)
-            base.execute("PRAGMA journal_mode=WAL")
-            base.execute("PRAGMA synchronous=NORMAL")  # the log is what must not be lost
-            self._own.base = base
-        return self._own.base
+
+def mark(event_id: str) -> int:
+    """The signed 64 bits by which an event is known (BLAKE2b)."""
+    return int.from_bytes(blake2b(event_id.encode(), digest_size=8).digest(), "little", signed=True)
+
+
+def period(event: dict) -> int:
+    """In which of the periods of REMEMBERED an event came in."""
+    return int(event["received"] // REMEMBERED)
+
+
+def shopper(event: dict) -> str:
+    """Under whom an event is kept."""
+    return event.get("user_id") or VISITOR + event["visitor_id"]
+
+
+def counted(event: dict) -> Iterator[tuple[str, int, int]]:
+    """What an event adds to what is popular: platform (empty: all), minute, strength. What came in long after it happened adds nothing."""
+    strength, minute = STRENGTH.get(event["event"]), int(event["at"] // 60)
+    if strength and event.get("item_id") and minute >= int(event["received"] // 60) - WINDOW:
+        for platform in {"", event.get("platform") or ""}:
+            yield platform, minute, strength
+
+
+def linked(event: dict) -> tuple[str, float, bool] | None:
+    """User, moment and whether a visitor signed in, of an event that names both."""
+    if event.get("user_id") and event.get("visitor_id"):
+        return event["user_id"], event["at"], event["event"] != UNLINK
+    return None
+
+
+def newest(told: dict, change: dict) -> dict:
+    """What is told of an item after one more change: of each column [value, when], the newest."""
+    at = change["at"]
+    news = {k: [v, at] for k, v in change.items() if k not in ("item_id", "at") and at >= told.get(k, [None, at])[1]}
+    return told | news
+
+
+def merged(own: list[Act], visits: list[tuple[list[Link], list[Act]]], user_id: str, since: float) -> list[Act]:
+    """A shopper's own acts after a moment and those of visitors that are theirs, oldest first.
+
+    own: in the order in which they came. visits: of each visitor the links and the acts.
+    """
+    acts = [act for act in own if act[1] > since]
+    for links, done in visits:
+        sign_ins = standing(links)
+        acts += [act for act in done if act[1] > since and owner(sign_ins, act[1]) == user_id]
+    return sorted(acts, key=lambda act: act[1])

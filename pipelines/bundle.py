@@ -16,6 +16,7 @@ import polars as pl
 
 from models.rankers.two_stage import first_stage
 from models.sequences import Sequences
+from online import search
 from pipelines.artefact import graph, index
 from pipelines.artefact.audience import write_shoppers
 from pipelines.artefact.bento import build_bento
@@ -93,6 +94,8 @@ def write(
         | {"similar_items": neighbours, "similar_scores": similarity}
     )
     save(folder, arrays, names | {"popular": most_popular})
+    texts = items.filter("listed").select(pl.col("item").alias("number"), *(c for c in search.WEIGHTS if c in items.columns))
+    search.build(folder / "search.sqlite", texts.iter_rows(named=True))
 
 
 def write_marketing(folder: Path, decided: tuple[dict[str, np.ndarray], dict], shoppers: pl.DataFrame) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from zoneinfo import available_timezones
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
 NetworkName = Literal["mlp", "ncf", "two_tower", "cnn", "gru", "sasrec", "hstu"]
@@ -60,6 +60,7 @@ class Source(Section):
     mapping: dict[str, Any] | str | None
     hash_key: str | None
     titles: str | None
+    until: AwareDatetime | None
     shop: Shop
 
 
@@ -265,6 +266,25 @@ class Gate(Section):
 EnvironmentName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,40}$")]
 
 
+class Kafka(Section):
+    brokers: str = Field(min_length=1)
+    topic: str = Field(min_length=1)
+    schema_file: str | None = Field(None, alias="schema")
+    settings: str | None = None
+
+
+class ServedShop(Section):
+    environment: str
+    events: str = Field(min_length=1)
+    state: str | None
+    keys: list[str]
+    origins: list[Annotated[str, Field(pattern=r"^https?://[^/]+$")]]
+    rate: float | None = Field(gt=0)
+    proxied: bool
+    lateness: float = Field(gt=0)
+    kafka: Kafka | None
+
+
 class Settings(Section):
     """params.yaml."""
 
@@ -284,6 +304,18 @@ class Settings(Section):
     serve: Serve
     gate: Gate
     environments: Annotated[list[EnvironmentName], Field(min_length=1)]
+    shops: Annotated[dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")], ServedShop], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _shops_have_environments(self) -> "Settings":
+        for name, shop in self.shops.items():
+            if shop.environment not in self.environments:
+                raise ValueError(f"shops.{name}.environment: {shop.environment!r} is none of environments")
+        for what in ("environment", "events"):
+            told = [getattr(shop, what) for shop in self.shops.values()]
+            if len(set(told)) < len(told):
+                raise ValueError(f"shops: two shops have one {what}; each has its own")
+        return self
 
     def shop(self) -> str:
         """The name under which runs of this shop are compared: shop_name, else the source and its data without a date in the name."""

@@ -1,5 +1,6 @@
 """The served model on this machine: `bentoml serve` on what an environment serves, following it."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -16,13 +17,15 @@ from deploy.promotion.environments import Environment, params_of
 
 @contextmanager
 def served(checkout: Path, name: str, port: int) -> Iterator[tuple[str, subprocess.Popen, Path]]:
-    """Serves what the environment serves, following promotions and rollbacks; yields URL, process and log.
+    """Serves what the environment serves, following promotions and rollbacks, and the other shops of params.yaml whose environments have something to serve; yields URL, process and log.
 
     Workers are started in the folder that the environment's link names at that moment, so one that is started later runs the code of the
     bento that is current then.
     """
     target = Environment(checkout, name)
-    settings = {"PUSHCART_FOLLOW": str(target.link)} | outbox_of(checkout) | {"PUSHCART_EVENTS": str(checkout / ".events")}
+    settings = {
+        "PUSHCART_SHOPS": json.dumps({shop: served_with(checkout, told) for shop, told in shops_of(checkout, name).items()})
+    }
     with (
         server_folder(target.store, port) as folder,
         serving([str(target.link / "bento")], port, folder, settings) as (url, running),
@@ -31,10 +34,27 @@ def served(checkout: Path, name: str, port: int) -> Iterator[tuple[str, subproce
         yield url, running, folder / "serve.log"
 
 
-def outbox_of(checkout: Path) -> dict[str, str]:
-    """Where the server reads who opted out and what was sent: the outbox of params.yaml, where that is a file."""
+def shops_of(checkout: Path, environment: str) -> dict[str, dict]:
+    """The shops of params.yaml that have something to serve, first the one of an environment; where none has it, the first shop is served from it."""
+    told = params_of(checkout)["shops"]
+    leading = next((shop for shop, one in told.items() if one["environment"] == environment), next(iter(told)))
+    others = {
+        shop: one for shop, one in told.items() if shop != leading and Environment(checkout, one["environment"]).link.exists()
+    }
+    return {leading: told[leading] | {"environment": environment}} | others
+
+
+def served_with(checkout: Path, shop: dict) -> dict:
+    """The settings of deploy/serving/shops.py. The outbox, which says who opted out and what was sent, is that of params.yaml, where that is a file."""
     url = params_of(checkout)["send"]["outbox"]
-    return {"PUSHCART_OUTBOX": str(checkout / url.removeprefix("sqlite:///"))} if url.startswith("sqlite:///") else {}
+    outbox = str(checkout / url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None
+    kept = ("keys", "origins", "rate", "proxied", "lateness")
+    return {name: shop[name] for name in kept} | {
+        "follow": str(Environment(checkout, shop["environment"]).link),
+        "events": str(checkout / shop["events"]),
+        "state": shop["state"] and os.path.expandvars(shop["state"]),
+        "outbox": outbox,
+    }
 
 
 @contextmanager
@@ -96,5 +116,31 @@ def up(checkout: Path, name: str, airflow_port: int, serve_port: int, tell: Call
                 time.sleep(1)
         url, server, log = stack.enter_context(served(checkout, name, serve_port))
         tell(f"Model       {url}   serves {name}")
-        tell("Ctrl-C stops both")
-        until_one_ends(running.running | {"the server": (server, log)})
+        kept = running.running | {"the server": (server, log)}
+        for shop, told in shops_of(checkout, name).items():
+            tell(f"Events      {url}/shops/{shop}/events   kept in {told['events']}")
+            kept |= stack.enter_context(gathering(checkout, shop, told))
+        tell("Ctrl-C stops all")
+        until_one_ends(kept)
+
+
+@contextmanager
+def gathering(checkout: Path, shop: str, told: dict) -> Iterator[dict[str, tuple[subprocess.Popen, Path]]]:
+    """What goes on beside the server for a shop's events: files are rolled, and where Kafka is named, its topic is read. Yields processes and logs by name."""
+    folder = checkout / told["events"]
+    folder.mkdir(parents=True, exist_ok=True)
+    commands = {"rolling": ["pipelines.data.sources.rolling", str(folder)]}
+    if kafka := told["kafka"]:
+        more = [[f"--{name}", str(checkout / kafka[name])] for name in ("schema", "settings") if kafka.get(name)]
+        more += [["--state", os.path.expandvars(told["state"])]] if told["state"] else []
+        reading = ["online.kafka", str(folder), "--shop", shop, "--brokers", kafka["brokers"], "--topic", kafka["topic"]]
+        commands["Kafka"] = [*reading, *(part for one in more for part in one)]
+    with ExitStack() as stack:
+        yield {
+            f"{shop}'s {name}": (
+                stack.enter_context(process([sys.executable, "-m", *command], dict(os.environ), log, checkout)),
+                log,
+            )
+            for name, command in commands.items()
+            for log in [folder.with_name(f"{folder.name}.{name.lower()}.log")]
+        }

@@ -70,7 +70,7 @@ def version_of(manifest: dict) -> str:
 def code_digest(root: Path) -> str:
     """One hash of the code that serves: the modules of a copy of deploy/serving and online."""
     digest = hashlib.sha256()
-    for path in sorted(p for part in CODE for p in (root / part).iterdir() if p.suffix in (".py", ".json")):
+    for path in sorted(p for part in CODE for p in (root / part).iterdir() if p.suffix in (".py", ".json", ".js")):
         digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 

@@ -71,7 +71,7 @@ class Audience:
     def _base(self) -> sqlite3.Connection:
         """A connection of this thread."""
         if not hasattr(self._open, "base"):
-            self._open.base = sqlite3.connect(f"file:{self._file}?mode=ro&immutable=1", uri=True)
+            self._open.base = sqlite3.connect(f"{self._file.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
         return self._open.base
 
     def _why(self, said: str) -> str:

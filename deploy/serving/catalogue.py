@@ -75,6 +75,12 @@ class Column:
                 self.codes.setdefault(" > ".join(parts[:end]), []).append(code)
         self._text = mapped(text) if text.is_file() else None
 
+    def put(self, place: int, value: float) -> None:
+        """Sets a value of price or in_stock; from then on this process holds a copy of the column."""
+        if not self.values.flags.writeable:
+            self.values = self.values.copy()
+        self.values[place] = value
+
     def __getitem__(self, places: np.ndarray) -> list:
         values = self.values[places].tolist()
         if self._text is not None:

@@ -44,7 +44,9 @@ class SentAndRefused:
         """Channels and times of what was sent after a moment, and the channels that the shopper opted out of; None: the outbox cannot be read."""
         try:
             if self._connection is None:
-                self._connection = sqlite3.connect(f"file:{self._file}?mode=ro", uri=True, timeout=0.5, check_same_thread=False)
+                self._connection = sqlite3.connect(
+                    f"{self._file.absolute().as_uri()}?mode=ro", uri=True, timeout=0.5, check_same_thread=False
+                )
             sent = self._connection.execute(
                 "SELECT channel, sent_at FROM messages WHERE user_id = ? AND sent_at > ?", (user_id, since)
             ).fetchall()

@@ -1,64 +1,27 @@
-"""The door through which events come in: a bad row is refused with its reason, the rest is on disk before it is said to be taken, and known to the next answer.
+"""The door through which events and changes of items come in: a bad row is refused with its reason, the rest is on disk before it is said to be taken, and known to the next answer.
 
 In: rows of a request. Out: how many were taken, which had been taken before, which are refused and why. Requests that come together share one write.
 """
 
 import asyncio
 import time
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Callable
 
-from pydantic import ValidationError
-
-from deploy.serving.schemas import Event
-from online.log import EventLog
-from online.state import State
-
-AHEAD = 300.0  # seconds by which a sender's clock may be ahead of ours
+from online.events import Event, ItemChange, sort_out
+from online.intake import Intake
+from online.state import Gone, State
 
 
-class Door:
-    """Takes events into a folder: log/ and state.sqlite. For one event loop.
+class Writer:
+    """Hands lines to `keep`, on a thread; lines that wait at the same time are handed on together. For one event loop."""
 
-    Args:
-        folder: of all workers. What a crash left in the log alone is taken into the state first.
-    """
-
-    def __init__(self, folder: Path):
-        self.state = State(folder / "state.sqlite")
-        self.state.replay(folder / "log")
-        self._log = EventLog(folder / "log")
+    def __init__(self, keep: Callable[[list[dict]], None]):
+        self._keep = keep
         self._waiting: list[tuple[list[dict], asyncio.Future]] = []
         self._writing: asyncio.Task | None = None
 
-    async def take(self, rows: list[dict]) -> dict:
-        """What became of the rows: accepted, repeated, refused (row, from 0, and reason).
-
-        Raises:
-            OSError: the log cannot be written; nothing was taken.
-        """
-        good, refused, now = {}, [], time.time()
-        repeated = 0
-        for number, row in enumerate(rows):
-            try:
-                event = Event.model_validate(row)
-            except ValidationError as error:
-                first = error.errors(include_url=False)[0]
-                refused.append({"row": number, "reason": f"{'.'.join(map(str, first['loc'])) or 'the row'}: {first['msg']}"})
-                continue
-            at = now if event.timestamp is None else event.timestamp.timestamp()
-            if at > now + AHEAD:
-                refused.append({"row": number, "reason": "timestamp: it is in the future"})
-                continue
-            repeated += event.event_id in good
-            good.setdefault(event.event_id, _line(event, at))
-        known = self.state.known(list(good)) if good else set()
-        new = [line for event_id, line in good.items() if event_id not in known]
-        if new:
-            await self._put(new)
-        return {"accepted": len(new), "repeated": repeated + len(known), "refused": refused}
-
-    async def _put(self, lines: list[dict]) -> None:
+    async def put(self, lines: list[dict]) -> None:
+        """Raises: OSError: they cannot be put on disk; none was taken."""
         done = asyncio.get_running_loop().create_future()
         self._waiting.append((lines, done))
         if self._writing is None or self._writing.done():
@@ -78,11 +41,40 @@ class Door:
                 for _, done in together:
                     done.set_result(None)
 
-    def _keep(self, lines: list[dict]) -> None:
-        self._log.append(lines)
-        self.state.take(lines)
 
+class Door:
+    """Takes what comes in over HTTP. For one event loop."""
 
-def _line(event: Event, at: float) -> dict:
-    """An event as the log keeps it: the canonical columns, and `at` in seconds for the state."""
-    return event.model_dump(exclude_none=True) | {"timestamp": datetime.fromtimestamp(at, UTC).isoformat(), "at": at}
+    def __init__(self, intake: Intake):
+        self.state: State = intake.state
+        self._events, self._items = Writer(intake.take), Writer(intake.change)
+        self._lateness = intake.lateness
+
+    async def take(self, rows: list[dict]) -> dict:
+        """What became of the rows: accepted, and of those late; repeated; refused (row, from 0, and reason).
+
+        Raises:
+            OSError: the log cannot be written; nothing was taken.
+        """
+        lines, refused = sort_out(rows, Event, time.time(), self._lateness)
+        good = {line["event_id"]: line for line in reversed(lines)}  # the first of its id
+        try:
+            known = self.state.known(list(good)) if good else set()
+        except Gone:
+            known = set()  # the log may hold them twice; the state and `collect` count them once
+        new = [line for event_id, line in reversed(good.items()) if event_id not in known]
+        if new:
+            await self._events.put(new)
+        late = sum("late" in line for line in new)
+        return {"accepted": len(new), "late": late, "repeated": len(lines) - len(new), "refused": refused}
+
+    async def change(self, rows: list[dict]) -> dict:
+        """What became of changes of items: accepted, refused (row, from 0, and reason).
+
+        Raises:
+            OSError: the log cannot be written; nothing was taken.
+        """
+        lines, refused = sort_out(rows, ItemChange, time.time())
+        if lines:
+            await self._items.put(lines)
+        return {"accepted": len(lines), "refused": refused}

@@ -36,14 +36,18 @@ class Follower:
 
     A version that cannot be loaded is tried again, after a while that doubles up to PATIENCE: what was wrong may pass.
 
+    Args:
+        leads: whether the workers run the code of what this link names.
+
     Attributes:
         recommender: what answers. problem: why the version that the link names does not answer; None where it does.
     """
 
-    def __init__(self, link: Path, state: State | None = None):
-        self._link, self._state, self._code = link, state, code_digest(Path(__file__).parents[2])
+    def __init__(self, link: Path, state: State | None = None, outbox: Path | None = None, leads: bool = True):
+        self._link, self._leads, self._code = link, leads, code_digest(Path(__file__).parents[2])
+        self._with = {"state": state, "outbox": outbox}
         self._target = os.readlink(link)
-        self.recommender = Recommender(link.parent / self._target / "bento" / "src" / "artefact", state=state)
+        self.recommender = Recommender(link.parent / self._target / "bento" / "src" / "artefact", **self._with)
         self.problem: str | None = None
         threading.Thread(target=self._follow, daemon=True).start()
 
@@ -71,10 +75,14 @@ class Follower:
         source = self._link.parent / target / "bento" / "src"
         manifest = json.loads((source / "artefact" / "manifest.json").read_text(encoding="utf-8"))
         if manifest.get("serving_sha256") == self._code:
-            self.recommender = Recommender(source / "artefact", state=self._state)
+            self.recommender = Recommender(source / "artefact", **self._with)
             self._target, self.problem = target, None
             log.info("now serving %s", self.recommender.version)
             return
+        if not self._leads:
+            raise ArtefactError(
+                "its serving code is another than that of the shop that is served by default, which all shops run; promote a model of the same code there"
+            )
         command = [sys.executable, "-m", "deploy.serving.recommender", "artefact"]
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         tried = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True, timeout=120)

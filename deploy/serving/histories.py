@@ -8,7 +8,7 @@ import numpy as np
 
 from deploy.serving.catalogue import Ids, mapped
 from online.features import met
-from online.state import State
+from online.state import Gone, State
 
 NEVER = 1 << 62  # seconds
 AHEAD = 7.0  # days
@@ -61,17 +61,44 @@ class Bought(NamedTuple):
         return share * (then - before) / np.maximum(1 - share * before, 1e-9)
 
 
-class Histories(Protocol):
-    """Where a shopper's events are asked for."""
+class Known(NamedTuple):
+    """What is known of a shopper.
 
-    def of(self, user_id: str, items: Ids) -> History:
-        """The events of a shopper, empty for an unknown one.
+    Attributes:
+        others: items that the catalogue does not have and that they met, and whether they bought them.
+        platform: where they were last. query, query_at: the newest search and when (seconds). unchecked: what could not be asked for.
+    """
+
+    history: History
+    bought: Bought
+    others: dict[str, bool]
+    platform: str | None = None
+    query: str | None = None
+    query_at: float = 0.0
+    unchecked: tuple[str, ...] = ()
+
+
+NOTHING = Known(
+    History(*(np.zeros(0, dtype=np.int64) for _ in range(3))),
+    Bought(*(np.zeros(0, dtype=np.int64) for _ in range(4)), np.zeros((0, 3))),
+    {},
+)  # of nobody
+
+
+class Histories(Protocol):
+    """Where a shopper's events are asked for.
+
+    Attributes:
+        users: whose histories the artefact holds.
+    """
+
+    users: Ids
+
+    def of(self, user_id: str, items: Ids) -> Known:
+        """What is known of a shopper, nothing of an unknown one.
 
         items: the ids of the catalogue, by which a store that keeps item ids finds their numbers.
         """
-
-    def bought(self, user_id: str, items: Ids) -> Bought:
-        """What a shopper bought, nothing for an unknown one."""
 
 
 class StoredHistories:
@@ -88,18 +115,15 @@ class StoredHistories:
         parts = ("offsets", "items", "last", "due_from", "due_until", "rhythm")
         self._bought_offsets, *self._bought = (mapped(folder / f"bought_{p}.npy") for p in parts)
 
-    def of(self, user_id: str, items: Ids) -> History:
-        span = self._span(user_id, self._offsets)
-        return History(*(column[span].astype(np.int64) for column in self._columns))
-
-    def bought(self, user_id: str, items: Ids) -> Bought:
-        span = self._span(user_id, self._bought_offsets)
-        *numbers, rhythm = (column[span] for column in self._bought)
-        return Bought(*(n.astype(np.int64) for n in numbers), rhythm.astype(np.float64))
-
-    def _span(self, user_id: str, offsets: np.ndarray) -> slice:
+    def of(self, user_id: str, items: Ids) -> Known:
         at = self.users.places([user_id])[0]
-        return slice(offsets[at], offsets[at + 1]) if at >= 0 else slice(0)
+        seen, owned = (slice(o[at], o[at + 1]) if at >= 0 else slice(0) for o in (self._offsets, self._bought_offsets))
+        *numbers, rhythm = (column[owned] for column in self._bought)
+        return Known(
+            History(*(column[seen].astype(np.int64) for column in self._columns)),
+            Bought(*(n.astype(np.int64) for n in numbers), rhythm.astype(np.float64)),
+            {},
+        )
 
 
 class LiveHistories:
@@ -113,26 +137,26 @@ class LiveHistories:
         self.stored, self._state, self._cutoff = stored, state, cutoff
         self.users = stored.users
 
-    def of(self, user_id: str, items: Ids) -> History:
-        before, acts = self.stored.of(user_id, items), self._acts(user_id, items)
-        if not acts:
-            return before
-        rows = met(list(zip(*(column.tolist() for column in before), strict=True)), acts)
-        return History(*(np.array(column, dtype=np.int64) for column in zip(*rows, strict=True)))
-
-    def bought(self, user_id: str, items: Ids) -> Bought:
+    def of(self, user_id: str, items: Ids) -> Known:
         """What was bought since is not due before its cycle, where it has one."""
-        before = self.stored.bought(user_id, items)
-        for item, at, event in self._acts(user_id, items):
+        history, bought, *_ = self.stored.of(user_id, items)
+        try:
+            now = self._state.now(user_id, self._cutoff)
+        except Gone:
+            return Known(history, bought, {}, unchecked=("events since the model was made",))
+        places = items.places([item for item, _, _ in now.acts])
+        acts = [(int(place) + 1, at, event) for place, (_, at, event) in zip(places, now.acts, strict=True) if place >= 0]
+        if acts:
+            rows = met(list(zip(*(column.tolist() for column in history), strict=True)), acts)
+            history = History(*(np.array(column, dtype=np.int64) for column in zip(*rows, strict=True)))
+        for item, at, event in acts:
             if event == "purchase":
-                before = before.again(item, int(at))
-        return before
-
-    def _acts(self, user_id: str, items: Ids) -> list[tuple[int, float, str]]:
-        """Number of the item, seconds and event of what was done since to items of the catalogue."""
-        acts = self._state.history(user_id, self._cutoff)
-        places = items.places([item for item, _, _ in acts])
-        return [(int(place) + 1, at, event) for place, (_, at, event) in zip(places, acts, strict=True) if place >= 0]
+                bought = bought.again(item, int(at))
+        others: dict[str, bool] = {}
+        for place, (item, _, event) in zip(places, now.acts, strict=True):
+            if place < 0:
+                others[item] = others.get(item, False) or event == "purchase"
+        return Known(history, bought, others, now.platform, now.query, now.query_at)
 
 
 def _normal(z: np.ndarray) -> np.ndarray:

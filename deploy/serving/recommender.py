@@ -5,10 +5,9 @@ memory and read where it is asked for, so all worker processes share one copy, a
 """
 
 import json
-import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +15,20 @@ import numpy as np
 from deploy.serving.artefact import ArtefactError, cores, large, verified
 from deploy.serving.audience import Audience
 from deploy.serving.catalogue import Column, Ids, mapped
+from deploy.serving.changes import Catalogue, Newcomer
 from deploy.serving.decisions import Decision, Decisions
 from deploy.serving.graphs import Index, session
-from deploy.serving.histories import Bought, Histories, LiveHistories, StoredHistories
-from online.state import State
+from deploy.serving.histories import NOTHING, Bought, Histories, Known, LiveHistories, StoredHistories
+from online.state import VISITOR, Gone, State
 
 SEEN = 1  # the action of an event of which only the item is given
 SHOWN = ("title", "category", "brand", "price", "in_stock")  # of an item, null where it is not known
 PROBE_SAME = 0.8  # share of the probe's first ten answers that this machine must give as well
 PROBE_ERROR = 0.05  # of the spread of the probe's scores, by which scores may differ
+SESSION = 1800.0  # seconds for which a search says what is wanted now
+BUSY = 50.0  # what was done within the hour, faded and weighed, from which its items are what strangers are answered first
+RELEVANT = 0.5  # of the best match, from which an item is what a search meant
+FUSED = 60  # ranks added before they are inverted (reciprocal rank fusion, Cormack et al. 2009)
 
 
 class UnknownItem(Exception):
@@ -44,26 +48,31 @@ class Recommendation:
     scope: str | None  # of the fallback: "all", or "platform:NAME" where the shopper's platform has a list of its own
     unknown_items: list[str]  # of the given history
     repeats: list[dict]  # what the shopper bought and is due to buy again, likeliest first; score: the chance within a week
+    query: str | None = None  # the shopper's search just now, which weighed in
+    unchecked: list[str] = field(default_factory=list)  # what could not be asked for
 
 
 class Recommender:
     """A loaded artefact. Safe to call from several threads: nothing of a request is kept.
 
     Args:
-        folder: the artefact. histories: where the events of shoppers are asked for; None: the artefact's own. state: of events since, which the artefact's own histories go on with.
+        folder: the artefact. histories: where the events of shoppers are asked for; None: the artefact's own. state: of events since, which the artefact's own histories go on with. outbox: a SQLite file that says what was sent.
 
     Raises:
         ArtefactError: a file is missing or damaged, the schema is another, or this machine answers the stored probe otherwise than the one
             that made the artefact.
     """
 
-    def __init__(self, folder: Path, histories: Histories | None = None, state: State | None = None):
+    def __init__(self, folder: Path, histories: Histories | None = None, state: State | None = None, outbox: Path | None = None):
         self.manifest = verified(folder)
         self.version: str = self.manifest["version"]
         self.max_k: int = self.manifest["max_k"]
         self.max_len: int = self.manifest["max_len"]
         self.items = Ids(folder, "item_ids")
-        self.columns = {name: Column(folder, name) for name in SHOWN if (folder / f"{name}.npy").is_file()}
+        columns = {name: Column(folder, name) for name in SHOWN if (folder / f"{name}.npy").is_file()}
+        listed = mapped(folder / "listed.npy")  # what left the catalogue is never answered
+        self.catalogue = Catalogue(folder, self.items, columns, listed, state, self.manifest["cutoff"])
+        self._state, self._trends = state, {}
         popular = json.loads((folder / "popular.json").read_text(encoding="utf-8"))
         self._popular = {name: np.array(numbers, dtype=np.int64) for name, numbers in popular.items()}
         self._similar, self._similarity = mapped(folder / "similar_items.npy"), mapped(folder / "similar_scores.npy")
@@ -71,15 +80,13 @@ class Recommender:
         if histories is None and state is not None:
             self.histories = LiveHistories(self.histories, state, self.manifest["cutoff"])
         self.audience = Audience(folder)
-        outbox = os.environ.get("PUSHCART_OUTBOX")
-        self.decisions = Decisions(folder, Ids(folder, "user_ids"), Path(outbox) if outbox else None)
+        self.decisions = Decisions(folder, Ids(folder, "user_ids"), outbox)
         self._session = session(folder / "model.onnx", cores() if large(self.manifest) else 1)
         self._index = Index(folder, self.manifest["index"]) if self.manifest.get("index") else None
         self._read = [i.name for i in self._session.get_inputs()]  # most families read no times, actions and platform
         self._carriers: list[str] = self.manifest["model"].get("carriers", [])
         self._platforms = {name: i for i, name in enumerate(self.manifest["platforms"], 1)}
         self._exclude: str = self.manifest["exclude"]
-        self._all = np.concatenate([[False], mapped(folder / "listed.npy")])[None]  # what left the catalogue is never answered
         self._check_probe(json.loads((folder / "probe.json").read_text(encoding="utf-8")))
 
     def recommend(
@@ -90,62 +97,96 @@ class Recommender:
         exclude: str | None = None,
         filters: dict | None = None,
         context: dict | None = None,
+        visitor_id: str | None = None,
     ) -> Recommendation:
         """The k best items that the filters let through; fewer only if fewer are left.
 
         Args:
-            user_id: a shopper; their stored history is used where no history is given.
+            user_id: a shopper; what is known of them is used where no history is given. visitor_id: the same of one who is not signed in.
             history: item ids, oldest first; unknown ones are passed over and named in the answer.
             k: 1 to max_k.
             exclude: `seen` (what the history holds), `bought`, `bought_and_not_due` (bought, but for what may be bought again by now) or `nothing` is left out;
                 None: as the artefact says (serve.exclude). Of a given history nobody knows what was bought: but for `nothing`, all of it is left out.
             filters: category (a path or its beginning, or a list), brand (or a list), price_min, price_max, in_stock,
                 exclude (item ids).
-            context: item_id (looked at just now: the newest of the history), platform (where the shopper is: rankers read it, and it
+            context: item_id (looked at just now: the newest of the history), platform (where the shopper is, where they were last if left out: rankers read it, and it
                 says whose popular items to fall back to), at (a datetime: the moment asked about, now where there is none).
 
         Raises:
             BadFilter: the catalogue lacks the filter's column.
         """
+        self.catalogue.look()
         filters, context = filters or {}, context or {}
+        known = self._known(user_id, visitor_id) if history is None else NOTHING
         given = list(history or []) + ([context["item_id"]] if context.get("item_id") else [])
         places = self.items.places(given)
         unknown = [i for i, place in zip(given, places, strict=True) if place < 0]
-        numbers = told = places[places >= 0] + 1
-        times, actions = np.zeros_like(numbers), np.full_like(numbers, SEEN)
-        now = context["at"].timestamp() if context.get("at") else time.time()
+        told, now = places[places >= 0] + 1, _moment(context)
+        stored, when, done = known.history
+        numbers = np.concatenate([stored, told])
+        times = np.concatenate([when, np.full_like(told, when[-1] if len(when) else 0)])
+        actions = np.concatenate([done, np.full_like(told, SEEN)])
+        platform = context.get("platform") or known.platform
         allowed = self._allowed(filters)
         blocked = self.items.places(filters.get("exclude") or []) + 1  # unknown ones become 0, which is padding
-        way, owned, repeats = exclude or self._exclude, numbers[:0], []
-        if history is None and user_id is not None:
-            stored, when, done = self.histories.of(user_id, self.items)
-            times = np.concatenate([when, np.full_like(numbers, when[-1] if len(when) else 0)])
-            actions = np.concatenate([done, actions])
-            numbers = np.concatenate([stored, numbers])
-            bought = self.histories.bought(user_id, self.items)
-            repeats = self._due(bought, now, allowed, blocked, k)
-            owned = bought.items if way == "bought" else bought.items[~bought.due(now)]
-        if not len(numbers):
-            items, scope = self._most_popular(k, allowed, blocked, context.get("platform"))
-            return Recommendation(items, "popular", scope, unknown, repeats)
-        leave_out = {"seen": [numbers], "nothing": []}.get(way, [told, owned])
-        blocked = np.concatenate([blocked, *leave_out])
-        inputs = {
-            "history": numbers[None, -self.max_len :],
-            "times": times[None, -self.max_len :],
-            "actions": actions[None, -self.max_len :],
-            "platform": np.array([self._platforms.get(context.get("platform"), 0)]),
-            "exclude": blocked[None] if len(blocked) else np.zeros((1, 1), np.int64),
-            "allowed": allowed,
-        }
-        if self._index and (found := self._index.nearest(inputs, k)):
-            return Recommendation(self._shown(*found), None, None, unknown, repeats)
-        items, scores, *carried = self._session.run(None, {name: inputs[name] for name in self._read})
-        found = np.isfinite(scores[0])[:k]
-        shown = self._shown(items[0][:k][found], scores[0][:k][found])
-        for item, part in zip(shown, carried[0][0][:k][found].tolist() if carried else [], strict=bool(carried)):
-            item["part"] = self._carriers[part]
-        return Recommendation(shown, None, None, unknown, repeats)
+        way = exclude or self._exclude
+        repeats = self._due(known.bought, now, allowed, blocked, k)
+        owned = known.bought.items if way == "bought" else known.bought.items[~known.bought.due(now)]
+        left_out = np.concatenate([blocked, *{"seen": [numbers], "nothing": []}.get(way, [told, owned])])
+        searched = now - known.query_at < SESSION and (not len(when) or known.query_at >= when[-1])
+        query = known.query if searched else None
+        newcomers = self._newcomers(filters, known.others, way) if len(numbers) else {}
+        most = self.max_k if query or newcomers else k
+        if len(numbers):
+            shown, scope = self._by_model(numbers, times, actions, platform, left_out, allowed, most), None
+        else:
+            shown, scope = self._most_popular(most, allowed, left_out, platform, now)
+        if newcomers:
+            shown = self._with_newcomers(shown, newcomers)
+        if query:
+            matching = self._matching(query, filters, allowed, left_out)
+            shown = fused(shown, [item for item in matching if item["score"] >= RELEVANT * matching[0]["score"]])
+        fallback = None if len(numbers) else "popular"
+        return Recommendation(shown[:k], fallback, scope, unknown, repeats, query, list(known.unchecked))
+
+    def search(
+        self,
+        query: str,
+        k: int = 10,
+        user_id: str | None = None,
+        visitor_id: str | None = None,
+        filters: dict | None = None,
+        context: dict | None = None,
+    ) -> list[dict]:
+        """The k items that a text asks for, those first that suit the shopper too: the order by words and the model's, fused.
+
+        Raises:
+            BadFilter: the catalogue lacks the filter's column.
+        """
+        self.catalogue.look()
+        filters, context, known = filters or {}, context or {}, self._known(user_id, visitor_id)
+        allowed, blocked = self._allowed(filters), self.items.places(filters.get("exclude") or []) + 1
+        by_words = self._matching(query, filters, allowed, blocked)
+        if not len(known.history.items):
+            return by_words[:k]
+        matching = np.zeros_like(allowed)
+        matching[0, self.items.places([item["item_id"] for item in by_words]) + 1] = True
+        matching[0, 0] = False
+        platform = context.get("platform") or known.platform
+        return fused(by_words, self._by_model(*known.history, platform, blocked, matching, self.max_k))[:k]
+
+    def trending(self, k: int = 10, filters: dict | None = None, context: dict | None = None) -> tuple[list[dict], str]:
+        """The k items of which most was done within the last hour, faded and weighed by strength; and of whom: `all`, or `platform:NAME`.
+
+        Raises:
+            BadFilter: the catalogue lacks the filter's column.
+        """
+        self.catalogue.look()
+        filters, context = filters or {}, context or {}
+        allowed, blocked = self._allowed(filters), self.items.places(filters.get("exclude") or []) + 1
+        numbers, weights, scope = self._trend(context.get("platform"), _moment(context))
+        open_ = allowed[0, numbers] & ~np.isin(numbers, blocked)
+        return self._shown(numbers[open_][:k], weights[open_][:k]), scope
 
     def decide(
         self,
@@ -161,13 +202,15 @@ class Recommender:
         Raises:
             BadFilter: the catalogue lacks the filter's column.
         """
+        self.catalogue.look()
         filters = filters or {}
         allowed = self._allowed(filters)[0].copy()
         allowed[self.items.places(filters.get("exclude") or []) + 1] = False
         at = (context or {}).get("at")
-        bought = self.histories.bought(user_id, self.items)
-        allowed[bought.items[~bought.due(at.timestamp() if at else time.time())]] = False
+        known = self.histories.of(user_id, self.items)
+        allowed[known.bought.items[~known.bought.due(_moment(context or {}))]] = False
         found = self.decisions.decide(user_id, allowed, at, channels, topic, present)
+        found.unchecked.extend(known.unchecked)
         if found.item is None:
             return found, None
         [item] = self._shown(np.array([found.item]), np.array([found.worth]))
@@ -195,12 +238,107 @@ class Recommender:
         best = np.argsort(-chances, kind="stable")[:k]
         return self._shown(bought.items[due][best], chances[best])
 
-    def _most_popular(self, k: int, allowed: np.ndarray, exclude: np.ndarray, platform: str | None) -> tuple[list[dict], str]:
+    def _known(self, user_id: str | None, visitor_id: str | None) -> Known:
+        shopper = user_id or (visitor_id and VISITOR + visitor_id)
+        return self.histories.of(shopper, self.items) if shopper else NOTHING
+
+    def _by_model(
+        self,
+        numbers: np.ndarray,
+        times: np.ndarray,
+        actions: np.ndarray,
+        platform: str | None,
+        exclude: np.ndarray,
+        allowed: np.ndarray,
+        k: int,
+    ) -> list[dict]:
+        """What the model answers to a history."""
+        inputs = {
+            "history": numbers[None, -self.max_len :],
+            "times": times[None, -self.max_len :],
+            "actions": actions[None, -self.max_len :],
+            "platform": np.array([self._platforms.get(platform, 0)]),
+            "exclude": exclude[None] if len(exclude) else np.zeros((1, 1), np.int64),
+            "allowed": allowed,
+        }
+        if self._index and (found := self._index.nearest(inputs, k)):
+            return self._shown(*found)
+        items, scores, *carried = self._session.run(None, {name: inputs[name] for name in self._read})
+        found = np.isfinite(scores[0])[:k]
+        shown = self._shown(items[0][:k][found], scores[0][:k][found])
+        for item, part in zip(shown, carried[0][0][:k][found].tolist() if carried else [], strict=bool(carried)):
+            item["part"] = self._carriers[part]
+        return shown
+
+    def _most_popular(
+        self, k: int, allowed: np.ndarray, exclude: np.ndarray, platform: str | None, now: float
+    ) -> tuple[list[dict], str]:
+        """What is popular within the hour where enough happens, then what was popular when the model was made."""
         name = platform if platform in self._popular else "all"
-        order = self._popular[name]
+        order, scope = self._popular[name], "all" if name == "all" else f"platform:{name}"
+        trend, weights, whose = self._trend(platform, now)
+        if weights.sum() >= BUSY:
+            order, scope = np.concatenate([trend, order[~np.isin(order, trend)]]), f"trending:{whose}"
         order = order[allowed[0, order] & ~np.isin(order, exclude)][:k]
         scores = 1.0 / np.arange(1, len(order) + 1)  # a rank's reciprocal: ordered, and plainly no model score
-        return self._shown(order, scores), "all" if name == "all" else f"platform:{name}"
+        return self._shown(order, scores), scope
+
+    def _trend(self, platform: str | None, now: float) -> tuple[np.ndarray, np.ndarray, str]:
+        """Numbers of items, what was done to them within the hour, most first, and of whom; looked up once a minute."""
+        minute = int(now // 60)
+        if (platform, minute) not in self._trends:
+            self._trends = {asked: found for asked, found in self._trends.items() if asked[1] == minute}
+            try:
+                found = self._state.popular(minute, platform) if self._state else []
+            except Gone:
+                return np.zeros(0, int), np.zeros(0), "all"
+            places = self.items.places([item for item, _ in found])
+            weights = np.array([weight for _, weight in found])
+            self._trends[platform, minute] = places[places >= 0] + 1, weights[places >= 0]
+        numbers, weights = self._trends[platform, minute]
+        if platform is not None and weights.sum() < BUSY:
+            return self._trend(None, now)
+        return numbers, weights, f"platform:{platform}" if platform else "all"
+
+    def _newcomers(self, filters: dict, met: dict[str, bool], way: str) -> dict[str, Newcomer]:
+        """Newcomers that the filters let through. met: those that the shopper met, and whether they bought them."""
+        kept = {}
+        for item, newcomer in self.catalogue.newcomers.items():
+            left_out = item in met and (way == "seen" or (way != "nothing" and met[item]))
+            if newcomer.open and not left_out and fits(item, newcomer.told, filters):
+                kept[item] = newcomer
+        return kept
+
+    def _with_newcomers(self, shown: list[dict], newcomers: dict[str, Newcomer]) -> list[dict]:
+        """Among items the newcomers, each with the mean of the scores of those that it is like; what the model did not name has the lowest that it named."""
+        if not shown:
+            return shown
+        scores = dict(
+            zip(self.items.places([item["item_id"] for item in shown]) + 1, (item["score"] for item in shown), strict=True)
+        )
+        lowest = shown[-1]["score"]
+        more = []
+        for item, newcomer in newcomers.items():
+            alike = [scores.get(number, lowest) for number in newcomer.alike.tolist()]
+            if any(number in scores for number in newcomer.alike.tolist()):
+                more.append(described(item, newcomer.told, float(np.dot(newcomer.weights, alike))))
+        return sorted(shown + more, key=lambda item: -item["score"])
+
+    def _matching(self, query: str, filters: dict, allowed: np.ndarray, blocked: np.ndarray) -> list[dict]:
+        """Items that share words with a text, best first, with their BM25."""
+        newcomers, out = self._newcomers(filters, {}, "nothing"), set(blocked.tolist())
+        found = self.catalogue.find(query, 2 * self.max_k)
+        numbers = np.array([number for number, _ in found if isinstance(number, int)], dtype=np.int64)
+        open_ = set(numbers[allowed[0, numbers]].tolist()) - out
+        shown = iter(self._shown(np.array([n for n in numbers.tolist() if n in open_], dtype=np.int64), np.zeros(len(open_))))
+        listed = []
+        for key, score in found:
+            if isinstance(key, int):
+                if key in open_:
+                    listed.append(next(shown) | {"score": round(score, 6)})
+            elif key in newcomers:
+                listed.append(described(key, newcomers[key].told, score))
+        return listed[: self.max_k]
 
     def _allowed(self, filters: dict) -> np.ndarray:
         """(1, items + 1) bool: which items the filters on columns let through; item 0 is no one's."""
@@ -220,19 +358,19 @@ class Recommender:
         if filters.get("in_stock") is not None:
             fits.append(self._column("in_stock").values == filters["in_stock"])
         if not fits:
-            return self._all
-        return self._all & np.concatenate([[False], np.logical_and.reduce(fits)])[None]
+            return self.catalogue.open
+        return self.catalogue.open & np.concatenate([[False], np.logical_and.reduce(fits)])[None]
 
     def _column(self, name: str) -> "Column":
-        if name not in self.columns:
+        if name not in self.catalogue.columns:
             raise BadFilter(f"this catalogue has no {name}, so it cannot be filtered by")
-        return self.columns[name]
+        return self.catalogue.columns[name]
 
     def _shown(self, numbers: np.ndarray, scores: np.ndarray) -> list[dict]:
         ids = self.items[numbers - 1]
         shown = [{"item_id": i, "score": round(score, 6)} for i, score in zip(ids, scores.tolist(), strict=True)]
         for name in SHOWN:
-            values = self.columns[name][numbers - 1] if name in self.columns else [None] * len(shown)
+            values = self.catalogue.columns[name][numbers - 1] if name in self.catalogue.columns else [None] * len(shown)
             for item, value in zip(shown, values, strict=True):
                 item[name] = value
         return shown
@@ -254,6 +392,45 @@ class Recommender:
                     f"this machine answers the artefact's probe otherwise than the one that made it ({same:.0%} of the items, scores off by "
                     f"{error:.0%} of their spread); compress it for this machine, or without {self.manifest['compression']['chosen']!r}"
                 )
+
+
+def fused(*rankings: list[dict]) -> list[dict]:
+    """Several rankings of items as one (reciprocal rank fusion): the best of all first, then what one of them has."""
+    scores: dict[str, float] = {}
+    shown: dict[str, dict] = {}
+    for ranking in rankings:
+        for rank, item in enumerate(ranking, 1):
+            scores[item["item_id"]] = scores.get(item["item_id"], 0.0) + 1 / (FUSED + rank)
+            shown.setdefault(item["item_id"], item)
+    return [shown[i] | {"score": round(scores[i], 6)} for i in sorted(scores, key=lambda i: -scores[i])]
+
+
+def fits(item: str, told: dict, filters: dict) -> bool:
+    """Whether filters let an item through of which only this is known; what is not known does not fit."""
+    category, brand = told.get("category"), told.get("brand")
+    for wanted, name, value in ((filters.get("category"), "category", category), (filters.get("brand"), "brand", brand)):
+        if wanted is not None:
+            names = [wanted] if isinstance(wanted, str) else wanted
+            if value is None or not any(value == n or (name == "category" and value.startswith(n + " > ")) for n in names):
+                return False
+    price = told.get("price", float("nan"))
+    if filters.get("price_min") is not None and not price >= filters["price_min"]:
+        return False
+    if filters.get("price_max") is not None and not price <= filters["price_max"]:
+        return False
+    if filters.get("in_stock") is not None and told.get("in_stock") is not filters["in_stock"]:
+        return False
+    return item not in (filters.get("exclude") or [])
+
+
+def described(item: str, told: dict, score: float) -> dict:
+    """A newcomer as answers show it."""
+    return {"item_id": item, "score": round(score, 6)} | {name: told.get(name) for name in SHOWN}
+
+
+def _moment(context: dict) -> float:
+    """The moment asked about, in seconds."""
+    return context["at"].timestamp() if context.get("at") else time.time()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 ItemId = Annotated[str, Field(max_length=512)]
 
@@ -53,15 +53,19 @@ class Moment(Strict):
     at: AwareDatetime | None = Field(None, description="the moment asked about; now if left out")
 
 
-class Context(Moment):
-    item_id: ItemId | None = Field(None, description="the item looked at just now")
+class Platform(Moment):
     platform: Annotated[str, Field(max_length=64)] | None = Field(
-        None, description="where the shopper is; also whose popular items to fall back to"
+        None, description="where the shopper is, where they were last if left out; also whose popular items to fall back to"
     )
+
+
+class Context(Platform):
+    item_id: ItemId | None = Field(None, description="the item looked at just now")
 
 
 class RecommendRequest(Strict):
     user_id: ItemId | None = Field(None, description="a shopper; their stored history is used if `history` is left out")
+    visitor_id: ItemId | None = Field(None, description="the same of somebody who is not signed in; `user_id` comes first")
     history: list[ItemId] | None = Field(None, max_length=10_000, description="item ids, oldest first")
     k: int = Field(10, ge=1, le=1000)
     exclude: Literal["seen", "bought", "bought_and_not_due", "nothing"] | None = Field(
@@ -131,32 +135,35 @@ class ScoreRequest(Strict):
     offers: list[Offer] = Field(max_length=1000)
 
 
-class Event(Strict):
-    event_id: Annotated[str, Field(min_length=1, max_length=128)] = Field(description="of the sender: sent again, it counts once")
-    user_id: Annotated[str, Field(min_length=1, max_length=512)]
-    event: Literal["view", "click", "favourite", "cart", "purchase", "return", "search", "impression"]
-    item_id: Annotated[str, Field(min_length=1, max_length=512)] | None = None
-    timestamp: AwareDatetime | None = Field(None, description="now if left out")
-    platform: Annotated[str, Field(max_length=64)] | None = None
-    session_id: Annotated[str, Field(max_length=512)] | None = None
-    query: Annotated[str, Field(max_length=2000)] | None = None
-    request_id: Annotated[str, Field(max_length=512)] | None = Field(None, description="that it answers")
-    order_id: Annotated[str, Field(max_length=512)] | None = None
-    price: Money | None = None
-    quantity: Above | None = None
-    duration: Money | None = Field(None, description="seconds")
-
-    @model_validator(mode="after")
-    def _has_an_item(self) -> "Event":
-        if self.item_id is None and self.event != "search":
-            raise ValueError("item_id is missing")
-        return self
-
-
 class EventsRequest(Strict):
     events: list[dict] = Field(
-        min_length=1, max_length=1000, description="rows of `Event`; a bad one is refused, the rest is taken"
+        min_length=1,
+        max_length=1000,
+        description="rows of events (docs/platform-engineer.md); a bad one is refused, the rest is taken",
     )
+
+
+class ItemsRequest(Strict):
+    items: list[dict] = Field(
+        min_length=1,
+        max_length=1000,
+        description="changes of items: item_id, and what is new of price, in_stock, stock, blocked; of items that the catalogue does not have title, category and brand too. A bad row is refused, the rest is taken",
+    )
+
+
+class SearchRequest(Strict):
+    q: str = Field(min_length=1, max_length=2000, description="what is searched for")
+    k: int = Field(10, ge=1, le=1000)
+    user_id: ItemId | None = Field(None, description="whose taste orders what is found; the search becomes an event of theirs")
+    visitor_id: ItemId | None = Field(None, description="the same of somebody who is not signed in")
+    filters: Filters = Filters()
+    context: Platform = Platform()
+
+
+class TrendingRequest(Strict):
+    k: int = Field(10, ge=1, le=1000)
+    filters: Filters = Filters()
+    context: Platform = Platform()
 
 
 class Refused(Described):
@@ -166,7 +173,13 @@ class Refused(Described):
 
 class EventsResponse(Described):
     accepted: int = Field(description="on disk, and known to the next answer")
+    late: int = Field(description="of them, those that happened so long ago that the next retrain alone reads them")
     repeated: int = Field(description="taken before, by their event_id")
+    refused: list[Refused]
+
+
+class ItemsResponse(Described):
+    accepted: int = Field(description="on disk, and known to the next answer")
     refused: list[Refused]
 
 
@@ -192,9 +205,29 @@ class RecommendResponse(Described):
     items: list[Item]
     model_version: str
     fallback: str | None = Field(description="null if the model answered, `popular` if the most popular items did")
-    scope: str | None = Field(description="of the fallback: `all`, or `platform:NAME`")
+    scope: str | None = Field(
+        description="of the fallback: `all`, or `platform:NAME`; before it `trending:` where what is popular within the hour comes first"
+    )
     unknown_items: list[str]
     repeats: list[Item] = Field(description="bought before and due again; `score` is the chance of a purchase within a week")
+    query: str | None = Field(
+        description="the shopper's search within the last half hour that nothing followed: what it finds weighs in"
+    )
+    unchecked: list[str] = Field(description="what could not be asked for just now")
+
+
+class SearchResponse(Described):
+    items: list[Item]
+    request_id: str = Field(description="of the event that the search became; a click on an item names it")
+    model_version: str
+
+
+class TrendingResponse(Described):
+    items: list[Item] = Field(
+        description="`score`: what was done to it within the hour (1 a view or click, 2 a favourite, 3 a cart, 4 a purchase), halved every 20 minutes"
+    )
+    scope: str = Field(description="`all`, or `platform:NAME`")
+    model_version: str
 
 
 class SimilarResponse(Described):

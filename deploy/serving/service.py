@@ -1,7 +1,7 @@
 """The bento: recommendations over HTTP. Serves the artefact it was built with; where PUSHCART_FOLLOW names an environment's
 `current` link, it follows that link and swaps to what was promoted or rolled back without refusing a request.
 
-POST /events, /recommend, /similar, /decide, /score, /bid, /audience, /version; from BentoML: /livez, /readyz, /metrics, /docs.json (OpenAPI), / (Swagger UI).
+POST /events, /items, /recommend, /search (and GET), /trending, /similar, /decide, /score, /bid, /audience, /version, of one of several shops as /shops/NAME/...; from BentoML: /livez, /readyz, /metrics, /docs.json (OpenAPI), / (Swagger UI).
 """
 
 import asyncio
@@ -9,8 +9,9 @@ import contextlib
 import ctypes
 import gc
 import json
-import os
 import signal
+import uuid
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from pathlib import Path
 
@@ -19,13 +20,13 @@ import numpy as np
 import uvicorn
 from bentoml.exceptions import InvalidArgument, NotFound
 from prometheus_client import Counter
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from deploy.serving.artefact import large, read_manifest
 from deploy.serving.audience import BadCondition
 from deploy.serving.bidding import Budget, Market, bid
+from deploy.serving.edge import Edge
 from deploy.serving.events import Door
-from deploy.serving.follow import Follower
 from deploy.serving.recommender import BadFilter, Recommender, UnknownItem
 from deploy.serving.schemas import (
     AudienceRequest,
@@ -36,52 +37,24 @@ from deploy.serving.schemas import (
     DecideResponse,
     EventsRequest,
     EventsResponse,
+    ItemsRequest,
+    ItemsResponse,
     Offer,
     RecommendRequest,
     RecommendResponse,
     ScoreRequest,
     ScoreResponse,
+    SearchRequest,
+    SearchResponse,
     SimilarRequest,
     SimilarResponse,
+    TrendingRequest,
+    TrendingResponse,
 )
+from deploy.serving.shops import ASKED, Shop, settings
 
 OWN_ARTEFACT = Path(__file__).resolve().parents[2] / "artefact"
-MAX_BODY = 1 << 20  # bytes
 DRAIN = 1.0  # seconds from the last connection that is accepted to the end
-
-
-class BodyLimit:
-    """Refuses bodies over MAX_BODY with 413 before they are read into memory."""
-
-    def __init__(self, app):
-        self.app = app
-
-    async def __call__(self, scope, receive, send):
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        refused = JSONResponse({"error": f"the body may have at most {MAX_BODY} bytes"}, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-        if not declared.isdigit() or int(declared) > MAX_BODY:
-            return await refused(scope, receive, send)
-        body, more = b"", True
-        while more:  # a chunked body declares no length
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            if len(body) > MAX_BODY:
-                return await refused(scope, receive, send)
-        whole = {"type": "http.request", "body": body, "more_body": False}
-
-        async def replay():
-            nonlocal whole
-            if whole is None:
-                return await receive()
-            message, whole = whole, None
-            return message
-
-        return await self.app(scope, replay, send)
 
 
 # Answering takes well under a millisecond, less than a change of thread: requests are answered on the event loop. A model too large
@@ -95,20 +68,24 @@ class BodyLimit:
 class Pushcart:
     def __init__(self) -> None:
         end_with_supervisor()
-        follow = os.environ.get("PUSHCART_FOLLOW")
-        events = os.environ.get("PUSHCART_EVENTS")
-        self._door = Door(Path(events)) if events else None
-        state = self._door and self._door.state
-        self._follower = Follower(Path(follow), state) if follow else None
-        self._own = None if follow else Recommender(OWN_ARTEFACT, state=state)
+        self._shops = {
+            name: Shop(name, told, OWN_ARTEFACT, leads=number == 0) for number, (name, told) in enumerate(settings().items())
+        }
         self._answers = Counter("pushcart_answers", "Recommendations answered", ["fallback", "scope", "model_version"])
-        self._recommender.recommend(history=self._recommender.items[np.zeros(1, int)])  # warm before ready
+        self._events = Counter("pushcart_events", "Rows of events", ["outcome"])
+        for shop in self._shops.values():
+            shop.recommender.recommend(history=shop.recommender.items[np.zeros(1, int)])  # warm before ready
         gc.collect()
         gc.freeze()  # what is loaded stays: a collection that walked over all of it would stop answers for a tenth of a second
 
     @property
+    def _shop(self) -> Shop:
+        """Whose answer the request wants."""
+        return self._shops[ASKED.get() or next(iter(self._shops))]
+
+    @property
     def _recommender(self) -> Recommender:
-        return self._follower.recommender if self._follower else self._own
+        return self._shop.recommender
 
     @bentoml.api(route="/recommend", input_spec=RecommendRequest, output_spec=RecommendResponse)
     async def recommend(self, **asked) -> RecommendResponse:
@@ -128,14 +105,47 @@ class Pushcart:
     @bentoml.api(route="/events", input_spec=EventsRequest, output_spec=EventsResponse)
     async def events(self, events: list[dict]) -> EventsResponse:
         """What shoppers did: on disk before it is answered (202), and known to the next answer. 503 where events cannot be kept."""
-        if self._door is None:
-            return _json(
-                {"error": "this server keeps no events: PUSHCART_EVENTS names no folder"}, HTTPStatus.SERVICE_UNAVAILABLE
-            )
+        taken = await self._kept(lambda door: door.take(events))
+        if isinstance(taken, Response):
+            return taken
+        for outcome in ("accepted", "late", "repeated"):
+            self._events.labels(outcome).inc(taken[outcome])
+        self._events.labels("refused").inc(len(taken["refused"]))
+        return _json(taken, HTTPStatus.ACCEPTED)
+
+    @bentoml.api(route="/items", input_spec=ItemsRequest, output_spec=ItemsResponse)
+    async def items(self, items: list[dict]) -> ItemsResponse:
+        """What is new of items: on disk before it is answered (202), and known to the next answer. 503 where it cannot be kept."""
+        taken = await self._kept(lambda door: door.change(items))
+        return taken if isinstance(taken, Response) else _json(taken, HTTPStatus.ACCEPTED)
+
+    @bentoml.api(route="/search", input_spec=SearchRequest, output_spec=SearchResponse)
+    async def search(self, q: str, **asked) -> SearchResponse:
+        """Items that a text asks for, those first that suit the shopper too. Where the shop takes events, the search becomes one."""
+        recommender = self._recommender
+        self._check(asked["k"], recommender)
+        asked |= {name: asked[name].model_dump() for name in ("filters", "context")}
         try:
-            return _json(await self._door.take(events), HTTPStatus.ACCEPTED)
-        except OSError as error:
-            return _json({"error": f"events cannot be kept: {error.strerror}"}, HTTPStatus.SERVICE_UNAVAILABLE)
+            found = recommender.search(q, **asked)
+        except BadFilter as error:
+            raise InvalidArgument(str(error)) from error
+        request = uuid.uuid4().hex
+        event = {name: asked[name] for name in ("user_id", "visitor_id") if asked[name]}
+        if self._shop.door is not None and event:
+            event |= {"event_id": request, "event": "search", "query": q, "request_id": request}
+            await self._kept(lambda door: door.take([event | _platform(asked["context"])]))
+        return _json({"items": found, "request_id": request, "model_version": recommender.version})
+
+    @bentoml.api(route="/trending", input_spec=TrendingRequest, output_spec=TrendingResponse)
+    async def trending(self, **asked) -> TrendingResponse:
+        """Items of which most was done within the last hour; fewer than k where little was."""
+        recommender = self._recommender
+        asked |= {name: asked[name].model_dump() for name in ("filters", "context")}
+        try:
+            found, scope = recommender.trending(**asked)
+        except BadFilter as error:
+            raise InvalidArgument(str(error)) from error
+        return _json({"items": found, "scope": scope, "model_version": recommender.version})
 
     @bentoml.api(route="/similar", input_spec=SimilarRequest, output_spec=SimilarResponse)
     async def similar(self, item_id: str, k: int) -> SimilarResponse:
@@ -220,7 +230,18 @@ class Pushcart:
     @bentoml.api(route="/version")
     def version(self) -> dict:
         """Which model answers, and what it was made from (the artefact's manifest); `problem` says why a newer one does not."""
-        return self._recommender.manifest | {"problem": self._follower.problem if self._follower else None}
+        return self._recommender.manifest | {"problem": self._shop.problem}
+
+    async def _kept(self, keep: Callable[[Door], Awaitable[dict]]) -> dict | Response:
+        """What became of what came in, or 503."""
+        door = self._shop.door
+        if door is None:
+            error = {"error": "this server keeps no events: PUSHCART_EVENTS names no folder"}
+            return _json(error, HTTPStatus.SERVICE_UNAVAILABLE)
+        try:
+            return await keep(door)
+        except OSError as error:
+            return _json({"error": f"events cannot be kept: {error.strerror}"}, HTTPStatus.SERVICE_UNAVAILABLE)
 
     @staticmethod
     def _check(k: int, recommender: Recommender) -> None:
@@ -247,6 +268,10 @@ def end_with_supervisor() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
+def _platform(context: dict) -> dict:
+    return {"platform": context["platform"]} if context.get("platform") else {}
+
+
 def _json(answer: dict, status: int = HTTPStatus.OK) -> Response:
     """Made by this code, so it is not validated again as BentoML would; the schema is what the tests hold it against."""
     return Response(
@@ -254,5 +279,5 @@ def _json(answer: dict, status: int = HTTPStatus.OK) -> Response:
     )
 
 
-Pushcart.add_asgi_middleware(BodyLimit)
+Pushcart.add_asgi_middleware(Edge)
 drain_before_the_end()

@@ -32,7 +32,9 @@ def build_bento(version: str, *more: str) -> None:
             "labels": {"version": version},
             "include": ["deploy/*.py", "deploy/serving/*", "online/*", "artefact/*"],
             "python": {
-                "packages": pinned("bentoml", "jsonschema", "numpy", "onnxruntime-gpu", "prometheus-client", "tzdata", *more),
+                "packages": pinned(
+                    "bentoml", "jsonschema", "numpy", "onnxruntime-gpu", "prometheus-client", "redis", "rjieba", "tzdata", *more
+                ),
                 "lock_packages": False,
             },
         }

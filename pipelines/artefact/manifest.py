@@ -103,7 +103,7 @@ def sha256(path: Path) -> str:
 def serving_digest() -> str:
     """One hash of the code that serves; deploy/serving/artefact.py computes the same."""
     digest = hashlib.sha256()
-    for path in sorted(p for part in (SERVING, ONLINE) for p in part.iterdir() if p.suffix in (".py", ".json")):
+    for path in sorted(p for part in (SERVING, ONLINE) for p in part.iterdir() if p.suffix in (".py", ".json", ".js")):
         digest.update(path.as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 

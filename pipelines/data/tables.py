@@ -77,11 +77,14 @@ def conform(frame: pl.LazyFrame, schema: dict, *, name: str) -> pl.LazyFrame:
     if name == "users":
         columns += [pl.col(c) for c in present if c not in (*schema, SOURCE_ROW, *PROVENANCE)]
     columns += [pl.col(c).cast(pl.String) for c in PROVENANCE if c in present]
-    source_row = pl.col(SOURCE_ROW) if SOURCE_ROW in present else pl.int_range(1, pl.len() + 1).alias(SOURCE_ROW)
-    return frame.select(*columns, source_row.cast(pl.UInt32))
+    return numbered(frame).select(*columns, pl.col(SOURCE_ROW).cast(pl.UInt32))
 
 
 def with_event_ids(events: pl.LazyFrame) -> pl.LazyFrame:
     """Adds an `event_id` to events that came without: the row in the source, which no two share and no library makes another of."""
-    row = pl.col(SOURCE_ROW) if SOURCE_ROW in events.collect_schema() else pl.int_range(1, pl.len() + 1)
-    return events.with_columns(event_id=pl.format("row-{}", row))
+    return numbered(events).with_columns(event_id=pl.format("row-{}", pl.col(SOURCE_ROW)))
+
+
+def numbered(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """Rows with their number in the source, from 1, where they have none."""
+    return frame if SOURCE_ROW in frame.collect_schema() else frame.with_row_index(SOURCE_ROW, offset=1)

@@ -12,6 +12,9 @@ import pytest
 from deploy.serving.events import Door
 from deploy.serving.recommender import Recommender
 from online import log
+from online.intake import Intake
+from online.log import EventLog
+from online.state import Gone
 from pipelines.data.sources import source
 from pipelines.data.tables import TIMESTAMP
 from pipelines.stage import StageError
@@ -19,7 +22,7 @@ from pipelines.stage import StageError
 
 @pytest.fixture
 def door(tmp_path: Path) -> Door:
-    return Door(tmp_path)
+    return Door(Intake(tmp_path))
 
 
 def view(number: int, item: str, user: str = "u000001", **more: object) -> dict:
@@ -36,7 +39,7 @@ def test_a_bad_row_is_refused_with_its_reason_and_the_rest_is_taken(door: Door, 
         part in r["reason"]
         for part, r in zip(("event", "item_id is missing", "future", "colour"), answer["refused"], strict=True)
     ] == [True] * 4
-    assert asyncio.run(door.take(rows[:1])) == {"accepted": 0, "repeated": 1, "refused": []}
+    assert asyncio.run(door.take(rows[:1])) == {"accepted": 0, "late": 0, "repeated": 1, "refused": []}
     kept = [event for path in log.files(tmp_path / "log") for event, _ in log.read(path)]
     assert [event["event_id"] for event in kept] == ["e1", "e6"]
     assert datetime.fromisoformat(kept[0]["timestamp"]).tzinfo == UTC
@@ -47,22 +50,22 @@ def test_requests_at_once_are_all_kept(door: Door):
         return await asyncio.gather(*(door.take([view(10 * n + k, f"i{k}", f"u{n}") for k in range(10)]) for n in range(50)))
 
     assert sum(answer["accepted"] for answer in asyncio.run(many())) == 500
-    assert all(len(door.state.history(f"u{n}", 0.0)) == 10 for n in range(50))
+    assert all(len(door.state.now(f"u{n}", 0.0).acts) == 10 for n in range(50))
 
 
 def test_a_log_that_cannot_be_written_takes_nothing(door: Door, monkeypatch: pytest.MonkeyPatch):
-    def full(_: list) -> None:
+    def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(door._log, "append", full)
+        patch.setattr(EventLog, "append", full)
         with pytest.raises(OSError, match="No space"):
             asyncio.run(door.take([view(1, "a")]))
     assert asyncio.run(door.take([view(1, "a")]))["accepted"] == 1  # sent again, it is new
 
 
 def test_the_next_answer_knows_what_just_happened(finished: Path, tmp_path: Path):
-    door = Door(tmp_path)
+    door = Door(Intake(tmp_path))
     before, live = Recommender(finished / "artefact"), Recommender(finished / "artefact", state=door.state)
     user = before.histories.users[np.array([3])][0]
     assert live.recommend(user_id=user, k=10) == before.recommend(user_id=user, k=10)
@@ -71,7 +74,7 @@ def test_the_next_answer_knows_what_just_happened(finished: Path, tmp_path: Path
     after = live.recommend(user_id=user, k=10)
     assert after.items != before.recommend(user_id=user, k=10).items
     assert second not in {item["item_id"] for item in after.items}  # it was just bought
-    history = live.histories.of(user, live.items)
+    history = live.histories.of(user, live.items).history
     assert live.items[history.items[-2:] - 1] == [first, second]
     assert history.actions[-2:].tolist() == [1, 4]
     assert abs(history.times[-1] - time.time()) < 60
@@ -84,24 +87,17 @@ def test_the_next_answer_knows_what_just_happened(finished: Path, tmp_path: Path
     assert live.recommend(user_id=user, k=10) == after  # the catalogue does not have it yet
 
 
-def test_collect_reads_what_came_in(door: Door, tmp_path: Path):
+def test_collect_reads_what_came_in(tmp_path: Path):
+    intake = Intake(tmp_path)
+    door = Door(intake)
     rows = [view(n, f"i{n % 5}", f"u{n % 7}", platform="web") for n in range(40)] + [
         {"event_id": "s", "user_id": "u1", "event": "search", "query": "绿茶"}
     ]
     assert asyncio.run(door.take(rows))["accepted"] == len(rows)
-    door._log.close()
+    intake.close()
     asyncio.run(door.take([view(99, "i1")]))
-    door._log.append(
-        [
-            {
-                "event_id": "e0",
-                "user_id": "u0",
-                "item_id": "i0",
-                "event": "view",
-                "timestamp": "2026-01-01T00:00:00+00:00",
-                "at": 0.0,
-            }
-        ]
+    EventLog(tmp_path / "log").append(
+        [view(0, "i0", "u0") | {"timestamp": "2026-01-01T00:00:00+00:00", "at": 0.0, "received": 0.0}]
     )  # as after a crash
     pl.DataFrame({"item_id": [f"i{n}" for n in range(5)], "price": 3.0}).write_csv(tmp_path / "items.csv")
     tables = source("log").read(tmp_path, {})
@@ -116,18 +112,138 @@ def test_collect_reads_what_came_in(door: Door, tmp_path: Path):
 
 
 def test_what_is_due_is_not_after_it_was_bought_again(finished: Path, tmp_path: Path):
-    door = Door(tmp_path)
+    door = Door(Intake(tmp_path))
     live = Recommender(finished / "artefact", state=door.state)
     for row in range(200):
         user = live.histories.users[np.array([row])][0]
-        bought = live.histories.bought(user, live.items)
+        bought = live.histories.of(user, live.items).bought
         cyclic = bought.items[bought.due_from < 1 << 62]
         if len(cyclic):
             break
     item = live.items[cyclic[:1] - 1][0]
     asyncio.run(door.take([view(1, item, user) | {"event": "purchase"}]))
-    again = live.histories.bought(user, live.items)
+    again = live.histories.of(user, live.items).bought
     place = again.items == cyclic[0]
     assert abs(again.last[place][0] - time.time()) < 60
     assert again.due_from[place][0] > time.time() + 86_400
     assert not again.due(time.time())[place].any()
+
+
+@pytest.fixture
+def live(finished: Path, door: Door) -> Recommender:
+    return Recommender(finished / "artefact", state=door.state)
+
+
+def looked(live: Recommender) -> Recommender:
+    """The same, after it looked at what changed."""
+    live.catalogue._looked = -1.0
+    return live
+
+
+def ids_of(shown: list[dict]) -> list[str]:
+    return [item["item_id"] for item in shown]
+
+
+def test_what_went_out_of_stock_or_is_blocked_is_not_offered_and_a_new_price_counts(live: Recommender, door: Door):
+    user = live.histories.users[np.array([3])][0]
+    first, second, third = ids_of(live.recommend(user_id=user, k=3).items)
+    told = asyncio.run(door.change([{"item_id": first, "stock": 0}, {"item_id": second, "blocked": True}, {"item_id": third, "price": 0.01}, {"price": 3}]))  # fmt: skip
+    assert (told["accepted"], [r["row"] for r in told["refused"]]) == (3, [3])
+    after = looked(live).recommend(user_id=user, k=10).items
+    assert not {first, second} & set(ids_of(after))
+    assert (after[0]["item_id"], after[0]["price"]) == (third, 0.01)
+    assert ids_of(live.recommend(user_id=user, filters={"price_max": 0.01}).items) == [third]
+    assert not {first, second} & set(ids_of(live.recommend(k=100).items))
+    assert first not in ids_of(live.search(after[1]["title"], k=50))
+    asyncio.run(door.change([{"item_id": first, "stock": 5}, {"item_id": second, "blocked": False}]))
+    assert ids_of(looked(live).recommend(user_id=user, k=3).items) == [first, second, third]
+
+
+def test_a_new_item_is_recommended_to_those_whom_items_like_it_suit(live: Recommender, door: Door):
+    user = live.histories.users[np.array([3])][0]
+    best = live.recommend(user_id=user, k=1).items[0]
+    new = {"item_id": "new", "title": best["title"], "category": best["category"], "brand": best["brand"], "price": 5.0}
+    strange = {"item_id": "strange", "title": "zzz qqq", "category": "xxx"}
+    asyncio.run(door.change([new, strange]))
+    shown = looked(live).recommend(user_id=user, k=20).items
+    assert "new" in ids_of(shown)
+    assert "strange" not in ids_of(shown)
+    assert [i["score"] for i in shown] == sorted((i["score"] for i in shown), reverse=True)
+    [one] = [item for item in shown if item["item_id"] == "new"]
+    assert (one["title"], one["price"], one["in_stock"]) == (best["title"], 5.0, None)
+    assert "new" in ids_of(live.search(best["title"], k=10))
+    for filters in ({"price_max": 4.0}, {"brand": "another"}, {"category": "xxx"}, {"in_stock": True}, {"exclude": ["new"]}):
+        assert "new" not in ids_of(live.recommend(user_id=user, k=20, filters=filters).items)
+    asyncio.run(door.take([view(1, "new", user) | {"event": "purchase"}]))
+    assert "new" not in ids_of(live.recommend(user_id=user, k=20).items)
+    asyncio.run(door.change([{"item_id": "new", "blocked": True}]))
+    assert "new" not in ids_of(looked(live).recommend(user_id=live.histories.users[np.array([4])][0], k=20).items)
+
+
+def test_a_search_finds_by_words_and_orders_by_taste(live: Recommender, door: Door):
+    title = live.recommend(k=1).items[0]["title"]
+    assert title in [item["title"] for item in live.search(title, k=5)]
+    assert live.search("!!", k=5) == live.search("qqqq", k=5) == []
+    word = title.split()[0]
+    plain = live.search(word, k=20)
+    orders = {tuple(ids_of(live.search(word, k=20, user_id=live.histories.users[np.array([row])][0]))) for row in range(20)}
+    assert len(orders) > 1  # tastes differ
+    assert all(set(order) <= set(ids_of(live.search(word, k=100))) for order in orders)
+    assert [item["score"] for item in plain] == sorted((item["score"] for item in plain), reverse=True)
+
+
+def test_the_search_of_a_moment_ago_weighs_in_until_something_follows(live: Recommender, door: Door):
+    user = live.histories.users[np.array([3])][0]
+    before = live.recommend(user_id=user, k=10)
+    wanted = live.recommend(user_id=user, k=100).items[60]
+    asyncio.run(door.take([{"event_id": "s", "user_id": user, "event": "search", "query": wanted["title"]}]))
+    after = live.recommend(user_id=user, k=10)
+    assert (before.query, after.query) == (None, wanted["title"])
+    assert wanted["item_id"] in ids_of(after.items)
+    assert live.recommend(user_id=user, context={"at": datetime.fromtimestamp(time.time() + 3600, UTC)}).query is None
+    asyncio.run(door.take([view(2, wanted["item_id"], user, timestamp=datetime.fromtimestamp(time.time() + 5, UTC).isoformat())]))
+    assert live.recommend(user_id=user, k=10).query is None
+
+
+def test_strangers_are_answered_what_is_popular_within_the_hour(live: Recommender, door: Door):
+    usual = live.recommend(k=30).items
+    item, other = usual[20]["item_id"], usual[25]["item_id"]
+    early = datetime.fromtimestamp(time.time() - 90, UTC).isoformat()
+    rows = [view(n, item, f"s{n}", timestamp=early) | {"event": "purchase"} for n in range(60)]
+    rows += [view(100 + n, other, f"t{n}", timestamp=early, platform="app") | {"event": "cart"} for n in range(60)]
+    assert live.trending()[0] == []
+    live._trends = {}
+    asyncio.run(door.take(rows))
+    answer = live.recommend(k=5)
+    assert (ids_of(answer.items)[:2], answer.scope) == ([item, other], "trending:all")
+    app = live.recommend(k=5, context={"platform": "app"})
+    assert (ids_of(app.items)[0], app.scope) == (other, "trending:platform:app")
+    shown, scope = live.trending(k=5)
+    assert (ids_of(shown), scope) == ([item, other], "all")
+    assert ids_of(live.trending(k=5, filters={"exclude": [item]})[0]) == [other]
+
+
+def test_a_visitor_is_known_before_and_after_signing_in(live: Recommender, door: Door):
+    first = live.recommend(k=1).items[0]["item_id"]
+    asyncio.run(door.take([{"event_id": "1", "visitor_id": "v", "event": "view", "item_id": first}]))
+    visitor = live.recommend(visitor_id="v", k=5)
+    assert (visitor.fallback, live.recommend(user_id="new one", k=5).fallback) == (None, "popular")
+    asyncio.run(door.take([{"event_id": "2", "visitor_id": "v", "user_id": "new one", "event": "sign_in"}]))
+    assert live.recommend(user_id="new one", k=5).items == visitor.items
+
+
+def test_where_the_state_is_gone_answers_say_so(finished: Path):
+    class Lost:
+        def __getattr__(self, _: str):
+            def gone(*_: object) -> None:
+                raise Gone("no")
+
+            return gone
+
+    live, stored = Recommender(finished / "artefact", state=Lost()), Recommender(finished / "artefact")
+    user = live.histories.users[np.array([3])][0]
+    answer = live.recommend(user_id=user, k=5)
+    assert (answer.items, answer.unchecked) == (stored.recommend(user_id=user, k=5).items, ["events since the model was made"])
+    assert "events since the model was made" in live.decide(user)[0].unchecked
+    assert live.recommend(k=5).items == stored.recommend(k=5).items
+    assert live.trending()[0] == []

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from deploy.serving import graphs
 from deploy.serving.artefact import ArtefactError, large, version_of
 from deploy.serving.catalogue import Column, Ids
-from deploy.serving.histories import Bought, History
+from deploy.serving.histories import NOTHING, History, Known
 from deploy.serving.recommender import SHOWN, BadFilter, Recommender, UnknownItem
 from pipelines.artefact.catalogue import catalogue
 from pipelines.artefact.catalogue import ids as id_columns
@@ -106,7 +106,7 @@ def test_filters_against_brute_force(
 def test_known_shoppers_are_answered_from_their_history(recommender: Recommender, ids: list[str], finished: Path):
     stored = recommender.histories
     [user] = stored.users[np.array([7])]
-    met = recommender.items[stored.of(user, recommender.items).items - 1]
+    met = recommender.items[stored.of(user, recommender.items).history.items - 1]
     answer = recommender.recommend(user_id=user, k=20, exclude="seen")
     assert answer.fallback is None
     assert not set(met) & {i["item_id"] for i in answer.items}
@@ -114,8 +114,8 @@ def test_known_shoppers_are_answered_from_their_history(recommender: Recommender
     prepared = pl.read_parquet(finished / "data/prepared/histories.parquet").row(
         by_predicate=pl.col("user_id") == user, named=True
     )
-    assert stored.of(user, recommender.items).items.tolist() == prepared["items"]
-    assert not len(stored.of(user + "x", recommender.items).items)
+    assert stored.of(user, recommender.items).history.items.tolist() == prepared["items"]
+    assert not len(stored.of(user + "x", recommender.items).history.items)
 
 
 def test_answers_show_what_is_known_of_items(recommender: Recommender, items: dict, ids: list[str]):
@@ -125,7 +125,13 @@ def test_answers_show_what_is_known_of_items(recommender: Recommender, items: di
 
 def test_what_grows_with_items_and_shoppers_is_mapped_and_not_copied(recommender: Recommender):
     of = recommender
-    for array in (of.items._text, of.histories.users._hashes, *of.histories._columns, of._similar, of.columns["price"].values):
+    for array in (
+        of.items._text,
+        of.histories.users._hashes,
+        *of.histories._columns,
+        of._similar,
+        of.catalogue.columns["price"].values,
+    ):
         assert isinstance(array.base, np.memmap)
 
 
@@ -288,19 +294,17 @@ def test_chances_of_repeats_are_those_that_marketing_told(finished: Path):
     at = pl.read_parquet(finished / "data/checked/events.parquet", columns=["timestamp"])["timestamp"].max()
     user = bought.filter(pl.col("due_from").is_not_null())["user_id"][0]
     told = dict(bought.filter(pl.col("due_from").is_not_null(), user_id=user).select("item_id", "chance").iter_rows())
-    stored = recommender.histories.bought(user, recommender.items)
+    stored = recommender.histories.of(user, recommender.items).bought
     found = dict(zip(recommender.items[stored.items - 1], stored.chances(at.timestamp()), strict=True))
     assert {i: found[i] for i in told} == pytest.approx(told, rel=1e-2)
 
 
 def test_histories_may_come_from_elsewhere(finished: Path, ids: list[str]):
     class Live:
-        def of(self, user_id: str, items: Ids) -> History:
-            numbers = items.places(ids[:3]) + 1 if user_id == "now" else np.zeros(0, int)
-            return History(numbers, np.zeros_like(numbers), np.ones_like(numbers))
-
-        def bought(self, user_id: str, items: Ids) -> Bought:
-            return Bought(*np.zeros((4, 0), int), np.zeros((0, 3)))
+        def of(self, user_id: str, items: Ids) -> Known:
+            numbers = items.places(ids[:3]) + 1
+            history = History(numbers, np.zeros_like(numbers), np.ones_like(numbers))
+            return NOTHING._replace(history=history) if user_id == "now" else NOTHING
 
     live = Recommender(finished / "artefact", Live())
     assert live.recommend(user_id="now", k=5, exclude="seen").items == live.recommend(history=ids[:3], k=5).items
@@ -323,9 +327,9 @@ def test_a_machine_that_answers_otherwise_refuses(finished: Path, tmp_path: Path
 def test_an_artefact_of_another_schema_is_refused_in_one_sentence(finished: Path, tmp_path: Path):
     folder = tmp_path / "a"
     shutil.copytree(finished / "artefact", folder)
-    manifest = json.loads((folder / "manifest.json").read_text()) | {"schema": 4}
+    manifest = json.loads((folder / "manifest.json").read_text()) | {"schema": 5}
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ArtefactError, match=r"schema 4, this server reads 5; bundle the model again"):
+    with pytest.raises(ArtefactError, match=r"schema 5, this server reads 6; bundle the model again"):
         Recommender(folder)
 
 

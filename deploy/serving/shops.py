@@ -1,0 +1,96 @@
+"""Shops that one server answers for, each with a model, events and keys of its own: /shops/NAME/recommend and so on; the first is answered for without a name too.
+
+In: environment variables. PUSHCART_SHOPS holds a JSON object of Settings by name; without it there is one shop, whose settings are PUSHCART_FOLLOW, PUSHCART_EVENTS and so on.
+"""
+
+import json
+import os
+from contextvars import ContextVar
+from dataclasses import dataclass, field, fields
+from functools import cache
+from pathlib import Path
+
+from deploy.serving.events import Door
+from deploy.serving.follow import Follower
+from deploy.serving.recommender import Recommender
+from online.intake import Intake
+
+ONLY = "shop"  # the name of the one shop, where none are named
+LISTS = ("keys", "origins")
+NUMBERS = ("lateness", "rate")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a shop is served with.
+
+    Attributes:
+        follow: an environment's `current` link; None: the artefact that the bento was built with. events: the folder that events go to; None: none are taken. state: redis://..., where events since are kept; None:
+            in that folder. outbox: a SQLite file that says what was sent. keys: one of which `/events` asks for; none: it asks for no key. origins: of pages that may send events. rate: requests a second from one
+            address, of pages; None: any. proxied: addresses are those that a proxy tells in X-Forwarded-For. lateness: seconds after which an event is for the next retrain alone.
+    """
+
+    follow: str | None = None
+    events: str | None = None
+    state: str | None = None
+    outbox: str | None = None
+    keys: list[str] = field(default_factory=list)
+    origins: list[str] = field(default_factory=list)
+    rate: float | None = None
+    proxied: bool = False
+    lateness: float = 86_400.0
+
+
+@cache
+def settings() -> dict[str, Settings]:
+    """Of each shop, the default one first.
+
+    Raises:
+        ValueError: a variable is not what it should be; the message names it.
+    """
+    if "PUSHCART_SHOPS" in os.environ:
+        try:
+            told = json.loads(os.environ["PUSHCART_SHOPS"])
+            return {name: Settings(**one) for name, one in told.items()}
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"PUSHCART_SHOPS: not a JSON object of settings by shop: {error}") from error
+    told: dict[str, object] = {}
+    for one in fields(Settings):
+        value = os.environ.get(name := f"PUSHCART_{one.name.upper()}")
+        if not value:
+            continue
+        try:
+            told[one.name] = value.split(",") if one.name in LISTS else float(value) if one.name in NUMBERS else value
+        except ValueError as error:
+            raise ValueError(f"{name}: {value!r} is not a number") from error
+    return {ONLY: Settings(**told)}
+
+
+ASKED: ContextVar[str | None] = ContextVar("shop", default=None)  # whose answer a request wants; None: the default one's
+
+
+class Shop:
+    """What answers for a shop.
+
+    Args:
+        own: the artefact that the bento was built with. leads: whether this is the shop whose code the workers run.
+    """
+
+    def __init__(self, name: str, settings: Settings, own: Path, leads: bool):
+        self.door: Door | None = None
+        state = None
+        if settings.events:
+            intake = Intake(Path(settings.events), settings.state, name, settings.lateness)
+            self.door, state = Door(intake), intake.state
+        outbox = Path(settings.outbox) if settings.outbox else None
+        self._follower = Follower(Path(settings.follow), state, outbox, leads) if settings.follow else None
+        self._own = None if self._follower else Recommender(own, state=state, outbox=outbox)
+
+    @property
+    def recommender(self) -> Recommender:
+        return self._follower.recommender if self._follower else self._own
+
+    @property
+    def problem(self) -> str | None:
+        """Why a newer model does not answer."""
+        return self._follower.problem if self._follower else None
