@@ -1,5 +1,6 @@
 # make demo   set up, run the whole retrain through Airflow, promote, serve, ask   (SOURCE= DATA= MAPPING= MODEL= EPOCHS=)
 # make test   set up, run all tests      make test-fast   unit tests only
+# make demo-live   the simulated shop as it lives: events over HTTP, answers that follow, a retrain on just these
 # make campaign   a campaign of the simulated shop: planned, sent to a webhook of this machine, answered, and what it brought beside other ways
 # make up     Airflow's UI and the served model until Ctrl-C   (AIRFLOW_PORT= SERVE_PORT=)
 # make bench  measure the artefact and its serving, half an hour   (DATA=)
@@ -15,7 +16,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo campaign up test test-fast bench bench-scale bench-read bench-marketing bench-online kills lint lock clean setup
+.PHONY: demo demo-live campaign up test test-fast bench bench-scale bench-read bench-marketing bench-online kills lint lock clean setup
 .DEFAULT_GOAL := demo
 
 setup: $(READY)
@@ -35,6 +36,9 @@ $(READY): requirements.lock pyproject.toml
 
 demo: $(READY)
 	@$(BIN)/python demo.py $(if $(SOURCE),--source "$(SOURCE)") $(if $(DATA),--data "$(DATA)") $(if $(MAPPING),--mapping "$(MAPPING)") $(if $(MODEL),--model $(MODEL)) $(if $(EPOCHS),--epochs $(EPOCHS))
+
+demo-live: $(READY)
+	@$(BIN)/python demo.py --live $(if $(VISITS),--visits $(VISITS))
 
 campaign: $(READY)
 	@$(BIN)/python -m benchmarks.campaign $(if $(CAMPAIGN),--campaign "$(CAMPAIGN)")

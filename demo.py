@@ -4,6 +4,7 @@
     make demo MODEL=gru
     make demo SOURCE=sequences DATA=path/to/folder
     make demo SOURCE=files DATA=shop.csv MAPPING=shop.yaml
+    make demo-live      the simulated shop as it lives: its events and an hour of traffic over HTTP, answers that follow, and a retrain on just these
 
 Prints one table and writes the same to reports/summary.json. Afterwards the checkout holds what the run made: `dvc repro`
 does nothing, `dvc exp show` lists the run.
@@ -11,9 +12,11 @@ does nothing, `dvc exp show` lists the run.
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
-from datetime import datetime
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import yaml
@@ -23,7 +26,7 @@ from rich.table import Table
 from dags.workspace import folder, run_name
 from deploy.platform import processes
 from deploy.platform.airflow import Airflow, airflow
-from deploy.platform.server import served
+from deploy.platform.server import served, shops_of
 from deploy.promotion.environments import Environment
 
 CHECKOUT = Path(__file__).resolve().parent
@@ -53,6 +56,8 @@ def main() -> int:
     conf |= {name: value for name, value in (("model", chosen.model), ("epochs", chosen.epochs)) if value}
     console.print(f"[bold]Pushcart[/bold]: retrain [cyan]{run}[/cyan] on {chosen.source} ({chosen.data})")
     processes.stoppable()
+    if chosen.live and Environment(CHECKOUT, ENVIRONMENT).link.exists():
+        return live(chosen.visits)
     try:
         with airflow(CHECKOUT, processes.free_port()) as running:
             console.print(f"Airflow is up at {running.url} (user {running.user}, password in .airflow/passwords.json)")
@@ -73,7 +78,99 @@ def main() -> int:
     except KeyboardInterrupt:
         console.print("stopped; the run's files are in .airflow/runs, a new demo starts a new run")
         return 1
-    return 0
+    return live(chosen.visits) if chosen.live else 0
+
+
+def live(visits: int) -> int:
+    """The shop's past and an hour of traffic come in over HTTP, answers follow, and a retrain reads exactly what came in."""
+    import polars as pl
+
+    from benchmarks import traffic
+    from benchmarks.online.client import Client
+    from pipelines.data.sources import log
+
+    raw, shop = CHECKOUT / "data" / "raw", next(iter(shops_of(CHECKOUT, ENVIRONMENT).values()))
+    folder, run = CHECKOUT / shop["events"], f"live-{datetime.now():%Y%m%dT%H%M%S}"
+    try:
+        with (
+            airflow(CHECKOUT, processes.free_port()) as running,
+            served(CHECKOUT, ENVIRONMENT, processes.free_port()) as (url, _, _),
+        ):
+            console.print(f"[bold]Pushcart[/bold], live: Airflow at {running.url}, the model at {url}")
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in ("items", "users"):  # the export that a shop brings beside its events
+                shutil.copy(raw / f"{name}.parquet", folder)
+            client, past, begun = Client(url), traffic.Taken(), time.perf_counter()
+            traffic.send(client, traffic.rows_of(pl.read_parquet(raw / "events.parquet"), datetime.now(UTC)), past)
+            rate = (past.events + past.repeated + sum(past.refused.values())) / (time.perf_counter() - begun)
+            console.print(
+                f"  its past came in over HTTP: {past.events:,} events at {rate:,.0f} a second; {past.repeated:,} sent again, "
+                f"{sum(past.refused.values()):,} refused, such as: {next(iter(past.refused), 'none')}"
+            )
+            user, stranger = two_shoppers()[0], f"a stranger {run}"
+            for who in (user, stranger):
+                before = processes.ask(f"{url}/recommend", {"user_id": who, "k": 5})
+                clicked = processes.ask(f"{url}/recommend", {"user_id": who, "k": 50})["items"][40]
+                event = {"event_id": f"{run} {who}", "user_id": who, "event": "click", "item_id": clicked["item_id"]}
+                traffic.send(client, [event | {"request_id": before["request_id"]}], past)
+                after = processes.ask(f"{url}/recommend", {"user_id": who, "k": 5})
+                show_change(who, clicked, before, after)
+            with console.status("an hour of traffic"):
+                hour = traffic.an_hour(client, users_of_demo(), visits, seed=int(time.time()), told=lambda share: None)
+            for what, seconds in (("answers to /recommend", hour.seconds), ("answers to /events", hour.accepted)):
+                ordered = sorted(1000 * s for s in seconds)
+                median, slow = ordered[len(ordered) // 2], ordered[int(0.99 * len(ordered))]
+                console.print(f"  {what}: {len(ordered):,}, p50 {median:.1f} ms, p99 {slow:.1f} ms")
+            held = log.read(folder, {})["events"].select(pl.len()).collect().item()
+            console.print(
+                f"  an hour: {hour.events:,} events of {visits:,} visits came in; the log holds {held:,}; retraining on them as [cyan]{run}[/cyan]"
+            )
+            old = processes.ask(f"{url}/version", {})["version"]
+            running.trigger({"source": "log", "data": shop["events"], "environment": ENVIRONMENT}, run)
+            state = running.follow(run, tell)
+            if state != "success":
+                tell_why(running, run)
+                return 1
+            bring_back(run)
+            new = wait_for_version(url, old)
+        trained = pl.scan_parquet(raw / "events.parquet").select(pl.len()).collect().item()
+        same = "equal" if trained == held else "NOT EQUAL"
+        console.print(
+            f"the log held {held:,} events, the retrain collected {trained:,}: {same}; the server went from {old} to {new} while it ran"
+        )
+        return int(trained != held)
+    except processes.PlatformError as error:
+        console.print(f"[red]error:[/red] {error}", markup=True)
+        return 1
+    except KeyboardInterrupt:
+        console.print(f"stopped; the events that came in are in {folder}")
+        return 1
+
+
+def show_change(user: str, clicked: dict, before: dict, after: dict) -> None:
+    """A shopper's answer before and after a click."""
+    table = Table(title=f"{user} clicks {clicked['title'] or clicked['item_id']}", title_justify="left")
+    for heading, answer in (("before", before), ("after", after)):
+        table.add_column(f"{heading} ({answer['fallback'] or 'model'})", overflow="fold", ratio=1)
+    for one, other in zip(before["items"], after["items"], strict=False):
+        table.add_row(one["title"] or one["item_id"], other["title"] or other["item_id"])
+    console.print(table)
+
+
+def wait_for_version(url: str, old: str) -> str:
+    """The version that answers once it is not the old one, which a server that follows an environment turns to within seconds."""
+    for _ in range(60):
+        new = processes.ask(f"{url}/version", {})["version"]
+        if new != old:
+            return new
+        time.sleep(0.5)
+    return old
+
+
+def users_of_demo() -> list[str]:
+    import polars as pl
+
+    return pl.read_parquet(CHECKOUT / "data" / "prepared" / "users.parquet")["user_id"].to_list()
 
 
 def arguments() -> argparse.Namespace:
@@ -83,6 +180,8 @@ def arguments() -> argparse.Namespace:
     cli.add_argument("--mapping", default=None, help="source `files`: YAML file saying which column is what")
     cli.add_argument("--model", default=None, help="the model family, one of those in params.yaml")
     cli.add_argument("--epochs", type=int, default=None)
+    cli.add_argument("--live", action="store_true", help="make demo-live")
+    cli.add_argument("--visits", type=int, default=1500, help="of the live hour")
     chosen = cli.parse_args()
     if chosen.data is None:
         if chosen.source != "shop":

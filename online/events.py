@@ -27,7 +27,7 @@ class Event(Row):
     user_id: Id | None = None
     visitor_id: Id | None = Field(None, description="who is not signed in; an event with both says that they are one")
     event: Literal[
-        "view", "click", "favourite", "cart", "purchase", "return", "search", "impression", "sign_in", "unlink", "look"
+        "view", "click", "favourite", "cart", "purchase", "return", "search", "impression", "holdout", "sign_in", "unlink", "look"
     ]
     item_id: Id | None = None
     timestamp: AwareDatetime | None = Field(None, description="now if left out")
@@ -45,6 +45,13 @@ class Event(Row):
     price: Amount | None = None
     quantity: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     duration: Amount | None = Field(None, description="seconds")
+    currency: Name | None = None
+    slot: Annotated[str, Field(max_length=512)] | None = Field(None, description="where on a page")
+    position: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = Field(None, description="in a list, from 1")
+    channel: Name | None = None
+    campaign_id: Annotated[str, Field(max_length=512)] | None = None
+    propensity: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="the chance that what happened had")
+    expected: Annotated[float, Field(allow_inf_nan=False)] | None = Field(None, description="money that it was to bring")
 
     @model_validator(mode="after")
     def _is_whole(self) -> "Event":

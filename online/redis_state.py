@@ -30,17 +30,18 @@ from online.state import (
 )
 
 TIMEOUT, REST = 0.25, 0.4  # seconds that an answer waits for Redis, and for which nobody asks it after that
+GROUPS = 1 << 16  # of marks: sets of at most 512 integers take 8 bytes each
 AT_ONCE = 1000  # events a call of the script, which holds up everybody else
 ACT = struct.Struct("<dB")  # seconds and place of the event among KINDS; the item's id follows
 SEEN = f"""
 local prefix, new = KEYS[1], 0
 local function keep(key, seconds) redis.call('EXPIRE', key, seconds) end
 for _, e in ipairs(cjson.decode(ARGV[1])) do
-  local marks = prefix .. 'marks:'
-  local before = redis.call('SISMEMBER', marks .. (e.period - 1), e.mark) + redis.call('SISMEMBER', marks .. (e.period + 1), e.mark)
-  if before == 0 and redis.call('SADD', marks .. e.period, e.mark) == 1 then
+  local function marks(period) return prefix .. 'marks:' .. period .. ':' .. e.group end
+  local before = redis.call('SISMEMBER', marks(e.period - 1), e.mark) + redis.call('SISMEMBER', marks(e.period + 1), e.mark)
+  if before == 0 and redis.call('SADD', marks(e.period), e.mark) == 1 then
     new = new + 1
-    keep(marks .. e.period, {int(3 * REMEMBERED)})
+    keep(marks(e.period), {int(1.5 * REMEMBERED)})
     local acts, last = prefix .. 'acts:' .. e.shopper, prefix .. 'last:' .. e.shopper
     if e.kind then
       redis.call('RPUSH', acts, struct.pack('<dB', e.at, e.kind) .. e.item)
@@ -107,12 +108,13 @@ class RedisState:
     @_asked
     def known(self, event_ids: list[str]) -> set[str]:
         now = int(time.time() // REMEMBERED)
-        marks = [str(mark(i)) for i in event_ids]
+        marks = [mark(i) for i in event_ids]
         with self._redis.pipeline(transaction=False) as asked:
             for p in (now - 1, now):
-                asked.smismember(self._key("marks", p), marks)
-            before, current = asked.execute()
-        return {i for i, old, new in zip(event_ids, before, current, strict=True) if old or new}
+                for m in marks:
+                    asked.sismember(self._key("marks", p, m % GROUPS), m)
+            found = asked.execute()
+        return {i for i, old, new in zip(event_ids, found[: len(marks)], found[len(marks) :], strict=True) if old or new}
 
     @_asked
     def now(self, user_id: str, since: float) -> Now:
@@ -199,7 +201,8 @@ class RedisState:
 
 def _row(e: dict) -> dict:
     """An event as the script takes it."""
-    row = {"period": period(e), "mark": str(mark(e["event_id"])), "shopper": shopper(e), "at": e["at"], "counts": []}
+    m = mark(e["event_id"])
+    row = {"period": period(e), "mark": str(m), "group": m % GROUPS, "shopper": shopper(e), "at": e["at"], "counts": []}
     if e.get("late"):
         return row
     row |= {name: e[name] for name in ("platform", "query") if e.get(name) is not None}

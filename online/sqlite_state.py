@@ -29,6 +29,7 @@ from online.state import (
     shopper,
 )
 
+CACHE = 32 << 10  # KiB of pages that a connection holds
 ACT = struct.Struct("<dIB")  # seconds, number of the item, place of the event among KINDS
 TABLES = """
 CREATE TABLE IF NOT EXISTS shoppers (user_id TEXT PRIMARY KEY, at REAL NOT NULL, acts BLOB NOT NULL, platform TEXT, platform_at REAL NOT NULL, query TEXT, query_at REAL NOT NULL) WITHOUT ROWID;
@@ -235,5 +236,6 @@ class SqliteState:
             base = sqlite3.connect(self._file, timeout=10, isolation_level=None)
             base.execute("PRAGMA journal_mode=WAL")
             base.execute("PRAGMA synchronous=NORMAL")  # the log is what must not be lost
+            base.execute(f"PRAGMA cache_size=-{CACHE}")
             self._own.base = base
         return self._own.base

@@ -321,7 +321,7 @@ class Settings(Section):
         """The name under which runs of this shop are compared: shop_name, else the source and its data without a date in the name."""
         if self.shop_name:
             return self.shop_name
-        name = Path(self.source.data).name.split(".")[0]
+        name = Path(self.source.data).name.lstrip(".").split(".")[0]
         plain = re.sub(r"[-_ ]*\d[\d\-_ T:]*", "", name).strip("-_ ")
         return f"{self.source.name}:{plain or name}"
 

@@ -6,6 +6,7 @@ In: rows of a request. Out: how many were taken, which had been taken before, wh
 import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from online.events import Event, ItemChange, sort_out
 from online.intake import Intake
@@ -16,7 +17,7 @@ class Writer:
     """Hands lines to `keep`, on a thread; lines that wait at the same time are handed on together. For one event loop."""
 
     def __init__(self, keep: Callable[[list[dict]], None]):
-        self._keep = keep
+        self._keep, self._thread = keep, ThreadPoolExecutor(1)  # one thread, so one connection to the state
         self._waiting: list[tuple[list[dict], asyncio.Future]] = []
         self._writing: asyncio.Task | None = None
 
@@ -33,7 +34,8 @@ class Writer:
         while self._waiting:
             together, self._waiting = self._waiting, []
             try:
-                await asyncio.to_thread(self._keep, [line for lines, _ in together for line in lines])
+                lines = [line for mine, _ in together for line in mine]
+                await asyncio.get_running_loop().run_in_executor(self._thread, self._keep, lines)
             except Exception as error:  # each request is told
                 for _, done in together:
                     done.set_exception(error)

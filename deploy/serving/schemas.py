@@ -203,6 +203,7 @@ class Item(Described):
 
 class RecommendResponse(Described):
     items: list[Item]
+    request_id: str = Field(description="that a click on one of the items names")
     model_version: str
     fallback: str | None = Field(description="null if the model answered, `popular` if the most popular items did")
     scope: str | None = Field(

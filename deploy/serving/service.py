@@ -100,7 +100,7 @@ class Pushcart:
         except BadFilter as error:
             raise InvalidArgument(str(error)) from error
         self._answers.labels(answer.fallback or "none", answer.scope or "none", recommender.version).inc()
-        return _json(vars(answer) | {"model_version": recommender.version})
+        return _json(vars(answer) | {"request_id": uuid.uuid4().hex, "model_version": recommender.version})
 
     @bentoml.api(route="/events", input_spec=EventsRequest, output_spec=EventsResponse)
     async def events(self, events: list[dict]) -> EventsResponse:

@@ -3,6 +3,7 @@
 import time
 import uuid
 from pathlib import Path
+from typing import get_args
 
 import polars as pl
 import pytest
@@ -16,6 +17,7 @@ from online.log import EventLog, goes_on_at
 from online.state import UNLINK, VISITOR
 from pipelines.data.sources import log
 from pipelines.data.sources.rolling import roll
+from pipelines.data.tables import EVENT_KINDS, EVENTS
 from pipelines.stage import StageError
 
 NOW = time.time()
@@ -25,6 +27,11 @@ def came(*rows: dict) -> list[dict]:
     taken = sort_out([{"event": "view", "item_id": "a"} | row for row in rows], Event, NOW)
     assert not taken.refused
     return taken.lines
+
+
+def test_the_door_takes_all_that_the_tables_hold():
+    assert set(EVENTS) <= set(Event.model_fields)
+    assert set(EVENT_KINDS) | set(log.TELLING) == set(get_args(Event.model_fields["event"].annotation))
 
 
 def test_rolled_or_not_the_same_is_read(tmp_path: Path):

@@ -1,0 +1,1 @@
+"""Does what just happened reach the next answer, fast, and is no event lost?"""
