@@ -11,6 +11,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from online.state import UNLINK
 
+SHOWN = 2000  # letters of a refused row that are kept
 AHEAD = 300.0  # seconds by which a sender's clock may be ahead of ours
 
 Id = Annotated[str, Field(min_length=1, max_length=512)]
@@ -107,3 +108,14 @@ def sort_out(rows: list, kind: type[Row], now: float, lateness: float = math.inf
         line |= {"timestamp": datetime.fromtimestamp(at, UTC).isoformat(), "at": at, "received": now}
         lines.append(line | ({"late": True} if at < now - lateness else {}))
     return Sorted(lines, refused)
+
+
+def line_of(row: object, now: float, lateness: float) -> dict:
+    """The log's line of an event that nobody waits to hear about: where it is none, the row with the reason."""
+    lines, refused = sort_out([row], Event, now, lateness)
+    return lines[0] if lines else unreadable(row, refused[0]["reason"], now)
+
+
+def unreadable(row: object, reason: str, now: float) -> dict:
+    """The log's line of what is no event."""
+    return {"refused": reason, "row": str(row)[:SHOWN], "received": now}

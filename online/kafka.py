@@ -18,7 +18,7 @@ from pathlib import Path
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from online.events import Event, sort_out
+from online.events import line_of, unreadable
 from online.intake import Intake
 from online.log import EventLog, goes_on_at
 
@@ -31,20 +31,12 @@ def rows_of(messages: list[Message], decode: Callable[[bytes], object], lateness
     """A line of the log for each message."""
     lines = []
     for message in messages:
-        value = message.value() or b""
+        value, now = message.value() or b"", time.time()
         try:
-            row = decode(value)
+            line = line_of(decode(value), now, lateness)
         except Exception as error:  # whatever a message holds, the next is read
-            found = None
-            reason = f"it cannot be read: {error}"
-        else:
-            found = sort_out([row], Event, time.time(), lateness)
-            reason = found.refused[0]["reason"] if found.refused else None
-        if reason is None:
-            lines.append(found.lines[0] | {"offset": message.offset()})
-        else:
-            text = value.decode(errors="replace")[:2000]
-            lines.append({"refused": reason, "row": text, "offset": message.offset(), "received": time.time()})
+            line = unreadable(value.decode(errors="replace"), f"it cannot be read: {error}", now)
+        lines.append(line | {"offset": message.offset()})
     return lines
 
 

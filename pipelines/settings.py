@@ -60,7 +60,7 @@ class Source(Section):
     mapping: dict[str, Any] | str | None
     hash_key: str | None
     titles: str | None
-    until: AwareDatetime | None
+    until: Annotated[AwareDatetime, Field(strict=False)] | None
     shop: Shop
 
 
@@ -282,6 +282,7 @@ class ServedShop(Section):
     rate: float | None = Field(gt=0)
     proxied: bool
     lateness: float = Field(gt=0)
+    learn: bool
     kafka: Kafka | None
 
 

@@ -48,7 +48,7 @@ def served_with(checkout: Path, shop: dict) -> dict:
     """The settings of deploy/serving/shops.py. The outbox, which says who opted out and what was sent, is that of params.yaml, where that is a file."""
     url = params_of(checkout)["send"]["outbox"]
     outbox = str(checkout / url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None
-    kept = ("keys", "origins", "rate", "proxied", "lateness")
+    kept = ("keys", "origins", "rate", "proxied", "lateness", "learn")
     return {name: shop[name] for name in kept} | {
         "follow": str(Environment(checkout, shop["environment"]).link),
         "events": str(checkout / shop["events"]),
@@ -129,11 +129,15 @@ def gathering(checkout: Path, shop: str, told: dict) -> Iterator[dict[str, tuple
     """What goes on beside the server for a shop's events: files are rolled, and where Kafka is named, its topic is read. Yields processes and logs by name."""
     folder = checkout / told["events"]
     folder.mkdir(parents=True, exist_ok=True)
+    state = ["--state", os.path.expandvars(told["state"])] if told["state"] else []
     commands = {"rolling": ["pipelines.data.sources.rolling", str(folder)]}
+    if (folder / "drop").is_dir():
+        commands["files"] = ["online.dropped", str(folder), "--shop", shop, *state]
+    if told["learn"]:
+        commands["learning"] = ["deploy.serving.between", str(folder), str(Environment(checkout, told["environment"]).link)]
     if kafka := told["kafka"]:
         more = [[f"--{name}", str(checkout / kafka[name])] for name in ("schema", "settings") if kafka.get(name)]
-        more += [["--state", os.path.expandvars(told["state"])]] if told["state"] else []
-        reading = ["online.kafka", str(folder), "--shop", shop, "--brokers", kafka["brokers"], "--topic", kafka["topic"]]
+        reading = ["online.kafka", str(folder), "--shop", shop, "--brokers", kafka["brokers"], "--topic", kafka["topic"], *state]
         commands["Kafka"] = [*reading, *(part for one in more for part in one)]
     with ExitStack() as stack:
         yield {

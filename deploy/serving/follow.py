@@ -18,7 +18,6 @@ from pathlib import Path
 
 from deploy.serving.artefact import ArtefactError, code_digest
 from deploy.serving.recommender import Recommender
-from online.state import State
 
 log = logging.getLogger("bentoml.pushcart")
 LOOK = 0.5  # seconds between two looks at the link
@@ -37,15 +36,15 @@ class Follower:
     A version that cannot be loaded is tried again, after a while that doubles up to PATIENCE: what was wrong may pass.
 
     Args:
-        leads: whether the workers run the code of what this link names.
+        leads: whether the workers run the code of what this link names. more: of Recommender.
 
     Attributes:
         recommender: what answers. problem: why the version that the link names does not answer; None where it does.
     """
 
-    def __init__(self, link: Path, state: State | None = None, outbox: Path | None = None, leads: bool = True):
+    def __init__(self, link: Path, leads: bool = True, **more: object):
         self._link, self._leads, self._code = link, leads, code_digest(Path(__file__).parents[2])
-        self._with = {"state": state, "outbox": outbox}
+        self._with = more
         self._target = os.readlink(link)
         self.recommender = Recommender(link.parent / self._target / "bento" / "src" / "artefact", **self._with)
         self.problem: str | None = None

@@ -14,6 +14,7 @@ import numpy as np
 
 from deploy.serving.artefact import ArtefactError, cores, large, verified
 from deploy.serving.audience import Audience
+from deploy.serving.between import PRIOR, Learnt, newest, read
 from deploy.serving.catalogue import Column, Ids, mapped
 from deploy.serving.changes import Catalogue, Newcomer
 from deploy.serving.decisions import Decision, Decisions
@@ -28,6 +29,7 @@ PROBE_ERROR = 0.05  # of the spread of the probe's scores, by which scores may d
 SESSION = 1800.0  # seconds for which a search says what is wanted now
 BUSY = 50.0  # what was done within the hour, faded and weighed, from which its items are what strangers are answered first
 RELEVANT = 0.5  # of the best match, from which an item is what a search meant
+LOOK = 2.0  # seconds between two looks at what was learnt
 FUSED = 60  # ranks added before they are inverted (reciprocal rank fusion, Cormack et al. 2009)
 
 
@@ -56,14 +58,21 @@ class Recommender:
     """A loaded artefact. Safe to call from several threads: nothing of a request is kept.
 
     Args:
-        folder: the artefact. histories: where the events of shoppers are asked for; None: the artefact's own. state: of events since, which the artefact's own histories go on with. outbox: a SQLite file that says what was sent.
+        folder: the artefact. histories: where the events of shoppers are asked for; None: the artefact's own. state: of events since, which the artefact's own histories go on with. outbox: a SQLite file that says what was sent. between: a folder of what is learnt since (between.py).
 
     Raises:
         ArtefactError: a file is missing or damaged, the schema is another, or this machine answers the stored probe otherwise than the one
             that made the artefact.
     """
 
-    def __init__(self, folder: Path, histories: Histories | None = None, state: State | None = None, outbox: Path | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        histories: Histories | None = None,
+        state: State | None = None,
+        outbox: Path | None = None,
+        between: Path | None = None,
+    ):
         self.manifest = verified(folder)
         self.version: str = self.manifest["version"]
         self.max_k: int = self.manifest["max_k"]
@@ -73,6 +82,8 @@ class Recommender:
         listed = mapped(folder / "listed.npy")  # what left the catalogue is never answered
         self.catalogue = Catalogue(folder, self.items, columns, listed, state, self.manifest["cutoff"])
         self._state, self._trends = state, {}
+        self._between, self._looked, self._changed = between, -LOOK, None
+        self.between: Learnt | None = None
         popular = json.loads((folder / "popular.json").read_text(encoding="utf-8"))
         self._popular = {name: np.array(numbers, dtype=np.int64) for name, numbers in popular.items()}
         self._similar, self._similarity = mapped(folder / "similar_items.npy"), mapped(folder / "similar_scores.npy")
@@ -252,7 +263,32 @@ class Recommender:
         allowed: np.ndarray,
         k: int,
     ) -> list[dict]:
-        """What the model answers to a history."""
+        """What the model answers to a history, mixed with what was learnt since."""
+        learnt = self._learnt()
+        mixing = learnt is not None and learnt.weight > 0
+        found, scores, parts = self._rank(numbers, times, actions, platform, exclude, allowed, self.max_k if mixing else k)
+        carriers = dict(zip(found.tolist(), parts, strict=False))
+        if mixing:
+            open_ = allowed[0].copy()
+            open_[exclude] = False
+            found, scores = (part[:k] for part in learnt.mixed(numbers, found, scores, open_))
+        shown = self._shown(found, scores)
+        for item, number in zip(shown, found.tolist(), strict=True):
+            if number in carriers:
+                item["part"] = self._carriers[carriers[number]]
+        return shown
+
+    def _rank(
+        self,
+        numbers: np.ndarray,
+        times: np.ndarray,
+        actions: np.ndarray,
+        platform: str | None,
+        exclude: np.ndarray,
+        allowed: np.ndarray,
+        k: int,
+    ) -> tuple[np.ndarray, np.ndarray, list[int]]:
+        """Numbers and scores of the model's k best, and of a blend which part says most for each."""
         inputs = {
             "history": numbers[None, -self.max_len :],
             "times": times[None, -self.max_len :],
@@ -262,13 +298,27 @@ class Recommender:
             "allowed": allowed,
         }
         if self._index and (found := self._index.nearest(inputs, k)):
-            return self._shown(*found)
+            return *found, []
         items, scores, *carried = self._session.run(None, {name: inputs[name] for name in self._read})
-        found = np.isfinite(scores[0])[:k]
-        shown = self._shown(items[0][:k][found], scores[0][:k][found])
-        for item, part in zip(shown, carried[0][0][:k][found].tolist() if carried else [], strict=bool(carried)):
-            item["part"] = self._carriers[part]
-        return shown
+        real = np.isfinite(scores[0])[:k]
+        return items[0][:k][real], scores[0][:k][real], carried[0][0][:k][real].tolist() if carried else []
+
+    def rank(self, history: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Numbers and scores of the model's answer to item numbers (L,), oldest first, and (V + 1,) what might be answered: nothing of the history."""
+        open_ = self.catalogue.open[0].copy()
+        open_[history] = False
+        none = np.zeros_like(history)
+        found, scores, _ = self._rank(history, none, none + SEEN, None, history, self.catalogue.open, self.max_k)
+        return found, scores, open_
+
+    def _learnt(self) -> Learnt | None:
+        """What was learnt since the model was made, where somebody learns."""
+        if self._between is not None and time.monotonic() - self._looked > LOOK:
+            self._looked = time.monotonic()
+            changed = newest(self._between, self.version)
+            if changed != self._changed:
+                self._changed, self.between = changed, read(self._between, self.version)
+        return self.between
 
     def _most_popular(
         self, k: int, allowed: np.ndarray, exclude: np.ndarray, platform: str | None, now: float
@@ -316,12 +366,15 @@ class Recommender:
         scores = dict(
             zip(self.items.places([item["item_id"] for item in shown]) + 1, (item["score"] for item in shown), strict=True)
         )
-        lowest = shown[-1]["score"]
+        lowest, learnt = shown[-1]["score"], self._learnt()
         more = []
         for item, newcomer in newcomers.items():
-            alike = [scores.get(number, lowest) for number in newcomer.alike.tolist()]
-            if any(number in scores for number in newcomer.alike.tolist()):
-                more.append(described(item, newcomer.told, float(np.dot(newcomer.weights, alike))))
+            alike, weights = newcomer.alike, newcomer.weights
+            if learnt is not None and item in learnt.company:
+                alike, weights = beside(alike, weights, *learnt.company[item])
+            if any(number in scores for number in alike.tolist()):
+                worth = np.dot(weights, [scores.get(number, lowest) for number in alike.tolist()])
+                more.append(described(item, newcomer.told, float(worth)))
         return sorted(shown + more, key=lambda item: -item["score"])
 
     def _matching(self, query: str, filters: dict, allowed: np.ndarray, blocked: np.ndarray) -> list[dict]:
@@ -403,6 +456,12 @@ def fused(*rankings: list[dict]) -> list[dict]:
             scores[item["item_id"]] = scores.get(item["item_id"], 0.0) + 1 / (FUSED + rank)
             shown.setdefault(item["item_id"], item)
     return [shown[i] | {"score": round(scores[i], 6)} for i in sorted(scores, key=lambda i: -scores[i])]
+
+
+def beside(alike: np.ndarray, weights: np.ndarray, company: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What an item is like by its features, and more and more by what it is met with."""
+    share = times.sum() / (times.sum() + PRIOR)
+    return np.concatenate([alike, company]), np.concatenate([(1 - share) * weights, share * times / times.sum()])
 
 
 def fits(item: str, told: dict, filters: dict) -> bool:

@@ -229,8 +229,9 @@ class Pushcart:
 
     @bentoml.api(route="/version")
     def version(self) -> dict:
-        """Which model answers, and what it was made from (the artefact's manifest); `problem` says why a newer one does not."""
-        return self._recommender.manifest | {"problem": self._shop.problem}
+        """Which model answers, and what it was made from (the artefact's manifest); `problem` says why a newer one does not, `between` how much what was learnt since weighs."""
+        learnt = self._recommender.between
+        return self._recommender.manifest | {"problem": self._shop.problem, "between": learnt and learnt.weight}
 
     async def _kept(self, keep: Callable[[Door], Awaitable[dict]]) -> dict | Response:
         """What became of what came in, or 503."""

@@ -28,6 +28,7 @@ class Settings:
         follow: an environment's `current` link; None: the artefact that the bento was built with. events: the folder that events go to; None: none are taken. state: redis://..., where events since are kept; None:
             in that folder. outbox: a SQLite file that says what was sent. keys: one of which `/events` asks for; none: it asks for no key. origins: of pages that may send events. rate: requests a second from one
             address, of pages; None: any. proxied: addresses are those that a proxy tells in X-Forwarded-For. lateness: seconds after which an event is for the next retrain alone.
+            learn: whether answers use what is learnt between retrains, where somebody learns.
     """
 
     follow: str | None = None
@@ -39,6 +40,7 @@ class Settings:
     rate: float | None = None
     proxied: bool = False
     lateness: float = 86_400.0
+    learn: bool = True
 
 
 @cache
@@ -83,8 +85,11 @@ class Shop:
             intake = Intake(Path(settings.events), settings.state, name, settings.lateness)
             self.door, state = Door(intake), intake.state
         outbox = Path(settings.outbox) if settings.outbox else None
-        self._follower = Follower(Path(settings.follow), state, outbox, leads) if settings.follow else None
-        self._own = None if self._follower else Recommender(own, state=state, outbox=outbox)
+        events = settings.events and Path(settings.events)
+        between = events.with_name(f"{events.name}.state") / "between" if events and settings.learn else None
+        more = {"state": state, "outbox": outbox, "between": between}
+        self._follower = Follower(Path(settings.follow), leads, **more) if settings.follow else None
+        self._own = None if self._follower else Recommender(own, **more)
 
     @property
     def recommender(self) -> Recommender:
