@@ -1,6 +1,6 @@
 """Events from files that are dropped in a folder into the log and the state, each row once, whatever is killed.
 
-    python -m online.dropped FOLDER [--state URL] [--shop NAME] [--once]
+    python -m online.dropped FOLDER [--state URL] [--shop NAME] [--lateness SECONDS] [--once]
 
 In: FOLDER/drop/*.jsonl and *.csv (UTF-8, a header), with the columns of an event; a file counts once it has not changed for a moment. Out: the log in FOLDER; the files in FOLDER/drop/taken. A row that is no event
 stands in the log with the reason.
@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 
 from online.events import line_of
-from online.intake import Intake
+from online.intake import Intake, add_arguments
 from online.log import EventLog, goes_on_at
 
 SETTLED = 2.0  # seconds since a file changed from which it is whole
@@ -67,12 +67,10 @@ def look(folder: Path, intake: Intake) -> None:
 
 def main() -> None:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cli.add_argument("folder", type=Path)
-    cli.add_argument("--state", help="redis://...; without one, a file beside the folder")
-    cli.add_argument("--shop", default="shop", help="whose events they are")
+    add_arguments(cli)
     cli.add_argument("--once", action="store_true")
     chosen = cli.parse_args()
-    intake = Intake(chosen.folder, chosen.state, chosen.shop)
+    intake = Intake(chosen.folder, chosen.state, chosen.shop, chosen.lateness)
     while True:
         look(chosen.folder, intake)
         if chosen.once:

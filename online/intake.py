@@ -1,5 +1,6 @@
 """Rows of one process on their way into the log and then into the state. Where the state cannot be reached, the log keeps them all the same, and the state takes them once it can."""
 
+import argparse
 import logging
 import threading
 import time
@@ -12,6 +13,14 @@ from online.state import Gone, open_state, replay
 log = logging.getLogger("bentoml.pushcart")
 AGAIN = 0.5  # seconds between two tries to reach a state that is gone
 WHOLE = "whole"  # noted in a state that was brought up to the log
+
+
+def add_arguments(cli: argparse.ArgumentParser) -> None:
+    """Those of programs that take events beside the server."""
+    cli.add_argument("folder", type=Path, help="of events")
+    cli.add_argument("--state", help="redis://...; without one, a file beside the folder")
+    cli.add_argument("--shop", default="shop", help="whose events they are")
+    cli.add_argument("--lateness", type=float, default=86_400.0, help="seconds after which an event is for the next run alone")
 
 
 class Intake:

@@ -1,6 +1,6 @@
 """Events from a topic of Kafka's into the log and the state: exactly once, whatever is killed, without the broker's help.
 
-    python -m online.kafka FOLDER --brokers HOST:PORT --topic NAME [--schema FILE] [--state URL] [--shop NAME] [--settings FILE]
+    python -m online.kafka FOLDER --brokers HOST:PORT --topic NAME [--schema FILE] [--state URL] [--shop NAME] [--lateness SECONDS] [--settings FILE]
 
 In: messages, JSON objects or, with --schema, Avro (a message that begins with a schema registry's number is read past it), with the columns of an event. Out: the log in FOLDER, as of /events. A message that
 cannot be read or is no event stands in the log with the reason. The log says how far each partition was read: neither the offsets of a consumer group nor transactions are relied on.
@@ -19,7 +19,7 @@ from pathlib import Path
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from online.events import line_of, unreadable
-from online.intake import Intake
+from online.intake import Intake, add_arguments
 from online.log import EventLog, goes_on_at
 
 AT_ONCE, WAIT = 1000, 0.1  # messages that share a write, and seconds that are waited for so many
@@ -57,19 +57,17 @@ class Reader:
     """Reads a topic from where the log says that it was read to.
 
     Args:
-        folder: of events. consumer: without a subscription. decode: a message's value to a row. state, shop: see Intake.
+        folder: of events. consumer: without a subscription. decode: a message's value to a row. intake: into that folder.
 
     Raises:
         KafkaException: the topic is not there, or was made anew; or the broker refuses. A broker that cannot be reached is waited for.
         BlockingIOError: another process reads it into this folder.
     """
 
-    def __init__(
-        self, folder: Path, consumer: Consumer, topic: str, decode: Callable[[bytes], object], state: str | None, shop: str
-    ):
+    def __init__(self, folder: Path, consumer: Consumer, topic: str, decode: Callable[[bytes], object], intake: Intake):
         self._folder, self._consumer, self._topic, self._decode = folder, consumer, topic, decode
         self._name = f"kafka-{topic.replace('.', '_')}"
-        self._intake = Intake(folder, state, shop)
+        self._intake = intake
         self._lock = (folder / "log" / f".{self._name}.lock").open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._books: dict[int, EventLog] = {}
@@ -119,12 +117,10 @@ class Reader:
 
 def main() -> None:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cli.add_argument("folder", type=Path)
+    add_arguments(cli)
     cli.add_argument("--brokers", required=True, metavar="HOST:PORT,...")
     cli.add_argument("--topic", required=True)
     cli.add_argument("--schema", type=Path, help="of Avro messages; without one they are JSON")
-    cli.add_argument("--shop", default="shop", help="whose events they are")
-    cli.add_argument("--state", help="redis://...; without one, a file beside the folder")
     cli.add_argument(
         "--settings", type=Path, help="a JSON file of librdkafka's settings, such as security.protocol and passwords"
     )
@@ -141,7 +137,8 @@ def main() -> None:
     }
     decode, read = avro(chosen.schema) if chosen.schema else json.loads, 0
     try:
-        reader = Reader(chosen.folder, Consumer(settings), chosen.topic, decode, chosen.state, chosen.shop)
+        intake = Intake(chosen.folder, chosen.state, chosen.shop, chosen.lateness)
+        reader = Reader(chosen.folder, Consumer(settings), chosen.topic, decode, intake)
         while not stop:
             read += reader.read()
         reader.close()

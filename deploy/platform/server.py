@@ -126,25 +126,24 @@ def up(checkout: Path, name: str, airflow_port: int, serve_port: int, tell: Call
 
 @contextmanager
 def gathering(checkout: Path, shop: str, told: dict) -> Iterator[dict[str, tuple[subprocess.Popen, Path]]]:
-    """What goes on beside the server for a shop's events: files are rolled, and where Kafka is named, its topic is read. Yields processes and logs by name."""
+    """What goes on beside the server for a shop's events: files are rolled, files that are dropped and a topic of Kafka's are read, something is learnt. Yields processes and logs by name."""
     folder = checkout / told["events"]
     folder.mkdir(parents=True, exist_ok=True)
-    state = ["--state", os.path.expandvars(told["state"])] if told["state"] else []
+    common = [str(folder), "--shop", shop, "--lateness", str(told["lateness"])]
+    common += ["--state", os.path.expandvars(told["state"])] if told["state"] else []
     commands = {"rolling": ["pipelines.data.sources.rolling", str(folder)]}
     if (folder / "drop").is_dir():
-        commands["files"] = ["online.dropped", str(folder), "--shop", shop, *state]
+        commands["files"] = ["online.dropped", *common]
     if told["learn"]:
         commands["learning"] = ["deploy.serving.between", str(folder), str(Environment(checkout, told["environment"]).link)]
     if kafka := told["kafka"]:
         more = [[f"--{name}", str(checkout / kafka[name])] for name in ("schema", "settings") if kafka.get(name)]
-        reading = ["online.kafka", str(folder), "--shop", shop, "--brokers", kafka["brokers"], "--topic", kafka["topic"], *state]
+        reading = ["online.kafka", *common, "--brokers", kafka["brokers"], "--topic", kafka["topic"]]
         commands["Kafka"] = [*reading, *(part for one in more for part in one)]
     with ExitStack() as stack:
-        yield {
-            f"{shop}'s {name}": (
-                stack.enter_context(process([sys.executable, "-m", *command], dict(os.environ), log, checkout)),
-                log,
-            )
-            for name, command in commands.items()
-            for log in [folder.with_name(f"{folder.name}.{name.lower()}.log")]
-        }
+        running = {}
+        for name, command in commands.items():
+            log = folder.with_name(f"{folder.name}.{name.lower()}.log")
+            started = stack.enter_context(process([sys.executable, "-m", *command], dict(os.environ), log, checkout))
+            running[f"{shop}'s {name}"] = started, log
+        yield running
