@@ -50,7 +50,7 @@ def replay(bento: Path, folder: Path, items: int, tiny: bool) -> list[float]:
         book.append([line])
         if at - learnt_at > RELEARN:
             acts.look()
-            updated.between, learnt_at = learn(acts, updated, at), at
+            updated.between, learnt_at = learn(acts, frozen, at), at
             print(f"\r{number + 1:,} of {len(after):,} events, weight {updated.between.weight}", end="", flush=True)
     print()
     return figures(np.array(gains), np.unique(who, return_inverse=True)[1])

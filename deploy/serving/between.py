@@ -32,11 +32,7 @@ WEIGHTS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
 RECENT = (1.0, 0.5, 0.25)  # what the newest items of a history count, newest first
 PRIOR = 5.0  # meetings that what is popular counts beside what followed an item
 HALF_LIFE = 3 * 86_400.0  # seconds in which a meeting's share in what is popular is halved
-HELD_OUT, MOST, LEAST = (
-    0.2,
-    1000,
-    200,
-)  # share of the newest meetings that say which weight is best, how many are asked about, and from how many
+HELD_OUT, MOST, LEAST = 0.2, 3000, 200  # share of the newest meetings that say which weight is best; how many, and from how many
 FOLLOWERS = 50  # kept an item
 
 
@@ -179,7 +175,7 @@ class Meeting(NamedTuple):
 
 
 def meetings(acts: Acts, recommender: "Recommender") -> Iterator[Meeting]:
-    """What shoppers met since, shopper by shopper."""
+    """What shoppers met since, shopper by shopper. recommender: with the artefact's own histories."""
     for user, done in acts.of.items():
         history = recommender.histories.of(user, recommender.items).history.items.tolist()
         seen = set(history)

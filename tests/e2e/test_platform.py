@@ -144,7 +144,7 @@ def test_everything_that_up_opens_is_on_loopback_and_all_of_it_ends(finished: Pa
             lines.append(line)
             if "Ctrl-C" in line:
                 break
-        assert "Ctrl-C stops both" in lines[-1], lines
+        assert "Ctrl-C stops all" in lines[-1], lines
         time.sleep(5)  # for whatever starts late
         addresses, there = listening(up.pid), below(up.pid)
         assert {a.port for a in addresses} >= set(ports)
