@@ -1,6 +1,7 @@
 """Rows of one process on their way into the log and then into the state. Where the state cannot be reached, the log keeps them all the same, and the state takes them once it can."""
 
 import argparse
+import contextlib
 import logging
 import threading
 import time
@@ -11,6 +12,7 @@ from online.log import EventLog
 from online.state import Gone, open_state, replay
 
 log = logging.getLogger("bentoml.pushcart")
+PRUNE = 6 * 3600.0  # seconds between two times that what is too old is removed
 AGAIN = 0.5  # seconds between two tries to reach a state that is gone
 WHOLE = "whole"  # noted in a state that was brought up to the log
 
@@ -77,8 +79,13 @@ class Intake:
                 log.warning("the state cannot be reached, answers know the artefact alone: %s", error)
 
     def _keep_up(self) -> None:
+        pruned = time.monotonic()
         while True:
             time.sleep(AGAIN)
+            if time.monotonic() - pruned > PRUNE:
+                pruned = time.monotonic()
+                with contextlib.suppress(Gone):
+                    self.state.prune()
             if self._behind.is_set() or not self._is_whole():
                 self._behind.set()
                 self._catch_up()

@@ -4,12 +4,13 @@ GET /pushcart.js is the snippet; GET /search?q=... becomes POST /search; what a 
 """
 
 import json
+import re
 import time
 from collections import OrderedDict
 from http import HTTPStatus
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
+from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
 from deploy.serving.shops import ASKED, Settings, settings
@@ -19,7 +20,7 @@ ADDRESSES = 100_000  # whose rate is remembered
 BURST = 5.0  # seconds of a rate that may come at once
 PUBLIC = ("/events",)  # what pages may call
 SNIPPET = Path(__file__).with_name("pushcart.js")  # what pages load: GET /pushcart.js
-NUMBERS = ("k",)  # of a query's parameters
+NAMED = re.compile(r"/shops/(?P<shop>[^/]+)(?P<path>/.*)?")
 
 
 class Edge:
@@ -32,74 +33,64 @@ class Edge:
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        scope = dict(scope)
+        request = Request(scope := dict(scope), receive)
         name, shop = self._shop_of(scope)
-        if shop is None:
-            refused = JSONResponse({"error": f"there is no shop {name!r} here"}, HTTPStatus.NOT_FOUND)
-            return await refused(scope, receive, send)
         ASKED.set(name)
-        if scope["path"] == f"/{SNIPPET.name}":
-            return await FileResponse(SNIPPET, media_type="text/javascript", headers={"cache-control": "max-age=3600"})(
-                scope, receive, send
-            )
-        headers = {key.decode().lower(): value.decode("latin-1") for key, value in scope["headers"]}
-        query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-        if scope["path"] in PUBLIC:
-            allowed = self._origin(shop, headers)
-            if scope["method"] == "OPTIONS" and "origin" in headers:
-                return await Response(status_code=HTTPStatus.NO_CONTENT, headers=allowed | PREFLIGHT)(scope, receive, send)
-            if (refused := self._refused(name, shop, scope, headers, query, allowed)) is not None:
-                return await refused(scope, receive, send)
-            send = _with(send, allowed)
-        body = await _body(receive, headers)
-        if body is None:
+        path, allowed = scope["path"], {}
+        if shop is None:
+            answer = JSONResponse({"error": f"there is no shop {name!r} here"}, HTTPStatus.NOT_FOUND)
+        elif path == f"/{SNIPPET.name}":
+            answer = FileResponse(SNIPPET, media_type="text/javascript", headers={"cache-control": "max-age=3600"})
+        else:
+            origin = request.headers.get("origin")
+            own = origin is None or origin in [f"{scheme}://{request.headers.get('host')}" for scheme in ("http", "https")]
+            if path in PUBLIC and origin in shop.origins:
+                allowed = {"access-control-allow-origin": origin, "vary": "Origin"}
+            if path in PUBLIC and scope["method"] == "OPTIONS" and origin is not None:
+                answer = Response(status_code=HTTPStatus.NO_CONTENT, headers=PREFLIGHT)
+            elif not (own or allowed):
+                answer = JSONResponse({"error": "pages of this origin may not ask for this (origins)"}, HTTPStatus.FORBIDDEN)
+            else:
+                answer = self._refused(name, shop, request) if path in PUBLIC else None
+        send = _with(send, allowed) if allowed else send
+        body = answer or await _body(request)
+        if body is None:  # the sender went away
             return None
         if isinstance(body, Response):
             return await body(scope, receive, send)
-        if scope["path"] == "/search" and scope["method"] == "GET":
-            body = _search(query)
-            scope["method"] = "POST"
-        if scope["path"] in PUBLIC and body.lstrip()[:1] == b"[":
+        if path == "/search" and scope["method"] == "GET":
+            body, scope["method"] = _search(request), "POST"
+        if path in PUBLIC and body.lstrip()[:1] == b"[":
             body = b'{"events": ' + body + b"}"  # as log shippers send rows
-        if scope["path"] in ("/search", *PUBLIC):
+        if path in ("/search", *PUBLIC):  # whatever a page or a shipper says that it is
             kept = [(key, value) for key, value in scope["headers"] if key.lower() not in (b"content-type", b"content-length")]
             scope["headers"] = [*kept, (b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         return await self.app(scope, _replayed(body, receive), send)
 
     def _shop_of(self, scope) -> tuple[str, Settings | None]:
         """Whose answer is wanted; takes the shop's name out of the path."""
-        _, first, *rest = scope["path"].split("/", 3)
-        if first != "shops" or not rest:
+        found = NAMED.fullmatch(scope["path"])
+        if not found:
             return next(iter(self._shops.items()))
-        scope["path"] = "/" + "".join(rest[1:])
+        scope["path"] = found["path"] or "/"
         scope["raw_path"] = scope["path"].encode()
-        return rest[0], self._shops.get(rest[0])
+        return found["shop"], self._shops.get(found["shop"])
 
-    @staticmethod
-    def _origin(shop: Settings, headers: dict[str, str]) -> dict[str, str]:
-        """What a page of an origin is told; nothing where it may not send."""
-        origin = headers.get("origin")
-        if origin is None or origin not in shop.origins:
-            return {}
-        return {"access-control-allow-origin": origin, "vary": "Origin"}
-
-    def _refused(self, name, shop: Settings, scope, headers, query, allowed) -> Response | None:
-        own = urlsplit(headers.get("origin", "")).netloc == headers.get("host")
-        if "origin" in headers and not (allowed or own):
-            return JSONResponse({"error": "pages of this origin may not send events (origins)"}, HTTPStatus.FORBIDDEN)
-        if shop.keys and headers.get("x-write-key", query.get("key", [""])[0]) not in shop.keys:
-            error = {"error": "the write key is missing or wrong: X-Write-Key, or ?key="}
-            return JSONResponse(error, HTTPStatus.FORBIDDEN, headers=allowed)
-        if shop.rate is not None and "origin" in headers and not self._within(name, shop, scope, headers):
+    def _refused(self, name: str, shop: Settings, request: Request) -> Response | None:
+        """Why events are not taken of who sends them."""
+        key = request.headers.get("x-write-key", request.query_params.get("key", ""))
+        if shop.keys and key not in shop.keys:
+            return JSONResponse({"error": "the write key is missing or wrong: X-Write-Key, or ?key="}, HTTPStatus.FORBIDDEN)
+        if shop.rate is not None and "origin" in request.headers and not self._within(name, shop, request):
             error = {"error": f"more than {shop.rate:g} requests a second from one address"}
-            return JSONResponse(error, HTTPStatus.TOO_MANY_REQUESTS, headers=allowed | {"retry-after": "1"})
+            return JSONResponse(error, HTTPStatus.TOO_MANY_REQUESTS, headers={"retry-after": "1"})
         return None
 
-    def _within(self, name: str, shop: Settings, scope, headers) -> bool:
-        """Whether an address keeps to the rate (a token bucket)."""
-        address = (scope.get("client") or ("",))[0]
+    def _within(self, name: str, shop: Settings, request: Request) -> bool:
+        """Whether an address keeps to the rate (a token bucket a worker)."""
+        address = request.client.host if request.client else ""
         if shop.proxied:
-            address = headers.get("x-forwarded-for", address).rpartition(",")[2].strip()
+            address = request.headers.get("x-forwarded-for", address).rpartition(",")[2].strip()
         now, most = time.monotonic(), shop.rate * BURST
         left, at = self._left.pop((name, address), (most, now))
         left = min(most, left + (now - at) * shop.rate)
@@ -116,15 +107,15 @@ PREFLIGHT = {
 }
 
 
-async def _body(receive, headers: dict[str, str]) -> bytes | Response | None:
+async def _body(request: Request) -> bytes | Response | None:
     """The body, or a refusal where it is over MAX_BODY, before it is read into memory; None: the sender went away."""
     refused = JSONResponse({"error": f"the body may have at most {MAX_BODY} bytes"}, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-    declared = headers.get("content-length", "0")
+    declared = request.headers.get("content-length", "0")
     if not declared.isdigit() or int(declared) > MAX_BODY:
         return refused
     body, more = b"", True
     while more:  # a chunked body declares no length
-        message = await receive()
+        message = await request.receive()
         if message["type"] == "http.disconnect":
             return None
         body += message.get("body", b"")
@@ -159,17 +150,14 @@ def _with(send, headers: dict[str, str]):
     return sent
 
 
-def _search(query: dict[str, list[str]]) -> bytes:
+def _search(request: Request) -> bytes:
     """The body of a search, of its parameters: q, k, user_id, visitor_id, platform; the others are filters."""
     asked: dict[str, object] = {"filters": {}, "context": {}}
-    for name, values in query.items():
-        value: object = values[-1]
-        if name in NUMBERS and values[-1].isdigit():
-            value = int(values[-1])
-        if name in ("q", "k", "user_id", "visitor_id"):
-            asked[name] = value
-        elif name == "platform":
+    for name, value in request.query_params.items():
+        if name == "platform":
             asked["context"] = {name: value}
+        elif name in ("q", "k", "user_id", "visitor_id"):
+            asked[name] = int(value) if name == "k" and value.isdigit() else value
         else:
             asked["filters"][name] = value
     return json.dumps(asked).encode()
