@@ -4,8 +4,6 @@
 NDCG@10 over all items that a shopper had not met; intervals by the bootstrap over shoppers.
 """
 
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import numpy as np
 import polars as pl
 import yaml
 
-from benchmarks.quality import STAGES, link_code, shipped
+from benchmarks.quality import STAGES, link_code, run, shipped
 from deploy.serving.between import Acts, learn
 from deploy.serving.recommender import Recommender
 from online.events import Event, sort_out
@@ -66,7 +64,7 @@ def world(folder: Path, tiny: bool) -> tuple[list[dict], float]:
     link_code(folder)
     with (folder / "params.yaml").open("w") as file:
         yaml.safe_dump(params, file)
-    stage(folder, "collect")
+    run(folder, "collect")
     raw = pl.read_parquet(folder / "data/raw/events.parquet").drop("source_row").sort("timestamp", nulls_last=True)
     end = datetime.now(UTC)
     lines = [
@@ -88,17 +86,8 @@ def world(folder: Path, tiny: bool) -> tuple[list[dict], float]:
     params["source"] |= {"name": "log", "data": "shop", "until": until.isoformat()}
     with (folder / "params.yaml").open("w") as file:
         yaml.safe_dump(params, file)
-    for name in NEEDED:
-        print(f"\r{name:<20}", end="", flush=True)
-        stage(folder, name)
-    print("\r", end="")
+    run(folder, *NEEDED)
     return [line | {"received": line["at"]} for line in lines], until.timestamp()
-
-
-def stage(folder: Path, name: str) -> None:
-    done = subprocess.run([sys.executable, "-m", f"pipelines.{name}"], cwd=folder, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{name}: {done.stderr[-2000:]}")
 
 
 def ndcg(shown: list[dict], item: str) -> float:

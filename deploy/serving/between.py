@@ -4,8 +4,8 @@
 
 EVENTS: the folder of events. CURRENT: an environment's `current` link. Out: EVENTS.state/between/VERSION.npz and, with its digest, VERSION.json.
 
-An answer's chances are mixed, (1 - w) softmax(model) + w P(next | the newest items): P is counted, and smoothed towards what is popular (Dirichlet prior, MacKay & Peto 1995). w is the one of WEIGHTS that would
-have ranked best what shoppers met last; 0 leaves answers as they are.
+An answer's chances are mixed, (1 - w) softmax(model) + w P(next | the newest items): P is counted, and smoothed towards what is popular (Dirichlet prior, MacKay & Peto 1995). w is the smallest of WEIGHTS that
+would have ranked what shoppers met last as well as any; 0 leaves answers as they are.
 """
 
 import hashlib
@@ -221,22 +221,27 @@ def count(found: list[Meeting], items: int, now: float) -> Learnt:
 
 
 def best_weight(found: list[Meeting], recommender: "Recommender") -> float:
-    """The weight with which the newest of the meetings, at most MOST of them, would have stood best (NDCG@10), told by those before them; 0 where there are few."""
+    """The weight with which the newest of the meetings, at most MOST of them, would have stood best (NDCG@10), told by those before them; 0 where there are few.
+
+    Of weights that are as good within a standard error it is the smallest (Breiman et al. 1984): where nothing changed, nothing is to be learnt.
+    """
     ordered = sorted((meeting for meeting in found if meeting.item), key=lambda meeting: meeting.at)
     cut = int(len(ordered) * (1 - HELD_OUT))
     asked = [meeting for meeting in ordered[cut:] if meeting.before][-MOST:]
     if len(asked) < LEAST:
         return 0.0
     learnt = count(ordered[:cut], len(recommender.items), ordered[cut].at)
-    gains = np.zeros(len(WEIGHTS))
-    for meeting in asked:
+    gains = np.zeros((len(asked), len(WEIGHTS)))
+    for row, meeting in enumerate(asked):
         history = np.array(meeting.before, dtype=np.int64)
         numbers, scores, open_ = recommender.rank(history)
         for place, weight in enumerate(WEIGHTS):
             order = learnt._replace(weight=weight).mixed(history, numbers, scores, open_)[0][:10]
             at = np.flatnonzero(order == meeting.item)
-            gains[place] += 1 / np.log2(at[0] + 2) if len(at) else 0.0
-    return WEIGHTS[int(gains.argmax())]
+            gains[row, place] = 1 / np.log2(at[0] + 2) if len(at) else 0.0
+    behind = gains[:, [gains.mean(0).argmax()]] - gains
+    within = behind.mean(0) <= behind.std(0) / np.sqrt(len(asked))
+    return WEIGHTS[int(within.argmax())]  # the first
 
 
 def learn(acts: Acts, recommender: "Recommender", now: float) -> Learnt:

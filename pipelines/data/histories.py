@@ -7,7 +7,7 @@ stronger.
 import numpy as np
 import polars as pl
 
-from pipelines.data.impressions import STRENGTH
+from online.features import STRENGTH
 from pipelines.data.tables import SOURCE_ROW
 
 BASKETS = 0.5  # share of neighbours in histories with equal times from which a time names a basket, not a moment

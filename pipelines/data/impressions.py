@@ -5,7 +5,8 @@ In: events, actions, the split. Out: a row an impression. Lost: impressions of i
 
 import polars as pl
 
-STRENGTH = {"view": 1, "click": 1, "favourite": 2, "cart": 3, "purchase": 4}  # of what is done to an item
+from online.features import STRENGTH
+
 LABELS = {"clicked": 1, "carted": 3, "purchased": 4}  # of impressions, and how strong what they stand for is
 
 
