@@ -96,7 +96,8 @@ def sort_out(rows: list, kind: type[Row], now: float, lateness: float = math.inf
             found = kind.model_validate(row)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            refused.append({"row": number, "reason": f"{'.'.join(map(str, first['loc'])) or 'the row'}: {first['msg']}"})
+            what, said = ".".join(map(str, first["loc"])) or "the row", first["msg"].removeprefix("Value error, ")
+            refused.append({"row": number, "reason": f"{what}: {said}"})
             continue
         at = now - (getattr(found, "ago", None) or 0.0) if found.timestamp is None else found.timestamp.timestamp()
         if at > now + AHEAD:

@@ -27,7 +27,8 @@ from online.state import shopper
 if TYPE_CHECKING:
     from deploy.serving.recommender import Recommender
 
-EVERY = 60.0  # seconds between two times
+EVERY, SHARE = 60.0, 0.1  # seconds between two times, at least, and of them the share that learning may take
+SINCE = 7 * 86_400.0  # seconds of which events are learnt from, at most
 WEIGHTS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
 RECENT = (1.0, 0.5, 0.25)  # what the newest items of a history count, newest first
 PRIOR = 5.0  # meetings that what is popular counts beside what followed an item
@@ -262,12 +263,13 @@ def main() -> None:
         version = json.loads((place / "manifest.json").read_text(encoding="utf-8"))["version"]
         if recommender is None or recommender.version != version:
             recommender = Recommender(place)
-            acts = Acts(events, recommender.manifest["cutoff"])
+            acts = Acts(events, max(recommender.manifest["cutoff"], time.time() - SINCE))
         if acts.look() or not (folder / f"{version}.json").exists():
             learnt = learn(acts, recommender, time.time())
             write(folder, version, learnt, time.time())
             print(f"{version}: {len(acts._known):,} events since, weight {learnt.weight}", flush=True)
-        time.sleep(max(1.0, EVERY - (time.monotonic() - begun)))
+        taken = time.monotonic() - begun
+        time.sleep(max(EVERY, taken / SHARE) - taken)
 
 
 if __name__ == "__main__":

@@ -71,22 +71,24 @@ def wait_for(folder: Path, count: int) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.e2e
 def test_messages_are_read_once_though_the_consumer_is_killed(brokers: str, tmp_path: Path):
     folder, chance = tmp_path / "events", random.Random(0)
     values = [json.dumps(event(n)).encode() for n in range(4000)]
     values += [json.dumps(event(n)).encode() for n in range(0, 4000, 20)]  # the producer repeats itself
     values += [b"{", b"[1]", json.dumps(event(1) | {"colour": "red"}).encode(), b""]
-    send(brokers, "shop.events", values)
+    send(brokers, "shop.events", values[:-50])
     for _ in range(6):
         running = consumer(folder, brokers, "shop.events")
         until = time.monotonic() + 20
         before = len(offsets(folder))
-        while len(offsets(folder)) == before and before < len(values) and time.monotonic() < until:
+        while len(offsets(folder)) == before and before < len(values) - 50 and time.monotonic() < until:
             time.sleep(0.02)
         time.sleep(chance.uniform(0, 0.05))
         running.send_signal(signal.SIGKILL)
         running.wait()
     running = consumer(folder, brokers, "shop.events")
+    send(brokers, "shop.events", values[-50:])
     wait_for(folder, len(values))
     second = consumer(folder, brokers, "shop.events")
     assert "another process reads topic" in second.communicate(timeout=20)[1]
