@@ -127,11 +127,10 @@ class RedisState:
                 asked.smembers(self._key("links", visitor))
                 asked.lrange(self._key("acts", VISITOR + visitor), 0, -1)
             found = asked.execute() if names else []
-        visits = [(_links(links), _acts(done)) for links, done in zip(found[::2], found[1::2], strict=True)]
+        visits = [(v, _links(links), _acts(done)) for v, links, done in zip(names, found[::2], found[1::2], strict=True)]
         told = {name.decode(): value.decode() for name, value in last.items()}
-        return Now(
-            merged(_acts(acts), visits, user_id, since), told.get("platform"), told.get("query"), float(told.get("query_at", 0))
-        )
+        known = merged(_acts(acts), visits, user_id, since)
+        return known._replace(platform=told.get("platform"), query=told.get("query"), query_at=float(told.get("query_at", 0)))
 
     @_asked
     def popular(self, minute: int, platform: str | None = None) -> list[tuple[str, float]]:

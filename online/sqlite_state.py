@@ -112,7 +112,7 @@ class SqliteState:
     def now(self, user_id: str, since: float) -> Now:
         base = self._base()
         found = base.execute("SELECT acts, platform, query, query_at FROM shoppers WHERE user_id = ?", (user_id,)).fetchone()
-        acts, *rest = found or (b"", None, None, 0.0)
+        acts, platform, query, query_at = found or (b"", None, None, 0.0)
         visits = []
         for (visitor,) in base.execute(
             "SELECT DISTINCT visitor_id FROM links WHERE user_id = ? ORDER BY visitor_id", (user_id,)
@@ -124,8 +124,9 @@ class SqliteState:
                 )
             ]
             done = base.execute("SELECT acts FROM shoppers WHERE user_id = ?", (VISITOR + visitor,)).fetchone()
-            visits.append((links, self._acts(done[0]) if done else []))
-        return Now(merged(self._acts(acts), visits, user_id, since), *rest)
+            visits.append((visitor, links, self._acts(done[0]) if done else []))
+        known = merged(self._acts(acts), visits, user_id, since)
+        return known._replace(platform=platform, query=query, query_at=query_at)
 
     @gone(sqlite3.OperationalError)
     def popular(self, minute: int, platform: str | None = None) -> list[tuple[str, float]]:

@@ -47,13 +47,15 @@ class Now(NamedTuple):
     """What is known of a shopper.
 
     Attributes:
-        acts: on items, oldest first. platform: of the newest event that names one. query: the newest search. query_at: when (seconds).
+        acts: on items, oldest first, also those of visitors who signed in as them. platform: of the newest event that names one. query: the newest search. query_at: when (seconds). visitors: the ids of those
+            visitors, each with its sign-ins (features.standing).
     """
 
     acts: list[Act]
     platform: str | None = None
     query: str | None = None
     query_at: float = 0.0
+    visitors: tuple[tuple[str, tuple[tuple[float, str], ...]], ...] = ()
 
 
 class State(Protocol):
@@ -156,17 +158,18 @@ def linked(event: dict) -> tuple[str, float, bool] | None:
 def newest(told: dict, change: dict) -> dict:
     """What is told of an item after one more change: of each column [value, when], the newest."""
     at = change["at"]
-    news = {k: [v, at] for k, v in change.items() if k not in ("item_id", "at") and at >= told.get(k, [None, at])[1]}
-    return told | news
+    columns = change.keys() - {"item_id", "at", "timestamp", "received"}
+    return told | {name: [change[name], at] for name in columns if at >= told.get(name, [None, at])[1]}
 
 
-def merged(own: list[Act], visits: list[tuple[list[Link], list[Act]]], user_id: str, since: float) -> list[Act]:
-    """A shopper's own acts after a moment and those of visitors that are theirs, oldest first.
+def merged(own: list[Act], visits: list[tuple[str, list[Link], list[Act]]], user_id: str, since: float) -> Now:
+    """A shopper's own acts after a moment and those of visitors that are theirs.
 
-    own: in the order in which they came. visits: of each visitor the links and the acts.
+    own: in the order in which they came. visits: of each visitor the id, the links and the acts.
     """
-    acts = [act for act in own if act[1] > since]
-    for links, done in visits:
-        sign_ins = standing(links)
+    acts, visitors = [act for act in own if act[1] > since], []
+    for visitor, links, done in visits:
+        if sign_ins := standing(links):
+            visitors.append((visitor, tuple(sign_ins)))
         acts += [act for act in done if act[1] > since and owner(sign_ins, act[1]) == user_id]
-    return sorted(acts, key=lambda act: act[1])
+    return Now(sorted(acts, key=lambda act: act[1]), visitors=tuple(visitors))

@@ -13,6 +13,9 @@ from online.intake import Intake
 from online.state import Gone, State
 
 
+AT_ONCE = 20  # rows that are checked before others have their turn
+
+
 class Writer:
     """Hands lines to `keep`, on a thread; lines that wait at the same time are handed on together. For one event loop."""
 
@@ -58,7 +61,12 @@ class Door:
         Raises:
             OSError: the log cannot be written; nothing was taken.
         """
-        lines, refused = sort_out(rows, Event, time.time(), self._lateness)
+        lines, refused, now = [], [], time.time()
+        for start in range(0, len(rows), AT_ONCE):
+            found = sort_out(rows[start : start + AT_ONCE], Event, now, self._lateness)
+            lines += found.lines
+            refused += [one | {"row": start + one["row"]} for one in found.refused]
+            await asyncio.sleep(0)  # answers need not wait for all of a large request
         good = {line["event_id"]: line for line in reversed(lines)}  # the first of its id
         try:
             known = self.state.known(list(good)) if good else set()

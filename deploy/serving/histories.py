@@ -7,8 +7,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from deploy.serving.catalogue import Ids, mapped
-from online.features import met
-from online.state import Gone, State
+from online.features import met, owner
+from online.state import VISITOR, Gone, State
 
 NEVER = 1 << 62  # seconds
 AHEAD = 7.0  # days
@@ -138,12 +138,16 @@ class LiveHistories:
         self.users = stored.users
 
     def of(self, user_id: str, items: Ids) -> Known:
-        """What was bought since is not due before its cycle, where it has one."""
+        """What was bought since is not due before its cycle, where it has one. What a visitor did who signed in since is theirs too."""
         history, bought, *_ = self.stored.of(user_id, items)
         try:
             now = self._state.now(user_id, self._cutoff)
         except Gone:
             return Known(history, bought, {}, unchecked=("events since the model was made",))
+        for visitor, sign_ins in now.visitors:
+            before = self.stored.of(VISITOR + visitor, items).history
+            theirs = np.array([owner(list(sign_ins), at) == user_id for at in before.times.tolist()], dtype=bool)
+            history = joined(history, History(*(column[theirs] for column in before)))
         places = items.places([item for item, _, _ in now.acts])
         acts = [(int(place) + 1, at, event) for place, (_, at, event) in zip(places, now.acts, strict=True) if place >= 0]
         if acts:
@@ -157,6 +161,17 @@ class LiveHistories:
             if place < 0:
                 others[item] = others.get(item, False) or event == "purchase"
         return Known(history, bought, others, now.platform, now.query, now.query_at)
+
+
+def joined(one: History, other: History) -> History:
+    """What both met, in order of time, each item the first time."""
+    if not len(other.items):
+        return one
+    items, times, actions = (np.concatenate(both) for both in zip(one, other, strict=True))
+    order = np.argsort(times, kind="stable")
+    first = np.sort(np.unique(items[order], return_index=True)[1])
+    kept = order[first]
+    return History(items[kept], times[kept], actions[kept])
 
 
 def _normal(z: np.ndarray) -> np.ndarray:

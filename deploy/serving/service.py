@@ -10,6 +10,7 @@ import ctypes
 import gc
 import json
 import signal
+import sys
 import uuid
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
@@ -54,6 +55,7 @@ from deploy.serving.schemas import (
 from deploy.serving.shops import ASKED, Shop, settings
 
 OWN_ARTEFACT = Path(__file__).resolve().parents[2] / "artefact"
+SWITCH = 0.0005  # seconds after which a thread that writes events lets answers go on
 DRAIN = 1.0  # seconds from the last connection that is accepted to the end
 
 
@@ -68,6 +70,7 @@ DRAIN = 1.0  # seconds from the last connection that is accepted to the end
 class Pushcart:
     def __init__(self) -> None:
         end_with_supervisor()
+        sys.setswitchinterval(SWITCH)
         self._shops = {
             name: Shop(name, told, OWN_ARTEFACT, leads=number == 0) for number, (name, told) in enumerate(settings().items())
         }

@@ -10,11 +10,12 @@ import polars as pl
 import pytest
 
 from deploy.serving.events import Door
+from deploy.serving.histories import StoredHistories
 from deploy.serving.recommender import Recommender
 from online import log
 from online.intake import Intake
 from online.log import EventLog
-from online.state import Gone
+from online.state import VISITOR, Gone
 from pipelines.data.sources import source
 from pipelines.data.tables import TIMESTAMP
 from pipelines.stage import StageError
@@ -230,6 +231,25 @@ def test_a_visitor_is_known_before_and_after_signing_in(live: Recommender, door:
     assert (visitor.fallback, live.recommend(user_id="new one", k=5).fallback) == (None, "popular")
     asyncio.run(door.take([{"event_id": "2", "visitor_id": "v", "user_id": "new one", "event": "sign_in"}]))
     assert live.recommend(user_id="new one", k=5).items == visitor.items
+
+
+def test_a_visitor_whom_the_artefact_knows_brings_that_history_along(
+    live: Recommender, door: Door, monkeypatch: pytest.MonkeyPatch
+):
+    one, other = (live.histories.users[np.array([row])][0] for row in (3, 4))
+    stored = live.histories.stored
+    before, known = stored.of(one, live.items).history, stored.of(other, live.items).history
+    asked = StoredHistories.of
+    monkeypatch.setattr(
+        StoredHistories, "of", lambda self, user, items: asked(self, other if user == VISITOR + "v" else user, items)
+    )
+    asyncio.run(door.take([{"event_id": "1", "visitor_id": "v", "user_id": one, "event": "sign_in"}]))
+    history = live.histories.of(one, live.items).history
+    assert set(history.items) == set(before.items) | set(known.items)
+    assert len(set(history.items)) == len(history.items)
+    assert history.times.tolist() == sorted(history.times)
+    asyncio.run(door.take([{"event_id": "2", "visitor_id": "v", "user_id": one, "event": "unlink"}]))
+    assert live.histories.of(one, live.items).history.items.tolist() == before.items.tolist()
 
 
 def test_where_the_state_is_gone_answers_say_so(finished: Path):
