@@ -12,7 +12,6 @@ from online.events import Event, ItemChange, sort_out
 from online.intake import Intake
 from online.state import Gone, State
 
-
 AT_ONCE = 20  # rows that are checked before others have their turn
 
 
