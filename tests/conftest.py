@@ -18,6 +18,7 @@ for variable, value in threads().items():  # as stages do for themselves; librar
     else:
         os.environ.setdefault(variable, value)
 
+pytest_plugins = ["tests.engines"]
 ROOT = Path(__file__).resolve().parent.parent
 REAL_DATA = ROOT.parent / "shared" / "data"
 STAGES = (

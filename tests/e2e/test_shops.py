@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from confluent_kafka import Producer
 
 from deploy.platform import processes, server
 from deploy.promotion.environments import Environment
@@ -140,6 +141,31 @@ def test_a_search_is_answered_to_get_too_and_becomes_an_event(url: str, checkout
     assert (row["event"], row["query"], row["request_id"]) == ("search", "headphones", found["request_id"])
     assert ask(f"{url}{COFFEE}/search?k=3")[0] == 400
     assert ask(f"{url}{COFFEE}/search?q=a&nothing=b")[0] == 400
+
+
+def test_events_by_kafka_change_answers_that_read_redis(
+    finished: Path, brokers: str, redis_url: str, ids: list[str], tmp_path: Path
+):
+    (tmp_path / "deploy/environments").mkdir(parents=True)
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    own = params["shops"]["shop"] | {"state": redis_url, "kafka": {"brokers": brokers, "topic": "live"}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params | {"shops": {"tea": own}}))
+    Environment(tmp_path, "production").promote(bento(finished, tmp_path / "v1", "v1"), who="t", why="first")
+    producer = Producer({"bootstrap.servers": brokers, "log_level": 0})
+    with server.served(tmp_path, "production", processes.free_port()) as (url, _, _):
+        for sent in range(2):  # the topic is there before it is read
+            for number in range(100 * sent, 100 * sent + 100):
+                producer.produce("live", json.dumps(event(f"k{number}", f"by kafka {sent}", ids[number % 50])))
+            assert producer.flush(30) == 0
+            with server.gathering(tmp_path, "tea", own) as running:
+                assert set(running) == {"tea's rolling", "tea's learning", "tea's Kafka"}
+                asked = {"user_id": f"by kafka {sent}", "k": 5}
+                assert eventually(lambda asked=asked: ask(f"{url}/recommend", asked)[1]["fallback"] is None)
+                assert ask(f"{url}/events", {"events": [event("k1", "by kafka 0", ids[1])]})[1]["repeated"] == 1
+                assert all(one.poll() is None for one, _ in running.values())
+    events = log.read(tmp_path / ".events", {})["events"].collect()
+    assert sorted(events["event_id"]) == sorted(f"k{n}" for n in range(200))
 
 
 PAGE = """<!doctype html><meta charset="utf-8"><title>{item}</title>

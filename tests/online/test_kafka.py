@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import fastavro
@@ -21,26 +20,11 @@ from online.state import open_state
 from pipelines.data.sources import log as source
 from tests.conftest import ROOT
 
-BROKER = """
-import time
-from confluent_kafka import Producer
-broker = Producer({"test.mock.num.brokers": 1, "bootstrap.servers": "none", "log_level": 0})
-[address] = broker.list_topics(timeout=10).brokers.values()
-print(f"{address.host}:{address.port}", flush=True)
-time.sleep(1e6)
-"""
 SCHEMA = {
     "type": "record",
     "name": "event",
     "fields": [{"name": n, "type": ["null", "string"]} for n in ("event_id", "user_id", "event", "item_id", "platform")],
 }
-
-
-@pytest.fixture(scope="module")
-def brokers() -> Iterator[str]:
-    running = subprocess.Popen([sys.executable, "-c", BROKER], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    yield running.stdout.readline().strip()
-    running.kill()
 
 
 def event(number: int) -> dict:

@@ -24,7 +24,7 @@ from online.log import EventLog
 from online.state import LONGEST, Gone, State, open_state, replay
 from pipelines.data.histories import meetings
 from tests.conftest import ROOT
-from tests.online.conftest import running
+from tests.engines import running
 
 KINDS = ["view", "favourite", "cart", "purchase"]
 ACTS = st.lists(st.tuples(st.sampled_from("abcde"), st.sampled_from(KINDS)), min_size=1, max_size=30)

@@ -1,13 +1,23 @@
-"""A Redis server of this machine, for tests of what is kept in it."""
+"""A Redis server and a broker that speaks Kafka's protocol, on this machine, each in a process of its own."""
 
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import redis
+
+BROKER = """
+import time
+from confluent_kafka import Producer
+broker = Producer({"test.mock.num.brokers": 1, "bootstrap.servers": "none", "log_level": 0})
+[address] = broker.list_topics(timeout=10).brokers.values()
+print(f"{address.host}:{address.port}", flush=True)
+time.sleep(1e6)
+"""
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +59,10 @@ class running:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+@pytest.fixture(scope="session")
+def brokers() -> Iterator[str]:
+    running = subprocess.Popen([sys.executable, "-c", BROKER], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    yield running.stdout.readline().strip()
+    running.kill()
