@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -20,7 +21,8 @@ WHOLE = "whole"  # noted in a state that was brought up to the log
 def add_arguments(cli: argparse.ArgumentParser) -> None:
     """Those of programs that take events beside the server."""
     cli.add_argument("folder", type=Path, help="of events")
-    cli.add_argument("--state", help="redis://...; without one, a file beside the folder")
+    told = os.environ.get("PUSHCART_STATE")  # a password on the command line is shown to everybody on the machine
+    cli.add_argument("--state", default=told, help="redis://..., or PUSHCART_STATE; without one, a file beside the folder")
     cli.add_argument("--shop", default="shop", help="whose events they are")
     cli.add_argument("--lateness", type=float, default=86_400.0, help="seconds after which an event is for the next run alone")
 

@@ -130,7 +130,7 @@ def gathering(checkout: Path, shop: str, told: dict) -> Iterator[dict[str, tuple
     folder = checkout / told["events"]
     folder.mkdir(parents=True, exist_ok=True)
     common = [str(folder), "--shop", shop, "--lateness", str(told["lateness"])]
-    common += ["--state", os.path.expandvars(told["state"])] if told["state"] else []
+    state = {"PUSHCART_STATE": os.path.expandvars(told["state"])} if told["state"] else {}
     commands = {"rolling": ["pipelines.data.sources.rolling", str(folder)]}
     if (folder / "drop").is_dir():
         commands["files"] = ["online.dropped", *common]
@@ -144,6 +144,6 @@ def gathering(checkout: Path, shop: str, told: dict) -> Iterator[dict[str, tuple
         running = {}
         for name, command in commands.items():
             log = folder.with_name(f"{folder.name}.{name.lower()}.log")
-            started = stack.enter_context(process([sys.executable, "-m", *command], dict(os.environ), log, checkout))
+            started = stack.enter_context(process([sys.executable, "-m", *command], os.environ | state, log, checkout))
             running[f"{shop}'s {name}"] = started, log
         yield running
