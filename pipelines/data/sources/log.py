@@ -103,7 +103,9 @@ def _owned(rows: pl.LazyFrame) -> pl.LazyFrame:
     undone = told.filter(event=UNLINK).group_by("visitor_id", "user_id").agg(undone=pl.col("timestamp").max())
     links = told.filter(pl.col("event") != UNLINK).join(undone, on=["visitor_id", "user_id"], how="left")
     links = links.filter(pl.col("undone").is_null() | (pl.col("timestamp") >= pl.col("undone")))
-    links = links.select("visitor_id", "timestamp", owner="user_id").unique().sort("timestamp", "owner").collect()
+    links = (
+        links.select("visitor_id", "timestamp", owner="user_id").unique().sort("timestamp", "owner").collect(engine="streaming")
+    )
     alone = pl.lit(VISITOR) + pl.col("visitor_id")
     if links.is_empty():
         return rows.with_columns(user_id=pl.coalesce("user_id", alone))
@@ -120,7 +122,7 @@ def _owned(rows: pl.LazyFrame) -> pl.LazyFrame:
 
 def _looked(rows: pl.LazyFrame) -> pl.LazyFrame:
     """Rows with the durations that looks tell of views."""
-    looks = rows.filter(event="look").group_by(event_id="of").agg(looked=pl.col("duration").max()).collect()
+    looks = rows.filter(event="look").group_by(event_id="of").agg(looked=pl.col("duration").max()).collect(engine="streaming")
     if looks.is_empty():
         return rows
     return rows.join(looks.lazy(), on="event_id", how="left", maintain_order="left").with_columns(
