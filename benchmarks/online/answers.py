@@ -1,18 +1,15 @@
 """Rows of a served bento: how many events it takes, how soon an answer knows them, what answers cost meanwhile, and what becomes of them while Redis is gone."""
 
 import http.client
-import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import redis
 
 from benchmarks.online.client import BATCH, Client, rows_of, together
+from benchmarks.online.servers import redis_server
 from benchmarks.serving import over_http
 
 SENDERS = 4
@@ -100,43 +97,6 @@ def reflected(bento: Path, folder: Path, items: int, tiny: bool, rate: int = 500
         for sender in senders:
             sender.join()
     return [float(np.median(taken)), float(np.quantile(taken, 0.99))]
-
-
-@contextmanager
-def redis_server(folder: Path) -> Iterator["RedisServer"]:
-    """A Redis server that keeps nothing on disk."""
-    server = RedisServer(folder)
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop()
-
-
-class RedisServer:
-    """Redis on a socket in a folder; stop() loses what it holds, as a machine does that breaks."""
-
-    def __init__(self, folder: Path):
-        self._folder, self._socket = folder, folder / "redis"
-        self.url = f"unix://{self._socket}"
-        self._running: subprocess.Popen | None = None
-
-    def start(self) -> None:
-        command = ["redis-server", "--port", "0", "--unixsocket", str(self._socket), "--save", "", "--dir", str(self._folder)]
-        self._running = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        until = time.monotonic() + 10
-        while True:
-            try:
-                redis.Redis(unix_socket_path=str(self._socket)).ping()
-                return
-            except redis.ConnectionError:
-                if time.monotonic() > until:
-                    raise
-                time.sleep(0.02)
-
-    def stop(self) -> None:
-        self._running.kill()
-        self._running.wait()
 
 
 def without_redis(bento: Path, folder: Path, items: int, tiny: bool) -> list[float]:

