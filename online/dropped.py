@@ -38,29 +38,28 @@ def rows_of(path: Path) -> Iterator[object]:
                 yield line
 
 
-def take(path: Path, intake: Intake, folder: Path) -> int:
+def take(path: Path, intake: Intake) -> int:
     """Takes a file, from where it was taken to; how many rows."""
     with path.open("rb") as file:
         partition = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    first = at = goes_on_at(folder / "log", "file", partition)
-    book = EventLog(folder / "log", "file", partition, first)
+    first = goes_on_at(intake.folder / "log", "file", partition)
+    book = EventLog(intake.folder / "log", "file", partition, first)
     left = islice(rows_of(path), first, None)
     while rows := list(islice(left, AT_ONCE)):
         now = time.time()
-        intake.take([line_of(row, now, intake.lateness) | {"offset": at + n} for n, row in enumerate(rows)], book)
-        at += len(rows)
+        intake.take([line_of(row, now, intake.lateness) | {"offset": book.next + n} for n, row in enumerate(rows)], book)
     book.close()
-    return at - first
+    return book.next - first
 
 
-def look(folder: Path, intake: Intake) -> None:
+def look(intake: Intake) -> None:
     """Takes what was dropped."""
-    drop = folder / "drop"
+    drop = intake.folder / "drop"
     (drop / "taken").mkdir(parents=True, exist_ok=True)
     for path in sorted(path for path in drop.iterdir() if path.suffix in (".jsonl", ".csv")):
         if time.time() - path.stat().st_mtime < SETTLED:
             continue
-        count = take(path, intake, folder)
+        count = take(path, intake)
         path.rename(drop / "taken" / path.name)
         print(f"{path.name}: {count:,} rows", flush=True)
 
@@ -72,7 +71,7 @@ def main() -> None:
     chosen = cli.parse_args()
     intake = Intake(chosen.folder, chosen.state, chosen.shop, chosen.lateness)
     while True:
-        look(chosen.folder, intake)
+        look(intake)
         if chosen.once:
             return
         time.sleep(LOOK)

@@ -4,7 +4,7 @@ A history is the first time a shopper meets each item, with the strongest thing 
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 STRENGTH = {
     "view": 1,
@@ -45,7 +45,7 @@ def standing(links: Iterable[Link]) -> list[tuple[float, str]]:
     return kept
 
 
-def owner(sign_ins: list[tuple[float, str]], at: float) -> str | None:
+def owner(sign_ins: Sequence[tuple[float, str]], at: float) -> str | None:
     """Whose an anonymous visitor's event is: the next to sign in where the visitor is, else the last who did; None: nobody ever did.
 
     sign_ins: of standing(). at: when it happened.

@@ -43,7 +43,7 @@ class Intake:
         lateness: float = 86_400.0,
     ):
         self.state, self.lateness = open_state(state, folder, shop), lateness
-        self._folder, self._lock = folder, threading.Lock()
+        self.folder, self._lock = folder, threading.Lock()
         self._events, self._items = EventLog(folder / "log"), EventLog(folder / "items")
         self._behind = threading.Event()  # the log holds what the state does not
         self._behind.set()
@@ -101,9 +101,10 @@ class Intake:
 
     def _catch_up(self) -> None:
         try:
-            replay(self.state, self._folder)
+            replay(self.state, self.folder)
+            self.state.prune()
             with self._lock:  # what came in meanwhile
-                replay(self.state, self._folder)
+                replay(self.state, self.folder)
                 self.state.reached(WHOLE, 1)
                 self._behind.clear()
         except Gone as error:

@@ -57,21 +57,20 @@ class Reader:
     """Reads a topic from where the log says that it was read to.
 
     Args:
-        folder: of events. consumer: without a subscription. decode: a message's value to a row. intake: into that folder.
+        consumer: without a subscription. decode: a message's value to a row. intake: where they go.
 
     Raises:
         KafkaException: the topic is not there, or was made anew; or the broker refuses. A broker that cannot be reached is waited for.
         BlockingIOError: another process reads it into this folder.
     """
 
-    def __init__(self, folder: Path, consumer: Consumer, topic: str, decode: Callable[[bytes], object], intake: Intake):
-        self._folder, self._consumer, self._topic, self._decode = folder, consumer, topic, decode
+    def __init__(self, consumer: Consumer, topic: str, decode: Callable[[bytes], object], intake: Intake):
+        self._consumer, self._topic, self._decode = consumer, topic, decode
         self._name = f"kafka-{topic.replace('.', '_')}"
-        self._intake = intake
-        self._lock = (folder / "log" / f".{self._name}.lock").open("w")
+        self._intake, self._log = intake, intake.folder / "log"
+        self._lock = (self._log / f".{self._name}.lock").open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._books: dict[int, EventLog] = {}
-        self._next: dict[int, int] = {}
         self._looked = 0.0
 
     def read(self) -> int:
@@ -87,7 +86,6 @@ class Reader:
             mine = [m for m in messages if not m.error() and m.partition() == partition]
             if mine:
                 self._intake.take(rows_of(mine, self._decode, self._intake.lateness), book)
-                self._next[partition] = mine[-1].offset() + 1
                 count += len(mine)
         return count
 
@@ -104,15 +102,14 @@ class Reader:
         if found.error is not None:
             raise KafkaException(found.error)
         for partition in sorted(found.partitions.keys() - self._books.keys()):
-            first = goes_on_at(self._folder / "log", self._name, str(partition))
+            first = goes_on_at(self._log, self._name, str(partition))
             if first:
                 _, end = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), timeout=30)
                 if end < first:
                     told = f"partition {partition} ends at {end}, but was read to {first}: the topic was made anew; give it another name"
                     raise KafkaException(KafkaError(KafkaError.OFFSET_OUT_OF_RANGE, told))
-            self._books[partition] = EventLog(self._folder / "log", self._name, str(partition), first)
-            self._next[partition] = first
-        self._consumer.assign([TopicPartition(self._topic, p, at) for p, at in self._next.items()])
+            self._books[partition] = EventLog(self._log, self._name, str(partition), first)
+        self._consumer.assign([TopicPartition(self._topic, p, book.next) for p, book in self._books.items()])
 
 
 def main() -> None:
@@ -138,7 +135,7 @@ def main() -> None:
     decode, read = avro(chosen.schema) if chosen.schema else json.loads, 0
     try:
         intake = Intake(chosen.folder, chosen.state, chosen.shop, chosen.lateness)
-        reader = Reader(chosen.folder, Consumer(settings), chosen.topic, decode, intake)
+        reader = Reader(Consumer(settings), chosen.topic, decode, intake)
         while not stop:
             read += reader.read()
         reader.close()

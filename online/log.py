@@ -29,6 +29,9 @@ class Position(NamedTuple):
 class EventLog:
     """The log of one process, a topic and partition. Not for several threads at once.
 
+    Attributes:
+        next: the offset after the last that was appended.
+
     Args:
         folder: of all processes. topic, partition: without dots; the partition is this process where none is named. first: the offset of the first row that is appended.
     """
@@ -37,7 +40,7 @@ class EventLog:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._name = f"{topic}.{partition or f'{time.time_ns():020d}-{os.getpid()}'}"
-        self._next = first
+        self.next = first
         self._file: int | None = None
         self._path, self._since = folder, 0.0
 
@@ -51,11 +54,11 @@ class EventLog:
         if self._file is not None and (time.monotonic() - self._since > SECONDS or os.fstat(self._file).st_size > BYTES):
             self.close()
         if self._file is None:
-            first = rows[0].get("offset", self._next)
+            first = rows[0].get("offset", self.next)
             self._path = self.folder / f"{self._name}.{first:020d}.open"
             self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             self._since = time.monotonic()
-            self._sync_folder()
+            sync(self.folder)
         before = os.fstat(self._file).st_size
         try:
             rest = memoryview(lines)
@@ -65,7 +68,7 @@ class EventLog:
         except OSError:
             os.ftruncate(self._file, before)  # as a disk is full: half of them must not look as if they had been taken
             raise
-        self._next += len(rows)
+        self.next = rows[-1].get("offset", self.next + len(rows) - 1) + 1
         return self._path.stem, before + len(lines)
 
     def close(self) -> None:
@@ -74,14 +77,16 @@ class EventLog:
             os.close(self._file)
             self._file = None
             self._path.rename(self._path.with_suffix(".jsonl"))
-            self._sync_folder()
+            sync(self.folder)
 
-    def _sync_folder(self) -> None:
-        handle = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+
+def sync(folder: Path) -> None:
+    """Waits until the names of a folder's files are on disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def files(folder: Path) -> list[Path]:

@@ -100,7 +100,12 @@ def open_state(url: str | None, folder: Path, shop: str = "shop") -> State:
         return RedisState(url, shop)
     from online.sqlite_state import SqliteState
 
-    return SqliteState(folder.with_name(f"{folder.name}.state") / "state.sqlite")
+    return SqliteState(beside(folder) / "state.sqlite")
+
+
+def beside(folder: Path) -> Path:
+    """Where what is made of a folder of events stands; all of it can be made again."""
+    return folder.with_name(f"{folder.name}.state")
 
 
 def replay(state: State, folder: Path) -> int:
@@ -121,7 +126,6 @@ def replay(state: State, folder: Path) -> int:
             if until > start:
                 new += take(part) or 0
                 state.reached(key, until)
-    state.prune()
     return new
 
 

@@ -15,7 +15,7 @@ import polars as pl
 from benchmarks.online.servers import redis_server
 from online.events import Event, sort_out
 from online.features import met
-from online.state import REMEMBERED, State, open_state
+from online.state import REMEMBERED, State, beside, open_state
 from pipelines.data.histories import meetings
 
 KINDS = ("view", "view", "view", "favourite", "cart", "purchase")
@@ -92,7 +92,7 @@ def memory(bento: Path, folder: Path, items: int, tiny: bool) -> list[float]:
     embedded = open_state(None, folder)
     fill(embedded, shoppers)
     embedded.prune()
-    size = sum(file.stat().st_size for file in folder.with_name(f"{folder.name}.state").iterdir())
+    size = sum(file.stat().st_size for file in beside(folder).iterdir())
     return [used / shoppers * WHOLE / 1e9, size / shoppers * WHOLE / 1e9]
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from online import log
 from online.features import met
-from online.state import shopper
+from online.state import beside, shopper
 
 if TYPE_CHECKING:
     from deploy.serving.recommender import Recommender
@@ -54,18 +54,17 @@ class Learnt(NamedTuple):
 
     def chances(self, history: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         """(N,) P of each of the numbers (N,), after a history (L,), oldest first."""
-        found, whole = np.zeros(len(numbers)), 0.0
+        found, whole, prior = np.zeros(len(numbers)), 0.0, self.popular[numbers]
         for item, share in zip(history[::-1], RECENT, strict=False):
             span = slice(self.offsets[item], self.offsets[item + 1])
             items, counts = self.items[span], self.counts[span]
-            prior = self.popular[numbers]
             followed = np.zeros(len(numbers))
             if len(items):
                 at = np.minimum(np.searchsorted(items, numbers), len(items) - 1)
                 followed = np.where(items[at] == numbers, counts[at], 0.0)
             found += share * (followed + PRIOR * prior) / (counts.sum() + PRIOR)
             whole += share
-        return found / whole if whole else self.popular[numbers].astype(float)
+        return found / whole if whole else prior.astype(float)
 
     def followers(self, history: np.ndarray) -> np.ndarray:
         """Numbers of what followed the newest items of a history."""
@@ -169,7 +168,6 @@ class Meeting(NamedTuple):
     """A shopper meets an item. before: numbers of what they met before, oldest first. item: its number, 0 where the catalogue does not have it."""
 
     at: float
-    user: str
     before: list[int]
     item: int
     name: str
@@ -187,7 +185,7 @@ def meetings(acts: Acts, recommender: "Recommender") -> Iterator[Meeting]:
             number = place + 1
             if number in seen:
                 continue
-            yield Meeting(at, user, list(history), number, name)
+            yield Meeting(at, list(history), number, name)
             if number:
                 history.append(number)
                 seen.add(number)
@@ -255,7 +253,7 @@ def main() -> None:
     from deploy.serving.recommender import Recommender
 
     events, link = Path(sys.argv[1]), Path(sys.argv[2])
-    folder = events.with_name(f"{events.name}.state") / "between"
+    folder = beside(events) / "between"
     recommender, acts = None, None
     while True:
         begun = time.monotonic()

@@ -91,9 +91,8 @@ class Catalogue:
             if place < 0:
                 self._put(item, told)
                 continue
-            may[0, place + 1] = self._listed[0, place + 1] and is_open(
-                told
-            )  # until the shop tells otherwise, whatever a newer artefact's catalogue says
+            # until the shop tells otherwise, whatever a newer artefact's catalogue says
+            may[0, place + 1] = self._listed[0, place + 1] and is_open(told)
             for name in NUMERIC:
                 if name in dated and dated[name][1] > self._since and name in self.columns:
                     self.columns[name].put(place, told[name])

@@ -146,7 +146,7 @@ class LiveHistories:
             return Known(history, bought, {}, unchecked=("events since the model was made",))
         for visitor, sign_ins in now.visitors:
             before = self.stored.of(VISITOR + visitor, items).history
-            theirs = np.array([owner(list(sign_ins), at) == user_id for at in before.times.tolist()], dtype=bool)
+            theirs = np.array([owner(sign_ins, at) == user_id for at in before.times.tolist()], dtype=bool)
             history = joined(history, History(*(column[theirs] for column in before)))
         places = items.places([item for item, _, _ in now.acts])
         acts = [(int(place) + 1, at, event) for place, (_, at, event) in zip(places, now.acts, strict=True) if place >= 0]

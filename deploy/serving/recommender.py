@@ -154,8 +154,7 @@ class Recommender:
         times = np.concatenate([when, np.full_like(told, when[-1] if len(when) else 0)])
         actions = np.concatenate([done, np.full_like(told, SEEN)])
         platform = context.get("platform") or known.platform
-        allowed = self._allowed(filters)
-        blocked = self.items.places(filters.get("exclude") or []) + 1  # unknown ones become 0, which is padding
+        allowed, blocked = self._filtered(filters)
         way = exclude or self._exclude
         repeats = self._due(known.bought, now, allowed, blocked, k)
         owned = known.bought.items if way == "bought" else known.bought.items[~known.bought.due(now)]
@@ -192,7 +191,7 @@ class Recommender:
         """
         self.catalogue.look()
         filters, context, known = filters or {}, context or {}, self._known(user_id, visitor_id)
-        allowed, blocked = self._allowed(filters), self.items.places(filters.get("exclude") or []) + 1
+        allowed, blocked = self._filtered(filters)
         by_words = self._matching(query, filters, allowed, blocked)
         if not len(known.history.items):
             return by_words[:k]
@@ -210,7 +209,7 @@ class Recommender:
         """
         self.catalogue.look()
         filters, context = filters or {}, context or {}
-        allowed, blocked = self._allowed(filters), self.items.places(filters.get("exclude") or []) + 1
+        allowed, blocked = self._filtered(filters)
         numbers, weights, scope = self._trend(context.get("platform"), _moment(context))
         open_ = allowed[0, numbers] & ~np.isin(numbers, blocked)
         return self._shown(numbers[open_][:k], weights[open_][:k]), scope
@@ -231,8 +230,9 @@ class Recommender:
         """
         self.catalogue.look()
         filters = filters or {}
-        allowed = self._allowed(filters)[0].copy()
-        allowed[self.items.places(filters.get("exclude") or []) + 1] = False
+        allowed, blocked = self._filtered(filters)
+        allowed = allowed[0].copy()
+        allowed[blocked] = False
         at = (context or {}).get("at")
         known = self.histories.of(user_id, self.items)
         allowed[known.bought.items[~known.bought.due(_moment(context or {}))]] = False
@@ -390,6 +390,10 @@ class Recommender:
             elif key in newcomers:
                 listed.append(described(key, newcomers[key].told, score))
         return listed[: self.max_k]
+
+    def _filtered(self, filters: dict) -> tuple[np.ndarray, np.ndarray]:
+        """Which items the filters on columns let through, and the numbers of those that are excluded by id: unknown ones become 0, which is padding."""
+        return self._allowed(filters), self.items.places(filters.get("exclude") or []) + 1
 
     def _allowed(self, filters: dict) -> np.ndarray:
         """(1, items + 1) bool: which items the filters on columns let through; item 0 is no one's."""

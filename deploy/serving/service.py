@@ -12,7 +12,7 @@ import json
 import signal
 import sys
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from http import HTTPStatus
 from pathlib import Path
 
@@ -98,10 +98,8 @@ class Pushcart:
         asked |= {name: asked[name].model_dump() for name in ("filters", "context")}
         if (seen := asked.pop("exclude_seen")) is not None:
             asked["exclude"] = asked["exclude"] or ("seen" if seen else "nothing")
-        try:
+        with bad_filters_told():
             answer = recommender.recommend(**asked)
-        except BadFilter as error:
-            raise InvalidArgument(str(error)) from error
         self._answers.labels(answer.fallback or "none", answer.scope or "none", recommender.version).inc()
         return _json(vars(answer) | {"request_id": uuid.uuid4().hex, "model_version": recommender.version})
 
@@ -128,10 +126,8 @@ class Pushcart:
         recommender = self._recommender
         self._check(asked["k"], recommender)
         asked |= {name: asked[name].model_dump() for name in ("filters", "context")}
-        try:
+        with bad_filters_told():
             found = recommender.search(q, **asked)
-        except BadFilter as error:
-            raise InvalidArgument(str(error)) from error
         request = uuid.uuid4().hex
         event = {name: asked[name] for name in ("user_id", "visitor_id") if asked[name]}
         if self._shop.door is not None and event:
@@ -144,10 +140,8 @@ class Pushcart:
         """Items of which most was done within the last hour; fewer than k where little was."""
         recommender = self._recommender
         asked |= {name: asked[name].model_dump() for name in ("filters", "context")}
-        try:
+        with bad_filters_told():
             found, scope = recommender.trending(**asked)
-        except BadFilter as error:
-            raise InvalidArgument(str(error)) from error
         return _json({"items": found, "scope": scope, "model_version": recommender.version})
 
     @bentoml.api(route="/similar", input_spec=SimilarRequest, output_spec=SimilarResponse)
@@ -166,10 +160,8 @@ class Pushcart:
         """What to send this shopper now and by which channel, or nothing and why."""
         recommender = self._recommender
         asked |= {name: asked[name].model_dump() for name in ("filters", "context")}
-        try:
+        with bad_filters_told():
             found, item = recommender.decide(**asked)
-        except BadFilter as error:
-            raise InvalidArgument(str(error)) from error
         told = vars(found) | {"item": item, "currency": recommender.decisions.currency}
         return _json(told | {"model_version": recommender.version})
 
@@ -188,7 +180,7 @@ class Pushcart:
     async def bid(self, **asked) -> BidResponse:
         """What to bid for showing this shopper something by this channel, and what to show; or why not to bid."""
         recommender = self._recommender
-        try:
+        with bad_filters_told():
             found, item = recommender.decide(
                 asked["user_id"],
                 asked["filters"].model_dump(),
@@ -197,8 +189,6 @@ class Pushcart:
                 asked["topic"],
                 present=True,
             )
-        except BadFilter as error:
-            raise InvalidArgument(str(error)) from error
         budget, market = asked["budget"], asked["market"]
         offer = (
             None
@@ -270,6 +260,15 @@ def end_with_supervisor() -> None:
     """A worker whose supervisor was killed would hold the port for ever: the kernel ends it too."""
     with contextlib.suppress(AttributeError, OSError):  # not Linux
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+@contextlib.contextmanager
+def bad_filters_told() -> Iterator[None]:
+    """A filter that the catalogue cannot apply is the request's mistake."""
+    try:
+        yield
+    except BadFilter as error:
+        raise InvalidArgument(str(error)) from error
 
 
 def _platform(context: dict) -> dict:

@@ -14,6 +14,7 @@ from deploy.serving.events import Door
 from deploy.serving.follow import Follower
 from deploy.serving.recommender import Recommender
 from online.intake import Intake
+from online.state import beside
 
 ONLY = "shop"  # the name of the one shop, where none are named
 LISTS = ("keys", "origins")
@@ -85,8 +86,7 @@ class Shop:
             intake = Intake(Path(settings.events), settings.state, name, settings.lateness)
             self.door, state = Door(intake), intake.state
         outbox = Path(settings.outbox) if settings.outbox else None
-        events = settings.events and Path(settings.events)
-        between = events.with_name(f"{events.name}.state") / "between" if events and settings.learn else None
+        between = beside(Path(settings.events)) / "between" if settings.events and settings.learn else None
         more = {"state": state, "outbox": outbox, "between": between}
         self._follower = Follower(Path(settings.follow), leads, **more) if settings.follow else None
         self._own = None if self._follower else Recommender(own, **more)

@@ -20,7 +20,7 @@ def test_rows_of_files_come_in_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "event_id,user_id,event,item_id,price\ne1,u,view,i1,\nc1,u,purchase,茶,3.5\nc2,u,hover,x,\n", encoding="utf-8"
     )
     intake = Intake(folder)
-    dropped.look(folder, intake)
+    dropped.look(intake)
     assert not list((folder / "log").glob("file.*"))  # they may still be written
     for path in drop.iterdir():
         if path.is_file():
@@ -34,8 +34,8 @@ def test_rows_of_files_come_in_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with monkeypatch.context() as patch:
         patch.setattr(intake, "take", stopped)
         with pytest.raises(StopIteration):
-            dropped.look(folder, intake)
-    dropped.look(folder, intake)
+            dropped.look(intake)
+    dropped.look(intake)
     assert {path.name for path in (drop / "taken").iterdir()} == {"a.jsonl", "b.csv"}
     events = log.read(folder, {})["events"].collect()
     assert sorted(events["event_id"]) == sorted([f"e{n}" for n in range(2500)] + ["c1"])
@@ -43,4 +43,4 @@ def test_rows_of_files_come_in_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(intake.state.now("u", 0.0).acts) == 200
     (drop / "again.jsonl").write_bytes((drop / "taken" / "a.jsonl").read_bytes())
     os.utime(drop / "again.jsonl", (0, 0))
-    assert dropped.take(drop / "again.jsonl", intake, folder) == 0
+    assert dropped.take(drop / "again.jsonl", intake) == 0

@@ -148,12 +148,7 @@ def _with(items: pl.LazyFrame | None, told: dict[str, dict]) -> pl.LazyFrame:
         return news
     kinds = {name: kind for name, kind in ITEMS.items() if name in items.collect_schema()}
     known = items.with_columns(pl.col(name).cast(kind, strict=False) for name, kind in kinds.items())
-    return known.update(news, on="item_id", how="full") if set(news.collect_schema()) <= set(kinds) else _widened(known, news)
-
-
-def _widened(known: pl.LazyFrame, news: pl.LazyFrame) -> pl.LazyFrame:
-    """Items with columns that only the news have."""
-    more = {name: kind for name, kind in news.collect_schema().items() if name not in known.collect_schema()}
+    more = {name: kind for name, kind in news.collect_schema().items() if name not in kinds}
     return known.with_columns(pl.lit(None, kind).alias(name) for name, kind in more.items()).update(
         news, on="item_id", how="full"
     )

@@ -45,11 +45,7 @@ def _write(rows: pl.DataFrame, path: Path) -> None:
     with beside.open("rb") as file:
         os.fsync(file.fileno())
     beside.rename(path)
-    handle = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    log.sync(path.parent)
 
 
 def main() -> None:
