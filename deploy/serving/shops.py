@@ -19,6 +19,8 @@ from online.state import beside
 ONLY = "shop"  # the name of the one shop, where none are named
 LISTS = ("keys", "origins")
 NUMBERS = ("lateness", "rate")
+SWITCHES = ("proxied", "learn")
+ON, OFF = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,23 @@ def settings() -> dict[str, Settings]:
     told: dict[str, object] = {}
     for one in fields(Settings):
         value = os.environ.get(name := f"PUSHCART_{one.name.upper()}")
-        if not value:
-            continue
-        try:
-            told[one.name] = value.split(",") if one.name in LISTS else float(value) if one.name in NUMBERS else value
-        except ValueError as error:
-            raise ValueError(f"{name}: {value!r} is not a number") from error
+        if value:
+            told[one.name] = _read(name, one.name, value)
     return {ONLY: Settings(**told)}
+
+
+def _read(variable: str, setting: str, value: str) -> object:
+    """The value of a variable of the environment as its setting has it."""
+    if setting in LISTS:
+        return value.split(",")
+    if setting in SWITCHES:
+        if value.lower() not in ON + OFF:
+            raise ValueError(f"{variable}: {value!r} is neither true nor false")
+        return value.lower() in ON
+    try:
+        return float(value) if setting in NUMBERS else value
+    except ValueError as error:
+        raise ValueError(f"{variable}: {value!r} is not a number") from error
 
 
 ASKED: ContextVar[str | None] = ContextVar("shop", default=None)  # whose answer a request wants; None: the default one's

@@ -12,6 +12,7 @@ import pytest
 from deploy.serving.events import Door
 from deploy.serving.histories import StoredHistories
 from deploy.serving.recommender import Recommender
+from deploy.serving.shops import ONLY, settings
 from online import log
 from online.intake import Intake
 from online.log import EventLog
@@ -44,6 +45,17 @@ def test_a_bad_row_is_refused_with_its_reason_and_the_rest_is_taken(door: Door, 
     kept = [event for path in log.files(tmp_path / "log") for event, _ in log.read(path)]
     assert [event["event_id"] for event in kept] == ["e1", "e6"]
     assert datetime.fromisoformat(kept[0]["timestamp"]).tzinfo == UTC
+
+
+@pytest.mark.parametrize(("said", "meant"), [("false", False), ("0", False), ("True", True)])
+def test_a_switch_of_the_environment_means_what_it_says(said: str, meant: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PUSHCART_PROXIED", said)
+    monkeypatch.setenv("PUSHCART_LEARN", said)
+    found = settings.__wrapped__()[ONLY]
+    assert (found.proxied, found.learn) == (meant, meant)
+    monkeypatch.setenv("PUSHCART_LEARN", "perhaps")
+    with pytest.raises(ValueError, match="PUSHCART_LEARN"):
+        settings.__wrapped__()
 
 
 def test_requests_at_once_are_all_kept(door: Door):
