@@ -2,7 +2,7 @@
 
     python -m online.dropped FOLDER [--state URL] [--shop NAME] [--lateness SECONDS] [--once]
 
-In: FOLDER/drop/*.jsonl and *.csv (UTF-8, a header), with the columns of an event; a file counts once it has not changed for a moment. Out: the log in FOLDER; the files in FOLDER/drop/taken. A row that is no event
+In: FOLDER/drop/*.jsonl and *.csv (UTF-8, a header), with the columns of an event; a file counts once it has not changed for a moment. Out: the log in FOLDER; the files in FOLDER/drop/taken, or gone where shoppers are known by pseudonyms. A row that is no event
 stands in the log with the reason.
 """
 
@@ -10,6 +10,7 @@ import argparse
 import csv
 import hashlib
 import json
+import sys
 import time
 from collections.abc import Iterator
 from itertools import islice
@@ -18,6 +19,8 @@ from pathlib import Path
 from online.events import line_of
 from online.intake import Intake, add_arguments
 from online.log import EventLog, goes_on_at
+from privacy.people import of_environment
+from privacy.vault import VaultError
 
 SETTLED = 2.0  # seconds since a file changed from which it is whole
 AT_ONCE = 1000  # rows that share a write
@@ -60,7 +63,10 @@ def look(intake: Intake) -> None:
         if time.time() - path.stat().st_mtime < SETTLED:
             continue
         count = take(path, intake)
-        path.rename(drop / "taken" / path.name)
+        if intake.people.pseudonyms:
+            path.unlink()  # it names people by their own ids
+        else:
+            path.rename(drop / "taken" / path.name)
         print(f"{path.name}: {count:,} rows", flush=True)
 
 
@@ -69,7 +75,11 @@ def main() -> None:
     add_arguments(cli)
     cli.add_argument("--once", action="store_true")
     chosen = cli.parse_args()
-    intake = Intake(chosen.folder, chosen.state, chosen.shop, chosen.lateness)
+    try:
+        people = of_environment()
+    except VaultError as error:
+        sys.exit(f"error: {error}")
+    intake = Intake(chosen.folder, chosen.state, chosen.shop, chosen.lateness, people)
     while True:
         look(intake)
         if chosen.once:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from online.state import UNLINK
+from privacy.people import FORGOTTEN, People, ids_of
 
 SHOWN = 2000  # letters of a refused row that are kept
 AHEAD = 300.0  # seconds by which a sender's clock may be ahead of ours
@@ -88,9 +89,9 @@ class Sorted(NamedTuple):
     refused: list[dict]
 
 
-def sort_out(rows: list, kind: type[Row], now: float, lateness: float = math.inf) -> Sorted:
-    """Checks rows of Event or ItemChange that come in at a moment (seconds). What happened more than `lateness` seconds before is marked as late."""
-    lines, refused = [], []
+def sort_out(rows: list, kind: type[Row], now: float, lateness: float = math.inf, people: People | None = None) -> Sorted:
+    """Checks rows of Event or ItemChange that come in at a moment (seconds). What happened more than `lateness` seconds before is marked as late. people: who of them was forgotten."""
+    lines, refused = {}, []
     for number, row in enumerate(rows):
         try:
             found = kind.model_validate(row)
@@ -107,8 +108,12 @@ def sort_out(rows: list, kind: type[Row], now: float, lateness: float = math.inf
         if "stock" in line:
             line.setdefault("in_stock", line["stock"] > 0)
         line |= {"timestamp": datetime.fromtimestamp(at, UTC).isoformat(), "at": at, "received": now}
-        lines.append(line | ({"late": True} if at < now - lateness else {}))
-    return Sorted(lines, refused)
+        lines[number] = line | ({"late": True} if at < now - lateness else {})
+    if people is not None and (gone := people.forgotten(i for line in lines.values() for i in ids_of(line))):
+        for number in [n for n, line in lines.items() if gone.intersection(ids_of(line))]:
+            del lines[number]
+            refused.append({"row": number, "reason": FORGOTTEN})
+    return Sorted(list(lines.values()), refused)
 
 
 def line_of(row: object, now: float, lateness: float) -> dict:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from online.log import EventLog
 from online.state import Gone, open_state, replay
+from privacy.people import People
 
 log = logging.getLogger("bentoml.pushcart")
 PRUNE = 6 * 3600.0  # seconds between two times that what is too old is removed
@@ -32,7 +33,7 @@ class Intake:
 
     Args:
         folder: of all processes: log/ and items/. What a crash left in the log alone is taken into the state first.
-        state: where the state is (online.state.open_state); None: in the folder. shop: whose. lateness: seconds after which an event is for the next run alone.
+        state: where the state is (online.state.open_state); None: in the folder. shop: whose. lateness: seconds after which an event is for the next run alone. people: by which names they are known.
     """
 
     def __init__(
@@ -41,8 +42,9 @@ class Intake:
         state: str | None = None,
         shop: str = "shop",
         lateness: float = 86_400.0,
+        people: People | None = None,
     ):
-        self.state, self.lateness = open_state(state, folder, shop), lateness
+        self.state, self.lateness, self.people = open_state(state, folder, shop), lateness, people or People()
         self.folder, self._lock = folder, threading.Lock()
         self._events, self._items = EventLog(folder / "log"), EventLog(folder / "items")
         self._behind = threading.Event()  # the log holds what the state does not
@@ -54,9 +56,9 @@ class Intake:
         """Takes events, into a log of their own where they have one.
 
         Raises:
-            OSError: they cannot be put on disk; none was taken.
+            OSError: they cannot be put on disk; none was taken. VaultError: nobody can say whose they are; none was taken.
         """
-        self._keep("log", book or self._events, self.state.seen, lines)
+        self._keep("log", book or self._events, self.state.seen, self.people.named(lines))
 
     def change(self, lines: list[dict]) -> None:
         """Raises: OSError: they cannot be put on disk; none was taken."""

@@ -21,6 +21,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from online.events import line_of, unreadable
 from online.intake import Intake, add_arguments
 from online.log import EventLog, goes_on_at
+from privacy.people import of_environment
+from privacy.vault import VaultError
 
 AT_ONCE, WAIT = 1000, 0.1  # messages that share a write, and seconds that are waited for so many
 LOOK = 30.0  # seconds between two looks for new partitions
@@ -134,13 +136,15 @@ def main() -> None:
     }
     decode, read = avro(chosen.schema) if chosen.schema else json.loads, 0
     try:
-        intake = Intake(chosen.folder, chosen.state, chosen.shop, chosen.lateness)
+        intake = Intake(chosen.folder, chosen.state, chosen.shop, chosen.lateness, of_environment())
         reader = Reader(Consumer(settings), chosen.topic, decode, intake)
         while not stop:
             read += reader.read()
         reader.close()
     except KafkaException as error:
         sys.exit(f"error: topic {chosen.topic} at {chosen.brokers}: {error.args[0].str()}")
+    except VaultError as error:
+        sys.exit(f"error: {error}")
     except BlockingIOError:
         sys.exit(f"error: another process reads topic {chosen.topic} into {chosen.folder}")
     print(f"read {read} messages")

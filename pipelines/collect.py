@@ -1,6 +1,6 @@
 """collect: the source's data, translated into the canonical tables.
 
-In:  source.data (a file or folder; for the simulated shop its catalogue), settings `source`.
+In:  source.data (a file or folder; for the simulated shop its catalogue), settings `source`, `privacy`; where there is one, the vault.
 Out: data/raw/events.parquet and, where the source has them, items.parquet and users.parquet, unread.parquet (records that could not be read),
      left_out.parquet (rows that a mapping leaves out, by reason) and records.parquet (how many records and rows there were);
      data/truth/*.parquet from a simulated source (for evaluation only; empty otherwise).
@@ -11,13 +11,15 @@ from pathlib import Path
 import polars as pl
 
 from pipelines.data import tables
+from pipelines.data.privacy import people, protected
 from pipelines.data.sources import source
 from pipelines.data.tables import SOURCE_ROW
 from pipelines.stage import StageError, log, output, params, run
+from privacy.people import FORGOTTEN
 
 
 def main() -> None:
-    settings = params("source")
+    settings, private = params("source", "privacy")
     data = Path(settings["data"]).expanduser()
     if not data.exists():
         raise StageError(f"source.data: {data} is not there (relative paths start at {Path.cwd()})")
@@ -31,6 +33,14 @@ def main() -> None:
         found["items"] = tables.conform(found["items"], tables.ITEMS, name="items")
     if "users" in found:
         found["users"] = tables.conform(found["users"], {"user_id": pl.String}, name="users")
+    found, forgotten = protected(found, people(private))
+    if "left_out" in found:
+        told = pl.LazyFrame({"reason": [FORGOTTEN], "rows": [forgotten]}, schema=found["left_out"].collect_schema())
+        found["left_out"] = pl.concat([found["left_out"], told])
+    elif forgotten:
+        log.info("collect: %s rows left out: %s", f"{forgotten:,}", FORGOTTEN)
+    if not private["pseudonyms"]:
+        log.info("collect: pseudonyms are off: all that is made knows shoppers by the shop's own ids (privacy.pseudonyms)")
     with output("data/raw") as raw, output("data/truth") as truth:
         for name, table in found.items():
             folder, stem = (truth, name.removeprefix("truth_")) if name.startswith("truth_") else (raw, name)

@@ -64,6 +64,12 @@ class Source(Section):
     shop: Shop
 
 
+class Privacy(Section):
+    pseudonyms: bool
+    vault: str = Field(min_length=1)
+    master_key: str | None
+
+
 class Check(Section):
     max_broken_share: Share
     max_age_days: float | None = Field(gt=0)
@@ -291,6 +297,7 @@ class Settings(Section):
 
     shop_name: str | None
     source: Source
+    privacy: Privacy
     check: Check
     baseline: Baseline
     prepare: Prepare

@@ -1,6 +1,6 @@
 """The walls of the house: which part may import which, and what dvc.yaml says that stages read.
 
-dags -> dvc.yaml -> pipelines -> models, marketing; deploy.serving knows online alone, promotion knows serving, platform both.
+dags -> dvc.yaml -> pipelines -> models, marketing; deploy.serving knows online and privacy, promotion knows serving, platform both.
 """
 
 import ast
@@ -62,6 +62,7 @@ FORBIDDEN = {
         "requests",
         "smtplib",
     },
+    "privacy": {"pipelines", "dags", "deploy", "models", "marketing", "online", "numpy", "polars", "bentoml", "http"},
     "online": {"pipelines", "dags", "deploy", "models", "marketing", "numpy", "polars", "bentoml", "http"},
     "pipelines": {"dags", "deploy", "airflow"},
     "pipelines/data": {"pipelines.learning", "pipelines.artefact", "models", "marketing", "torch"},
@@ -122,14 +123,16 @@ def test_the_bento_needs_onnxruntime_and_numpy_alone():
         "starlette",
         "deploy",
         "online",
+        "privacy",
         "faiss",
         "jsonschema",
         "uvicorn",
     }
-    allowed_online = {"pydantic", "redis", "rjieba", "online"}
-    for path in (ROOT / "online").glob("*.py"):
-        foreign = {name.split(".")[0] for name in imports(path)} - allowed_online - set(sys.stdlib_module_names)
-        assert not foreign or path.name == "kafka.py", path.name  # which runs beside the server
+    besides = {"online": {"pydantic", "redis", "rjieba", "online", "privacy"}, "privacy": {"cryptography", "privacy"}}
+    for part, allowed_here in besides.items():
+        for path in (ROOT / part).glob("*.py"):
+            foreign = {name.split(".")[0] for name in imports(path)} - allowed_here - set(sys.stdlib_module_names)
+            assert not foreign or path.name == "kafka.py", path.name  # which runs beside the server
     for path in (ROOT / "deploy" / "serving").glob("*.py"):
         foreign = {name.split(".")[0] for name in imports(path)} - allowed - set(sys.stdlib_module_names)
         assert not foreign, path.name

@@ -49,12 +49,23 @@ def served_with(checkout: Path, shop: dict) -> dict:
     url = params_of(checkout)["send"]["outbox"]
     outbox = str(checkout / url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None
     kept = ("keys", "origins", "rate", "proxied", "lateness", "learn")
-    return {name: shop[name] for name in kept} | {
-        "follow": str(Environment(checkout, shop["environment"]).link),
-        "events": str(checkout / shop["events"]),
-        "state": shop["state"] and os.path.expandvars(shop["state"]),
-        "outbox": outbox,
-    }
+    return (
+        {name: shop[name] for name in kept}
+        | {
+            "follow": str(Environment(checkout, shop["environment"]).link),
+            "events": str(checkout / shop["events"]),
+            "state": shop["state"] and os.path.expandvars(shop["state"]),
+            "outbox": outbox,
+        }
+        | private(checkout)
+    )
+
+
+def private(checkout: Path) -> dict:
+    """What says by which names shoppers are known: settings of deploy/serving/shops.py."""
+    told = params_of(checkout)["privacy"]
+    named = {name: told[name] and str(checkout / Path(told[name]).expanduser()) for name in ("vault", "master_key")}
+    return named | {"pseudonyms": told["pseudonyms"]}
 
 
 @contextmanager
@@ -130,7 +141,13 @@ def gathering(checkout: Path, shop: str, told: dict) -> Iterator[dict[str, tuple
     folder = checkout / told["events"]
     folder.mkdir(parents=True, exist_ok=True)
     common = [str(folder), "--shop", shop, "--lateness", str(told["lateness"])]
-    state = {"PUSHCART_STATE": os.path.expandvars(told["state"])} if told["state"] else {}
+    own = {"PUSHCART_STATE": os.path.expandvars(told["state"])} if told["state"] else {}
+    people = private(checkout)
+    own |= {
+        f"PUSHCART_{name.upper()}": str(value).lower() if name == "pseudonyms" else value
+        for name, value in people.items()
+        if value
+    }
     commands = {"rolling": ["pipelines.data.sources.rolling", str(folder)]}
     if (folder / "drop").is_dir():
         commands["files"] = ["online.dropped", *common]
@@ -144,6 +161,6 @@ def gathering(checkout: Path, shop: str, told: dict) -> Iterator[dict[str, tuple
         running = {}
         for name, command in commands.items():
             log = folder.with_name(f"{folder.name}.{name.lower()}.log")
-            started = stack.enter_context(process([sys.executable, "-m", *command], os.environ | state, log, checkout))
+            started = stack.enter_context(process([sys.executable, "-m", *command], os.environ | own, log, checkout))
             running[f"{shop}'s {name}"] = started, log
         yield running

@@ -51,6 +51,7 @@ class Door:
 
     def __init__(self, intake: Intake):
         self.state: State = intake.state
+        self._people = intake.people
         self._events, self._items = Writer(intake.take), Writer(intake.change)
         self._lateness = intake.lateness
 
@@ -62,7 +63,7 @@ class Door:
         """
         lines, refused, now = [], [], time.time()
         for start in range(0, len(rows), AT_ONCE):
-            found = sort_out(rows[start : start + AT_ONCE], Event, now, self._lateness)
+            found = sort_out(rows[start : start + AT_ONCE], Event, now, self._lateness, self._people)
             lines += found.lines
             refused += [one | {"row": start + one["row"]} for one in found.refused]
             await asyncio.sleep(0)  # answers need not wait for all of a large request

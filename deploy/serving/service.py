@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import gc
 import json
+import logging
 import signal
 import sys
 import uuid
@@ -19,7 +20,7 @@ from pathlib import Path
 import bentoml
 import numpy as np
 import uvicorn
-from bentoml.exceptions import InvalidArgument, NotFound
+from bentoml.exceptions import InvalidArgument, NotFound, ServiceUnavailable
 from prometheus_client import Counter
 from starlette.responses import Response
 
@@ -53,7 +54,9 @@ from deploy.serving.schemas import (
     TrendingResponse,
 )
 from deploy.serving.shops import ASKED, Shop, settings
+from privacy.vault import VISITOR, VaultError, bare
 
+log = logging.getLogger("bentoml.pushcart")
 OWN_ARTEFACT = Path(__file__).resolve().parents[2] / "artefact"
 SWITCH = 0.0005  # seconds after which a thread that writes events lets answers go on
 DRAIN = 1.0  # seconds from the last connection that is accepted to the end
@@ -95,7 +98,7 @@ class Pushcart:
         """Items for a shopper or a history, best first. Unknown shoppers and empty histories get what is popular."""
         recommender = self._recommender
         self._check(asked["k"], recommender)
-        asked |= {name: asked[name].model_dump() for name in ("filters", "context")}
+        asked |= {name: asked[name].model_dump() for name in ("filters", "context")} | self._known_as(asked)
         if (seen := asked.pop("exclude_seen")) is not None:
             asked["exclude"] = asked["exclude"] or ("seen" if seen else "nothing")
         with bad_filters_told():
@@ -127,7 +130,7 @@ class Pushcart:
         self._check(asked["k"], recommender)
         asked |= {name: asked[name].model_dump() for name in ("filters", "context")}
         with bad_filters_told():
-            found = recommender.search(q, **asked)
+            found = recommender.search(q, **asked | self._known_as(asked))
         request = uuid.uuid4().hex
         event = {name: asked[name] for name in ("user_id", "visitor_id") if asked[name]}
         if self._shop.door is not None and event:
@@ -159,7 +162,7 @@ class Pushcart:
     async def decide(self, **asked) -> DecideResponse:
         """What to send this shopper now and by which channel, or nothing and why."""
         recommender = self._recommender
-        asked |= {name: asked[name].model_dump() for name in ("filters", "context")}
+        asked |= {name: asked[name].model_dump() for name in ("filters", "context")} | self._known_as(asked)
         with bad_filters_told():
             found, item = recommender.decide(**asked)
         told = vars(found) | {"item": item, "currency": recommender.decisions.currency}
@@ -171,7 +174,7 @@ class Pushcart:
         recommender = self._recommender
         places = recommender.items.places([offer.item_id for offer in offers]) + 1
         found = [
-            recommender.decisions.score(offer.user_id, int(item), offer.channel)
+            recommender.decisions.score(self._known_as({"user_id": offer.user_id})["user_id"], int(item), offer.channel)
             for offer, item in zip(offers, places, strict=True)
         ]
         return _json({"scores": found, "currency": recommender.decisions.currency, "model_version": recommender.version})
@@ -180,6 +183,7 @@ class Pushcart:
     async def bid(self, **asked) -> BidResponse:
         """What to bid for showing this shopper something by this channel, and what to show; or why not to bid."""
         recommender = self._recommender
+        asked |= self._known_as(asked)
         with bad_filters_told():
             found, item = recommender.decide(
                 asked["user_id"],
@@ -226,6 +230,19 @@ class Pushcart:
         learnt = self._recommender.between
         return self._recommender.manifest | {"problem": self._shop.problem, "between": learnt and learnt.weight}
 
+    def _known_as(self, asked: dict) -> dict[str, str]:
+        """By which names whoever is asked about is known here."""
+        people, found = self._shop.people, {}
+        try:
+            if asked.get("user_id"):
+                found["user_id"] = people.known_as(asked["user_id"])
+            if asked.get("visitor_id"):
+                found["visitor_id"] = bare(people.known_as(VISITOR + asked["visitor_id"]))
+        except VaultError as error:
+            log.error("%s", error)
+            raise ServiceUnavailable("nobody can be recognised: the vault cannot be used") from error
+        return found
+
     async def _kept(self, keep: Callable[[Door], Awaitable[dict]]) -> dict | Response:
         """What became of what came in, or 503."""
         door = self._shop.door
@@ -236,6 +253,10 @@ class Pushcart:
             return await keep(door)
         except OSError as error:
             return _json({"error": f"events cannot be kept: {error.strerror}"}, HTTPStatus.SERVICE_UNAVAILABLE)
+        except VaultError as error:
+            log.error("%s", error)
+            error = {"error": "events cannot be kept: the vault cannot be used"}
+            return _json(error, HTTPStatus.SERVICE_UNAVAILABLE)
 
     @staticmethod
     def _check(k: int, recommender: Recommender) -> None:

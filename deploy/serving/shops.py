@@ -15,11 +15,12 @@ from deploy.serving.follow import Follower
 from deploy.serving.recommender import Recommender
 from online.intake import Intake
 from online.state import beside
+from privacy.people import People, of_settings
 
 ONLY = "shop"  # the name of the one shop, where none are named
 LISTS = ("keys", "origins")
 NUMBERS = ("lateness", "rate")
-SWITCHES = ("proxied", "learn")
+SWITCHES = ("proxied", "learn", "pseudonyms")
 ON, OFF = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
 
@@ -31,7 +32,7 @@ class Settings:
         follow: an environment's `current` link; None: the artefact that the bento was built with. events: the folder that events go to; None: none are taken. state: redis://..., where events since are kept; None:
             in that folder. outbox: a SQLite file that says what was sent. keys: one of which `/events` asks for; none: it asks for no key. origins: of pages that may send events. rate: requests a second from one
             address, of pages; None: any. proxied: addresses are those that a proxy tells in X-Forwarded-For. lateness: seconds after which an event is for the next retrain alone.
-            learn: whether answers use what is learnt between retrains, where somebody learns.
+            learn: whether answers use what is learnt between retrains, where somebody learns. pseudonyms: whether shoppers are known by them. vault, master_key: files that say who is behind one, and who was forgotten.
     """
 
     follow: str | None = None
@@ -44,6 +45,9 @@ class Settings:
     proxied: bool = False
     lateness: float = 86_400.0
     learn: bool = True
+    pseudonyms: bool = False
+    vault: str | None = None
+    master_key: str | None = None
 
 
 @cache
@@ -89,13 +93,18 @@ class Shop:
 
     Args:
         own: the artefact that the bento was built with. leads: whether this is the shop whose code the workers run.
+
+    Raises:
+        VaultError: the vault that the settings name cannot be opened.
     """
 
     def __init__(self, name: str, settings: Settings, own: Path, leads: bool):
         self.door: Door | None = None
-        state = None
+        self.people, state = People(), None
+        if settings.vault:
+            self.people = of_settings(Path.cwd(), settings.vault, settings.master_key, settings.pseudonyms)
         if settings.events:
-            intake = Intake(Path(settings.events), settings.state, name, settings.lateness)
+            intake = Intake(Path(settings.events), settings.state, name, settings.lateness, self.people)
             self.door, state = Door(intake), intake.state
         outbox = Path(settings.outbox) if settings.outbox else None
         between = beside(Path(settings.events)) / "between" if settings.events and settings.learn else None

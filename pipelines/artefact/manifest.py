@@ -11,8 +11,12 @@ from pipelines.learning.prepared import PREPARED, Prepared
 from pipelines.learning.saved import Model
 from pipelines.stage import StageError, read_json, write_json
 
-SERVING, ONLINE = Path("deploy/serving"), Path("online")  # read as files: what serves is part of the version
-CODE = ("pipelines", "models", "deploy/serving", "online", "expectations")
+SERVING, ONLINE, PRIVACY = (
+    Path("deploy/serving"),
+    Path("online"),
+    Path("privacy"),
+)  # read as files: what serves is part of the version
+CODE = ("pipelines", "models", "deploy/serving", "online", "privacy", "expectations")
 PARAMS = ("prepare", "train", "compress", "serve")
 
 
@@ -103,7 +107,7 @@ def sha256(path: Path) -> str:
 def serving_digest() -> str:
     """One hash of the code that serves; deploy/serving/artefact.py computes the same."""
     digest = hashlib.sha256()
-    for path in sorted(p for part in (SERVING, ONLINE) for p in part.iterdir() if p.suffix in (".py", ".json", ".js")):
+    for path in sorted(p for part in (SERVING, ONLINE, PRIVACY) for p in part.iterdir() if p.suffix in (".py", ".json", ".js")):
         digest.update(path.as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 

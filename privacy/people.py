@@ -1,0 +1,98 @@
+"""By which names shoppers are known here: the shop's own ids, or pseudonyms where settings say so; and who is nobody, as they asked to be forgotten.
+
+In: ids and events as a shop sends them. Out: the same as tables, logs and answers may know them.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from privacy.vault import VISITOR, Vault, bare, opened
+
+FORGOTTEN = "the shopper asked to be forgotten"
+LINKING = ("session_id", "order_id")  # by which the shop's own systems know whose an event is
+
+
+class People:
+    """Safe to call from several threads.
+
+    Args:
+        vault: None: there is none, so nobody was forgotten. pseudonyms: whether shoppers are known by them. appears: opens a vault that is made later, None while there is none.
+    """
+
+    def __init__(self, vault: Vault | None = None, pseudonyms: bool = False, appears: Callable[[], Vault | None] | None = None):
+        self._vault, self.pseudonyms, self._appears = vault, pseudonyms, appears
+
+    @property
+    def vault(self) -> Vault | None:
+        """None: nobody was forgotten yet, and shoppers are known by the shop's own ids."""
+        if self._vault is None and self._appears:
+            self._vault = self._appears()
+        return self._vault
+
+    def forgotten(self, ids: Iterable[str]) -> set[str]:
+        """Those that asked to be forgotten."""
+        vault = self.vault
+        return vault.forgotten(ids) if vault else set()
+
+    def known_as(self, user_id: str) -> str:
+        """The name of a shopper or visitor; of one who was never seen or was forgotten the id, which is nobody's."""
+        return self.vault.pseudonyms([user_id], add=False).get(user_id, user_id) if self.pseudonyms else user_id
+
+    def named(self, lines: list[dict]) -> list[dict]:
+        """Lines of the log as it may keep them; what became of those of shoppers who were forgotten is said in their place."""
+        vault = self.vault
+        if vault is None:
+            return lines
+        ids = [i for line in lines for i in ids_of(line)]
+        gone, told = vault.forgotten(ids), vault.pseudonyms(ids) if self.pseudonyms else {}
+        return [
+            _nothing_of(line) if gone.intersection(ids_of(line)) else self._renamed(line, told) if self.pseudonyms else line
+            for line in lines
+        ]
+
+    def _renamed(self, line: dict, told: dict[str, str]) -> dict:
+        changed: dict[str, str] = {}
+        if "user_id" in line:
+            changed["user_id"] = told[line["user_id"]]
+        if "visitor_id" in line:
+            changed["visitor_id"] = bare(told[VISITOR + line["visitor_id"]])
+        changed |= {name: self.vault.hashed(line[name]) for name in LINKING if name in line}
+        if "refused" in line:
+            changed["row"] = ""  # what was sent may name anybody
+        return line | changed
+
+
+def ids_of(line: dict) -> list[str]:
+    """Whom a line of the log names."""
+    found = [line["user_id"]] if line.get("user_id") else []
+    return found + ([VISITOR + line["visitor_id"]] if line.get("visitor_id") else [])
+
+
+def of_settings(checkout: Path, vault: str, master_key: str | None, pseudonyms: bool) -> People:
+    """By the settings `privacy` of params.yaml: paths start at the checkout. Without pseudonyms and without a vault nothing is made.
+
+    Raises:
+        VaultError: the vault cannot be opened.
+    """
+    if pseudonyms:
+        return People(opened(checkout, vault, master_key), pseudonyms)
+    file = checkout / Path(vault).expanduser()
+    return People(appears=lambda: opened(checkout, vault, master_key) if file.exists() else None)
+
+
+def of_environment() -> People:
+    """By PUSHCART_VAULT and PUSHCART_MASTER_KEY, files; and PUSHCART_PSEUDONYMS, where it is set. Nobody is told by a command line, which everybody on the machine reads.
+
+    Raises:
+        VaultError: see of_settings.
+    """
+    vault = os.environ.get("PUSHCART_VAULT")
+    if not vault:
+        return People()
+    return of_settings(Path.cwd(), vault, os.environ.get("PUSHCART_MASTER_KEY"), bool(os.environ.get("PUSHCART_PSEUDONYMS")))
+
+
+def _nothing_of(line: dict) -> dict:
+    """What the log keeps of an event that it may not keep."""
+    return {"refused": FORGOTTEN, "row": ""} | {name: line[name] for name in ("received", "offset") if name in line}
