@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from pipelines.data import tables
-from pipelines.data.privacy import people, protected
+from pipelines.data.pseudonyms import people, protected
 from pipelines.data.sources import source
 from pipelines.data.tables import SOURCE_ROW
 from pipelines.stage import StageError, log, output, params, run

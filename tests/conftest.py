@@ -57,7 +57,7 @@ def small_params() -> dict:
 
 def make_workspace(folder: Path, params: dict) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("expectations", "campaigns", "pipelines", "marketing", "models", "deploy", "online"):
+    for name in ("expectations", "campaigns", "pipelines", "marketing", "models", "deploy", "online", "privacy"):
         if not (folder / name).exists():
             (folder / name).symlink_to(ROOT / name)
     (folder / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True), encoding="utf-8")

@@ -45,6 +45,7 @@ def test_everything_that_is_imported_is_declared_and_pinned():
     own = {
         "models",
         "online",
+        "privacy",
         "pipelines",
         "marketing",
         "deploy",

@@ -1,81 +1,23 @@
-"""What of the canonical tables may leave `collect`: pseudonyms instead of shoppers' ids where settings say so, and no row of anybody who asked to be forgotten.
-
-In: the tables of a source. Out: the same, with how many rows of events were left out. Lost, where pseudonyms are on: the texts of records that could not be read, as ids may stand in them.
-"""
-
-import os
-from pathlib import Path
+"""What looks like personal data in texts that shoppers typed or a shop sent. Patterns are Polars' own, whose time is linear in the text."""
 
 import polars as pl
 
-from pipelines.data.tables import UNREAD
-from pipelines.stage import StageError
-from privacy.people import LINKING, People, of_settings
-from privacy.vault import VISITOR, Vault, VaultError, bare
+MAIL = r"[\w.+-]+@[\w-]+\.[\w.]+"
+# Not inside a longer run of letters and digits: hashes and generated ids hold eleven digits, too.
+TELEPHONE = r"(?:^|[^0-9A-Za-z])(?:\+?86[- ]?)?1[3-9]\d{9}(?:[^0-9A-Za-z]|$)"
+IDENTITY = r"(?:^|[^0-9A-Za-z])([1-9]\d{5}(?:19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{3}[\dXx])(?:[^0-9A-Za-z]|$)"
+PERSONAL = f"{MAIL}|{TELEPHONE}"
+WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)  # of the digits of an identity number, GB 11643-1999
+CHECK_DIGITS = "10X98765432"
+LOOKED_AT = 4096  # characters of a text
 
 
-def people(settings: dict) -> People:
-    """By which names shoppers are known. settings: `privacy`.
-
-    Raises:
-        StageError: the vault cannot be opened.
+def personal(column: str) -> pl.Expr:
+    """Does the column's text hold a mail address, a telephone number or a Chinese identity number (with a date of birth and the right check
+    digit)? bool, false of null.
     """
-    try:
-        return of_settings(Path(os.environ.get("PUSHCART_CHECKOUT") or Path.cwd()), **settings)
-    except VaultError as error:
-        raise StageError(str(error)) from error
-
-
-def protected(tables: dict[str, pl.LazyFrame], people: People) -> tuple[dict[str, pl.LazyFrame], int]:
-    """The tables as the rest of the house may know them, and how many rows of events are left out, of shoppers who were forgotten. What is true of a simulated shop stays as it is."""
-    if people.vault is None:
-        return tables, 0
-    named, found, ids = [name for name in ("events", "users") if name in tables], dict(tables), _ids(tables)
-    gone, out = sorted(people.forgotten(ids)), 0
-    if gone:
-        theirs = pl.col("user_id").is_in(gone)
-        out = tables["events"].select(theirs.sum()).collect(engine="streaming").item()
-        found |= {name: tables[name].filter(~theirs.fill_null(False)) for name in named}
-    if people.pseudonyms:
-        told = people.vault.pseudonyms(ids)
-        found |= {name: _renamed(found[name], told, people.vault) for name in named}
-        if "unread" in found:
-            found["unread"] = found["unread"].with_columns(text=pl.lit(None, pl.String))
-    return found, out
-
-
-def _ids(tables: dict[str, pl.LazyFrame]) -> list[str]:
-    """Ids of all shoppers and visitors."""
-    found: set[str] = set()
-    for name in ("events", "users"):
-        columns = tables[name].collect_schema() if name in tables else {}
-        for column, before in (("user_id", ""), ("visitor_id", VISITOR)):
-            if column in columns:
-                different = tables[name].select(pl.col(column).drop_nulls().unique()).collect(engine="streaming").to_series()
-                found.update(before + told for told in different)
-    return sorted(found)
-
-
-def _renamed(table: pl.LazyFrame, told: dict[str, str], vault: Vault) -> pl.LazyFrame:
-    """A table with pseudonyms, and without what else leads to a person."""
-    there = table.collect_schema()
-    columns = [_replaced(pl.col("user_id"), told)]
-    if "visitor_id" in there:
-        visitors = {bare(i): bare(p) for i, p in told.items() if i.startswith(VISITOR)}
-        columns.append(_replaced(pl.col("visitor_id"), visitors))
-    columns += [
-        pl.col(name).map_batches(lambda values: _hashed(values, vault), return_dtype=pl.String, is_elementwise=True)
-        for name in LINKING
-        if name in there
-    ]
-    columns += [pl.lit(None, pl.String).alias(UNREAD)] if UNREAD in there else []
-    return table.with_columns(columns)
-
-
-def _replaced(column: pl.Expr, told: dict[str, str]) -> pl.Expr:
-    return column.replace_strict(list(told), list(told.values()), default=None, return_dtype=pl.String)
-
-
-def _hashed(values: pl.Series, vault: Vault) -> pl.Series:
-    different = values.drop_nulls().unique()
-    return values.replace_strict(different, [vault.hashed(v) for v in different], default=None, return_dtype=pl.String)
+    text = pl.col(column).str.head(LOOKED_AT)
+    number = text.str.extract(IDENTITY, 1).str.to_uppercase()
+    total = sum(number.str.slice(i, 1).cast(pl.Int32, strict=False) * weight for i, weight in enumerate(WEIGHTS))
+    digit = (total % 11).replace_strict(range(11), list(CHECK_DIGITS), default=None, return_dtype=pl.String)
+    return text.str.contains(PERSONAL).fill_null(False) | (digit == number.str.slice(17, 1)).fill_null(False)
