@@ -39,6 +39,12 @@ class People:
         """The name of a shopper or visitor; of one who was never seen or was forgotten the id, which is nobody's."""
         return self.vault.pseudonyms([user_id], add=False).get(user_id, user_id) if self.pseudonyms else user_id
 
+    def added(self, ids: Iterable[str]) -> dict[str, str]:
+        """The names of shoppers who may be new; those who were forgotten are left out."""
+        ids = list(ids)
+        gone = self.forgotten(ids)
+        return self.vault.pseudonyms(ids) if self.pseudonyms else {i: i for i in ids if i not in gone}
+
     def named(self, lines: list[dict]) -> list[dict]:
         """Lines of the log as it may keep them; what became of those of shoppers who were forgotten is said in their place."""
         vault = self.vault

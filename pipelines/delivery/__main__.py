@@ -20,6 +20,7 @@ import json
 import os
 import sys
 import time
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -32,6 +33,8 @@ from pipelines import settings
 from pipelines.data.tables import TIMESTAMP, checked
 from pipelines.plan import CAMPAIGNS, files, read
 from pipelines.stage import NEVER_RETRY, REFUSAL, StageError, write_json
+from privacy.people import People, of_settings
+from privacy.vault import VaultError
 
 NOT_YET = 99  # exit code: ask again later
 PLANS = Path("data/plans")
@@ -60,14 +63,35 @@ def opened() -> outbox.Outbox:
     return outbox.Outbox(url, journal, contacts)
 
 
+def people() -> People:
+    """By which names shoppers are known."""
+    return of_settings(home(), **settings.load().privacy.model_dump())
+
+
+class ByOwnIds:
+    """A channel whose receiver knows shoppers by the shop's own ids. One who was forgotten is refused."""
+
+    def __init__(self, channel: ways.Channel, people: People):
+        self.known_again, self._channel, self._vault = channel.known_again, channel, people.vault
+
+    def deliver(self, key: str, message: outbox.Message) -> None:
+        """See Channel."""
+        own = self._vault.names([message.user_id]).get(message.user_id)
+        if own is None:
+            raise ways.Refused("the vault does not know who it is")
+        self._channel.deliver(key, replace(message, user_id=own))
+
+
 def channels() -> dict[str, ways.Channel]:
-    """The channels by name."""
-    send = settings.load().send
+    """The channels by name. Where shoppers are known by pseudonyms, so do files know them; what leaves this machine names them by the shop's own ids."""
+    send, known = settings.load().send, people()
     contacts, made = send.contacts and Path(send.contacts).expanduser(), {}
     for name, address in send.channels.items():
         if address.startswith("file:"):
             address = f"file:{home() / address.removeprefix('file:')}"
         made[name] = ways.channel(name, address, unsubscribing.secret(home() / ".outbox"), send.unsubscribe, contacts)
+        if known.pseudonyms and not address.startswith("file:"):
+            made[name] = ByOwnIds(made[name], known)
     return made
 
 
@@ -121,6 +145,7 @@ def open_campaigns() -> list[str]:
 
 def preview(name: str, user: str | None = None) -> dict[str, dict[str, str]]:
     """A message by each channel, as it would be written to the first shopper whom the plan names, or to this one; and is anything wrong with a template?"""
+    user = user and people().known_as(user)
     campaign, plan = campaign_of(name), pl.read_parquet(PLANS / f"{name}.parquet").filter(pl.col("item_id").is_not_null())
     rows = plan.filter(user_id=user) if user else plan
     if rows.is_empty():
@@ -136,7 +161,7 @@ def preview(name: str, user: str | None = None) -> dict[str, dict[str, str]]:
 
 def test(name: str, user: str) -> str:
     """Sends one message of the campaign to a shopper, by the first of its channels, past the plan, once for each call."""
-    campaign, now = campaign_of(name), time.time()
+    campaign, now, user = campaign_of(name), time.time(), people().known_as(user)
     channel = campaign.channels[0]
     body = preview(name)[channel]
     message = outbox.Message(f"{name} test {now!r}", user, 0, None, channel, campaign.topic, body, now, now + 600)
@@ -211,8 +236,9 @@ def opt_outs(add: Path | None) -> str:
         rows = list(csv.DictReader(file))
     if rows and "user_id" not in rows[0]:
         raise DeliveryError(f"{add} has no column user_id")
+    known = people().added(row["user_id"] for row in rows)
     for row in rows:
-        box.opt_out(row["user_id"], time.time(), row.get("channel") or outbox.ALL, row.get("topic") or outbox.ALL)
+        box.opt_out(known.get(row["user_id"], row["user_id"]), time.time(), row.get("channel") or outbox.ALL, row.get("topic") or outbox.ALL)
     return f"{len(rows):,} opt-outs are kept"
 
 
@@ -224,7 +250,7 @@ def listen(port: int) -> None:
 
     print(f"http://127.0.0.1:{port}/unsubscribe/TOKEN is answered; Ctrl-C stops it", flush=True)
     uvicorn.run(
-        server.app(unsubscribing.secret(home() / ".outbox"), opened),
+        server.app(unsubscribing.secret(home() / ".outbox"), opened, people()),
         host="127.0.0.1",
         port=port,
         access_log=False,
@@ -265,6 +291,7 @@ def main() -> None:
         settings.SettingsError,
         ways.NotNow,
         ways.Refused,
+        VaultError,
         ValueError,
     ) as error:
         if asked.does in ("fill", "approved", "send"):

@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from marketing import unsubscribing
 from marketing.outbox import Outbox
+from privacy.people import People
 
 HARMLESS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'",
@@ -36,8 +37,8 @@ BACK = PAGE.format(
 )
 
 
-def app(secret: bytes, outbox: Callable[[], Outbox]) -> Starlette:
-    """The application. outbox: opens it, once."""
+def app(secret: bytes, outbox: Callable[[], Outbox], people: People) -> Starlette:
+    """The application. outbox: opens it, once. people: by which names it knows them."""
     box = outbox()
 
     async def unsubscribe(request: Request) -> Response:
@@ -45,6 +46,7 @@ def app(secret: bytes, outbox: Callable[[], Outbox]) -> Starlette:
         if found is None:
             return PlainTextResponse("this link is not one of ours", 404, HARMLESS)
         user_id, channel, topic = found
+        user_id = people.added([user_id]).get(user_id, user_id)
         back = request.method == "POST" and (await request.form()).get("back") == "1"
         if back:
             box.opt_in(user_id, channel, topic)

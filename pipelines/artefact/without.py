@@ -1,0 +1,94 @@
+"""An artefact, and the bento around it, without somebody: the same model, the same answers to everybody else, another version.
+
+In: a folder (deploy/serving/artefact.py, histories.py, decisions.py) and by which ids they are known. Out: the folder, whose files no longer hold what they did; they count the shoppers that are left.
+"""
+
+import json
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from pipelines.artefact.catalogue import ids
+from pipelines.artefact.manifest import seal
+from pipelines.stage import output, read_json
+
+BY_OFFSETS = {
+    "history": ("items", "times", "actions"),
+    "bought": ("items", "last", "due_from", "due_until", "rhythm"),
+    "offer": ("items", "channels", "chances"),
+}
+MADE = ("version", "schema", "model_bytes", "files")  # what of a manifest `seal` says itself
+SUPERVISED = "bento.yaml"
+
+
+def named(text: Path, names: list[str]) -> bool:
+    """Whether the ids of an artefact hold one of these. text: its user_ids_text.npy, or a copy of it under another name, with the ends beside it or not."""
+    content = np.load(text, allow_pickle=False).tobytes()
+    return any(name.encode() in content for name in names)
+
+
+def in_base(file: Path, names: list[str]) -> int:
+    """How many rows of the table of shoppers are theirs."""
+    with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as base:
+        if not base.execute("SELECT 1 FROM sqlite_master WHERE name = 'shoppers'").fetchone():
+            return 0
+        asked = f"SELECT count(*) FROM shoppers WHERE user_id IN ({', '.join('?' * len(names))})"
+        return base.execute(asked, names).fetchone()[0]
+
+
+def rewrite(artefact: Path, names: list[str]) -> bool:
+    """Makes an artefact again without somebody; of one inside a bento the bento too. Whether they were in it."""
+    users = _users(artefact)
+    kept = ~users.is_in(names).to_numpy()
+    if kept.all() and not in_base(artefact / "shoppers.sqlite", names):
+        return False
+    manifest = read_json(artefact / "manifest.json")
+    with output(artefact) as folder:
+        shutil.copytree(artefact, folder, dirs_exist_ok=True)
+        _keep(folder, kept, users.filter(kept))
+        _shoppers_without(folder / "shoppers.sqlite", names)
+        facts = {key: value for key, value in manifest.items() if key not in MADE}
+        version = seal(folder, facts | {"shoppers": int(kept.sum())})
+    bento = artefact.parents[1] / SUPERVISED
+    if artefact.parent.name == "src" and bento.exists():
+        bento.write_text(bento.read_text(encoding="utf-8").replace(manifest["version"], version), encoding="utf-8")
+    return True
+
+
+def _users(folder: Path) -> pl.Series:
+    text, ends = (np.load(folder / f"user_ids_{part}.npy", allow_pickle=False) for part in ("text", "ends"))
+    content = text.tobytes()
+    found = [content[a:b].decode() for a, b in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)]
+    return pl.Series(found, dtype=pl.String)
+
+
+def _keep(folder: Path, kept: np.ndarray, users: pl.Series) -> None:
+    """Keeps of all arrays the rows of these shoppers."""
+    arrays = ids("user_ids", users) | {"user_zones": np.load(folder / "user_zones.npy")[kept]}
+    gone: list[set[int]] = []
+    for name, columns in BY_OFFSETS.items():
+        offsets = np.load(folder / f"{name}_offsets.npy")
+        lengths = np.diff(offsets)
+        rows = np.repeat(kept, lengths)
+        arrays[f"{name}_offsets"] = np.append(0, lengths[kept].cumsum())
+        for column in columns:
+            values = np.load(folder / f"{name}_{column}.npy")
+            arrays[f"{name}_{column}"] = values[rows]
+            if (name, column) == ("history", "items"):
+                gone = [set(values[a:b].tolist()) for a, b in zip(offsets[:-1][~kept], offsets[1:][~kept], strict=True)]
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array, allow_pickle=False)
+    probe = read_json(folder / "probe.json")
+    cases = [case for case in probe["cases"] if not any(set(np.ravel(case["inputs"]["history"]).tolist()) <= one for one in gone)]
+    (folder / "probe.json").write_text(json.dumps({"cases": cases}, separators=(",", ":")), encoding="utf-8")
+
+
+def _shoppers_without(file: Path, names: list[str]) -> None:
+    with closing(sqlite3.connect(file, isolation_level=None)) as base:
+        base.execute("PRAGMA secure_delete = ON")
+        base.executemany("DELETE FROM shoppers WHERE user_id = ?", [(name,) for name in names])
+        base.execute("VACUUM")
