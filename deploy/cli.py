@@ -1,21 +1,29 @@
-"""pushcart: what a platform engineer types. promote, rollback, status, serve, up; and doctor, for whoever brings a shop's files."""
+"""pushcart: what a platform engineer types. promote, rollback, status, serve, up; forget, export-user and vault, for whoever answers shoppers' wishes; and doctor, for whoever brings a shop's files."""
 
+import json
 import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
-from deploy.promotion.environments import Environment, EnvironmentProblem, environments, person
+from deploy.promotion.environments import Environment, EnvironmentProblem, environments, params_of, person
 from deploy.promotion.gate import GateError
 from deploy.serving.artefact import ArtefactError
+from privacy.vault import Vault, VaultError, places
 
 app = typer.Typer(
     help="Promote, roll back and serve Pushcart's bentos; look at a shop's files.", no_args_is_help=True, add_completion=False
 )
+
+vaults = typer.Typer(help="Who is behind a pseudonym: resolve one, see who did, rotate the master key.", no_args_is_help=True)
+app.add_typer(vaults, name="vault")
 
 Name = Annotated[str, typer.Argument(help="environment, one of those in params.yaml")]
 Why = Annotated[str, typer.Option(help="the reason, kept with the entry")]
@@ -78,6 +86,10 @@ def status(environment: Annotated[str | None, typer.Argument(help="one environme
         for word, entry in rows:
             typer.echo(f"  {word:<11} {entry['bento']}  since {entry['when']}")
             typer.echo(f"              by {_ascii(entry['who'])}: {_ascii(entry['why'])}")
+            if word == "serves" and "erased" in entry:
+                typer.echo(
+                    f"              shoppers were forgotten on {entry['erased'][:10]}: its model learnt from them, retrain within 30 days"
+                )
             if word == "serves" and not (target.bento(entry["version"]) / "bento.yaml").exists():
                 typer.echo("              its bento is gone from the store: promote one, or roll back")
         if not rows:
@@ -147,6 +159,99 @@ def campaign(words: typer.Context) -> None:
     """Preview, test, approve, pause, resume, stop a campaign; what became of its messages; opt-outs in and out."""
     command = [sys.executable, "-m", "pipelines.delivery", *words.args]
     raise typer.Exit(subprocess.run(command, cwd=_checkout(), env=_with_code()).returncode)
+
+
+@app.command()
+def forget(
+    user: Annotated[str | None, typer.Argument(help="the shop's own id, or a pseudonym")] = None,
+    pending: Annotated[bool, typer.Option("--pending", help="all who asked and are still known")] = False,
+    later: Annotated[bool, typer.Option("--later", help="only take nothing in any more; --pending erases")] = False,
+    lift: Annotated[bool, typer.Option("--lift", help="let one who was forgotten come again")] = False,
+) -> None:
+    """Erase a shopper from everything, and let no import bring them back. Prints a receipt."""
+    from deploy.platform import forgetting
+
+    checkout = _checkout()
+    if (user is None) == (not pending):
+        _fail("name one shopper, or --pending")
+    try:
+        vault = forgetting.vault_of(checkout)
+        if lift:
+            typer.echo("they may come again" if vault.lift(user) else "they were not kept away")
+            return
+        if later:
+            vault.ask(user)
+            typer.echo(
+                "they are not taken in any more; `pushcart forget --pending`, which Airflow's DAG forget runs, erases them"
+            )
+            return
+        for one in vault.asked() if pending else [user]:
+            receipt = forgetting.forget(
+                checkout, vault, one, lambda done: typer.echo(f"  {done['count']:>9,}  {done['place']}: {done['what']}")
+            )
+            typer.echo(
+                f"receipt {receipt['receipt']}, kept beside the vault; models that learnt from them are to be retrained by {receipt['retrain_by']}"
+            )
+    except (VaultError, forgetting.Busy, EnvironmentProblem, RuntimeError) as error:
+        _fail(str(error))
+
+
+@app.command()
+def export_user(
+    user: Annotated[str, typer.Argument(help="the shop's own id, or a pseudonym")],
+    out: Annotated[Path, typer.Option(help="the file that is written, JSON")],
+) -> None:
+    """All that is known of a shopper, for them to read."""
+    from deploy.platform import forgetting
+
+    checkout = _checkout()
+    try:
+        vault = forgetting.vault_of(checkout)
+        told = forgetting.tell_all(checkout, vault, vault.names([user]).get(user, user))
+    except (VaultError, RuntimeError) as error:
+        _fail(str(error))
+    out.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    out.chmod(0o600)
+    typer.echo(f"{sum(map(len, told['tables'].values())):,} rows of tables, and what else is known, are in {out}")
+
+
+@vaults.command()
+def resolve(pseudonym: str, why: Annotated[str, typer.Option(help="the reason, kept with your name")]) -> None:
+    """Whose a pseudonym is; that you asked is kept."""
+    with _vault() as vault:
+        found = vault.resolve(pseudonym, person(), why)
+    typer.echo(found) if found else _fail("it is nobody's, or of somebody who was forgotten")
+
+
+@vaults.command()
+def looks() -> None:
+    """Who asked whose pseudonyms, when and why."""
+    with _vault() as vault:
+        for look in vault.looks():
+            typer.echo(
+                _ascii(f"{datetime.fromtimestamp(look.at, UTC):%Y-%m-%dT%H:%M:%SZ}  {look.who}: {look.pseudonym}, {look.why}")
+            )
+
+
+@vaults.command()
+def rotate() -> None:
+    """Give the vault a new master key; pseudonyms stay."""
+    told = params_of(_checkout())["privacy"]
+    with _vault() as vault:
+        master = places(_checkout(), told["vault"], told["master_key"])[1]
+        vault.rotate(master)
+        typer.echo(f"the new master key is in {master}; keep a copy of it where no copy of the vault is")
+
+
+@contextmanager
+def _vault() -> Iterator[Vault]:
+    """The checkout's; what is wrong with it is told in one sentence."""
+    from deploy.platform import forgetting
+
+    try:
+        yield forgetting.vault_of(_checkout())
+    except VaultError as error:
+        _fail(str(error))
 
 
 @app.command()

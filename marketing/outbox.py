@@ -19,6 +19,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from marketing.campaigns import ContactLimit
+from privacy.overwriting import overwrite
 
 WAITING, LEASED, SENDING, SENT, CANCELLED, FAILED, UNSURE = (
     "waiting",
@@ -311,6 +312,33 @@ class Outbox:
         wanted = sa.select(OPT_OUTS.c.user_id, OPT_OUTS.c.channel, OPT_OUTS.c.topic).order_by(*OPT_OUTS.c)
         with self.engine.begin() as t:
             return list(t.execute(wanted).tuples())
+
+    # Shoppers
+
+    def told(self, user_ids: Sequence[str]) -> dict[str, list[dict]]:
+        """All that is kept of a shopper: messages and opt-outs, as rows."""
+        with self.engine.begin() as t:
+            return {
+                table.name: [dict(row) for row in t.execute(sa.select(table).where(table.c.user_id.in_(user_ids))).mappings()]
+                for table in (MESSAGES, OPT_OUTS)
+            }
+
+    def forget(self, user_ids: Sequence[str]) -> int:
+        """Removes all that is kept of a shopper, what waits to be sent too; how many rows. Of a file of SQLite nothing of it stays behind."""
+        with self.engine.begin() as t:
+            keys = t.execute(sa.select(MESSAGES.c.key).where(MESSAGES.c.user_id.in_(user_ids))).scalars().all()
+            count = sum(
+                t.execute(sa.delete(table).where(table.c.user_id.in_(user_ids))).rowcount for table in (MESSAGES, OPT_OUTS)
+            )
+        if self.journal is not None and self.journal.exists():
+            theirs = {json.dumps(told, ensure_ascii=False).encode() for told in (*keys, *user_ids)}
+            overwrite(self.journal, lambda line: b"" if any(told in line for told in theirs) else None)
+        if self.lite:
+            base = self.engine.raw_connection()
+            base.cursor().execute("VACUUM")
+            base.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            base.close()
+        return count
 
     # Below
 

@@ -143,6 +143,7 @@ class SqliteState:
             visitors = base.execute("SELECT DISTINCT visitor_id FROM links WHERE user_id = ?", (user_id,)).fetchall()
             base.executemany("DELETE FROM shoppers WHERE user_id = ?", [(user_id,), *((VISITOR + v,) for (v,) in visitors)])
             base.execute("DELETE FROM links WHERE user_id = ?", (user_id,))
+        self._base().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     @gone(sqlite3.OperationalError)
     def change(self, changes: list[dict]) -> None:
@@ -237,6 +238,7 @@ class SqliteState:
             base = sqlite3.connect(self._file, timeout=10, isolation_level=None)
             base.execute("PRAGMA journal_mode=WAL")
             base.execute("PRAGMA synchronous=NORMAL")  # the log is what must not be lost
+            base.execute("PRAGMA secure_delete=ON")  # who is forgotten does not stay in free pages
             base.execute(f"PRAGMA cache_size=-{CACHE}")
             self._own.base = base
         return self._own.base

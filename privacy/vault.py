@@ -99,6 +99,10 @@ class Vault:
         rows = self._of("people", "pseudonym", "pseudonym, key, name", list(wanted))
         return {wanted[told]: _open(_open(self._master, key, told), name, told).decode() for told, key, name in rows}
 
+    def known(self, user_id: str) -> str | None:
+        """The pseudonym of an id, also of somebody who is about to be forgotten; None: there is none."""
+        return next((told for (told,) in self._of("people", "lookup", "pseudonym", [self._mark("lookup", user_id)])), None)
+
     def looks(self) -> list[Look]:
         """Who asked whose pseudonyms, oldest first."""
         return [Look(*row) for row in self._base().execute("SELECT at, who, why, pseudonym FROM looks ORDER BY at")]
@@ -119,11 +123,11 @@ class Vault:
 
     def forget(self, user_id: str) -> None:
         """Destroys a shopper's key, and what is known of who they were; what was overwritten does not stay in the file."""
-        [pseudonym] = self._of("people", "lookup", "pseudonym", [self._mark("lookup", user_id)]) or [(None,)]
+        pseudonym = self.known(user_id)
         with self._writing() as base:
             base.execute("DELETE FROM people WHERE lookup = ?", (self._mark("lookup", user_id),))
             base.execute("DELETE FROM requests WHERE mark = ?", (self._mark("suppression", user_id),))
-            base.execute("DELETE FROM looks WHERE pseudonym = ?", pseudonym)
+            base.execute("DELETE FROM looks WHERE pseudonym = ?", (pseudonym,))
         self._base().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def ask(self, user_id: str) -> None:

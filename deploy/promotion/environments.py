@@ -18,7 +18,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -114,7 +114,7 @@ class Environment:
             entry = {
                 "bento": f"pushcart:{version}",
                 "version": version,
-                "digest": "sha256:" + hashlib.sha256((bento / "src" / "artefact" / "manifest.json").read_bytes()).hexdigest(),
+                "digest": digest_of(bento),
                 "experiment": experiment,
                 "who": who,
                 "when": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -146,6 +146,38 @@ class Environment:
             older = entries["previous"][entries["previous"].index(whole[0]) + 1 :]
             self._swap({"current": entry, "previous": older, "rolled_back": [entries["current"], *entries["rolled_back"]][:KEPT]})
         return entry
+
+    def remake(self, change: Callable[[Path], bool]) -> int:
+        """Changes every bento that this environment keeps, in a copy, and serves and keeps the copies instead, by one swap: whoever was forgotten is in none of them. The entries say when. How many changed.
+
+        change: changes a bento in its folder, and says whether there was anything to change. A bento that is not whole any more is not kept.
+        """
+        with self._locked():
+            self._tidy()
+            entries, changed, at = self.entries(), 0, datetime.now(UTC).isoformat(timespec="seconds")
+            new: dict[str, list[dict]] = {"current": [], "previous": [], "rolled_back": []}
+            for name, found in entries.items():
+                for entry in [found] if isinstance(found, dict) else found or []:
+                    if not self._whole(entry["version"]):
+                        changed += 1
+                        continue
+                    with tempfile.TemporaryDirectory(prefix=".", suffix=".partial", dir=self.store / "bentos") as folder:
+                        bento = Path(folder, "bento")
+                        shutil.copytree(self.bento(entry["version"]), bento, symlinks=True)
+                        if change(bento):
+                            changed += 1
+                            version = checked(bento)["version"]
+                            self._keep(bento, version)
+                            entry |= {
+                                "bento": f"pushcart:{version}",
+                                "version": version,
+                                "digest": digest_of(bento),
+                                "erased": at,
+                            }
+                    new[name].append(entry)
+            if changed and new["current"]:
+                self._swap({"current": new["current"][0], "previous": new["previous"], "rolled_back": new["rolled_back"]})
+            return changed
 
     def gate(self, manifest: dict) -> list[Row]:
         """What the gate (settings `gate` of params.yaml) says of a bento with this manifest, beside what is served."""
@@ -275,6 +307,11 @@ def checked(bento: Path) -> dict:
     if not (code / "deploy/serving").is_dir() or code_digest(code) != manifest["serving_sha256"]:
         raise ArtefactError(f"{code} is not the code that was bundled: its sha256 differs from the manifest's")
     return manifest
+
+
+def digest_of(bento: Path) -> str:
+    """Of what the bento's manifest says."""
+    return "sha256:" + hashlib.sha256((bento / "src" / "artefact" / "manifest.json").read_bytes()).hexdigest()
 
 
 def params_of(checkout: Path) -> dict:

@@ -43,7 +43,7 @@ def catalogue(items: pl.DataFrame) -> tuple[dict[str, np.ndarray], dict[str, lis
 def ids(name: str, values: pl.Series) -> dict[str, np.ndarray]:
     """The columns of deploy/serving/catalogue.py's Ids."""
     texts = [v.encode() for v in values]
-    hashes = np.array([int.from_bytes(blake2b(t, digest_size=8).digest(), "little") for t in texts], dtype=np.uint64)
+    hashes = np.array([hash_of(t) for t in texts], dtype=np.uint64)
     order = np.argsort(hashes, kind="stable")
     return {
         f"{name}_text": np.frombuffer(b"".join(texts), dtype=np.uint8),
@@ -51,6 +51,11 @@ def ids(name: str, values: pl.Series) -> dict[str, np.ndarray]:
         f"{name}_hashes": hashes[order],
         f"{name}_order": order.astype(np.int32 if len(order) < 1 << 31 else np.int64),
     }
+
+
+def hash_of(text: bytes) -> int:
+    """The 64 bits by which an id is looked up (BLAKE2b, little-endian); the same in deploy/serving/catalogue.py."""
+    return int.from_bytes(blake2b(text, digest_size=8).digest(), "little")
 
 
 def stored_histories(users: pl.Series, full: Sequences, origin: int) -> dict[str, np.ndarray]:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import yaml
 
-from pipelines.artefact.catalogue import ids
+from pipelines.artefact.catalogue import hash_of, ids
 from pipelines.artefact.manifest import seal
 from pipelines.stage import output, read_json
 
@@ -22,13 +23,14 @@ BY_OFFSETS = {
     "offer": ("items", "channels", "chances"),
 }
 MADE = ("version", "schema", "model_bytes", "files")  # what of a manifest `seal` says itself
-SUPERVISED = "bento.yaml"
+HASHES = "user_ids_hashes.npy"  # says whose an artefact is
+TITLED = ("README.md", "src/bentofile.yaml", "bento.yaml")  # files of a bento that name its version; the last says which it is
 
 
-def named(text: Path, names: list[str]) -> bool:
-    """Whether the ids of an artefact hold one of these. text: its user_ids_text.npy, or a copy of it under another name, with the ends beside it or not."""
-    content = np.load(text, allow_pickle=False).tobytes()
-    return any(name.encode() in content for name in names)
+def named(hashes: Path, names: list[str]) -> bool:
+    """Whether an artefact knows one of these. hashes: its HASHES, whatever it is called."""
+    wanted = np.array([hash_of(name.encode()) for name in names], dtype=np.uint64)
+    return bool(np.isin(wanted, np.load(hashes, allow_pickle=False)).any())
 
 
 def in_base(file: Path, names: list[str]) -> int:
@@ -42,6 +44,14 @@ def in_base(file: Path, names: list[str]) -> int:
 
 def rewrite(artefact: Path, names: list[str]) -> bool:
     """Makes an artefact again without somebody; of one inside a bento the bento too. Whether they were in it."""
+    if artefact.parent.name == "src" and (artefact.parents[1] / TITLED[-1]).exists():
+        found = _rewritten(artefact, names)
+        _retitle(artefact.parents[1], read_json(artefact / "manifest.json")["version"])
+        return found
+    return _rewritten(artefact, names)
+
+
+def _rewritten(artefact: Path, names: list[str]) -> bool:
     users = _users(artefact)
     kept = ~users.is_in(names).to_numpy()
     if kept.all() and not in_base(artefact / "shoppers.sqlite", names):
@@ -52,11 +62,16 @@ def rewrite(artefact: Path, names: list[str]) -> bool:
         _keep(folder, kept, users.filter(kept))
         _shoppers_without(folder / "shoppers.sqlite", names)
         facts = {key: value for key, value in manifest.items() if key not in MADE}
-        version = seal(folder, facts | {"shoppers": int(kept.sum())})
-    bento = artefact.parents[1] / SUPERVISED
-    if artefact.parent.name == "src" and bento.exists():
-        bento.write_text(bento.read_text(encoding="utf-8").replace(manifest["version"], version), encoding="utf-8")
+        seal(folder, facts | {"shoppers": int(kept.sum())})
     return True
+
+
+def _retitle(bento: Path, version: str) -> None:
+    """Gives a bento the version of its artefact."""
+    before = yaml.safe_load((bento / TITLED[-1]).read_text(encoding="utf-8"))["version"]
+    for name in TITLED if before != version else ():
+        text = (bento / name).read_text(encoding="utf-8")
+        (bento / name).write_text(text.replace(before, version), encoding="utf-8")
 
 
 def _users(folder: Path) -> pl.Series:

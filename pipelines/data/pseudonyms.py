@@ -27,10 +27,14 @@ def people(settings: dict) -> People:
 
 
 def protected(tables: dict[str, pl.LazyFrame], people: People) -> tuple[dict[str, pl.LazyFrame], int]:
-    """The tables as the rest of the house may know them, and how many rows of events are left out, of shoppers who were forgotten. What is true of a simulated shop stays as it is."""
+    """The tables as the rest of the house may know them, and how many rows of events are left out, of shoppers who were forgotten."""
     if people.vault is None:
         return tables, 0
-    named, found, ids = [name for name in ("events", "users") if name in tables], dict(tables), _ids(tables)
+    named, found, ids = (
+        [name for name, table in tables.items() if "user_id" in table.collect_schema()],
+        dict(tables),
+        _ids(tables),
+    )
     gone, out = sorted(people.forgotten(ids)), 0
     if gone:
         theirs = pl.col("user_id").is_in(gone)

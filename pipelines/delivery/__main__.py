@@ -238,7 +238,12 @@ def opt_outs(add: Path | None) -> str:
         raise DeliveryError(f"{add} has no column user_id")
     known = people().added(row["user_id"] for row in rows)
     for row in rows:
-        box.opt_out(known.get(row["user_id"], row["user_id"]), time.time(), row.get("channel") or outbox.ALL, row.get("topic") or outbox.ALL)
+        box.opt_out(
+            known.get(row["user_id"], row["user_id"]),
+            time.time(),
+            row.get("channel") or outbox.ALL,
+            row.get("topic") or outbox.ALL,
+        )
     return f"{len(rows):,} opt-outs are kept"
 
 

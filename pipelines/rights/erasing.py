@@ -18,7 +18,7 @@ import polars as pl
 
 from online import log
 from pipelines.artefact import without
-from pipelines.stage import sync
+from privacy.overwriting import overwrite
 from privacy.people import FORGOTTEN
 
 WHO = ("user_id", "visitor_id")  # columns that say whose a row is
@@ -75,7 +75,7 @@ def holds(path: Path, names: Names, name: str | None = None) -> bool:
     suffix = Path(name or path.name).suffix
     if suffix == ".parquet" or (not suffix and _begins(path, b"PAR1")):
         return bool(_theirs(path, names))
-    if suffix == ".npy" and Path(name or path.name).name == "user_ids_text.npy":
+    if Path(name or path.name).name == without.HASHES:
         return without.named(path, names.all)
     if suffix == ".sqlite":
         return without.in_base(path, names.all) > 0
@@ -96,7 +96,7 @@ def erase(folder: Path, names: Names, left_out: Iterable[Path] = ()) -> Iterator
                 shutil.rmtree(here)
                 yield Done(str(here), 1, "removed whole: its arrays count shoppers by their place; the next run makes it again")
             continue
-        if "manifest.json" in files and "user_ids_text.npy" in files:
+        if "manifest.json" in files and without.HASHES in files:
             if without.rewrite(here, names.all):
                 yield Done(str(here), 1, "made again without them")
             continue
@@ -112,7 +112,7 @@ def _in_file(path: Path, names: Names) -> Done | None:
     if path.suffix == ".parquet":
         count = _theirs(path, names)
         if count:
-            rest = pl.scan_parquet(path).filter(~names.rows(_who(path)))
+            rest = pl.scan_parquet(path).filter(~names.rows(who(path)))
             _replace(path, lambda beside: rest.sink_parquet(beside))
         return Done(str(path), count, "rows removed") if count else None
     if path.suffix in LINES:
@@ -133,32 +133,28 @@ def _in_file(path: Path, names: Names) -> Done | None:
     return Done(str(path), count, "names masked") if count else None
 
 
-def _who(path: Path) -> list[str]:
+def who(path: Path) -> list[str]:
+    """Columns of a table that say whose a row is."""
     return [column for column in pl.read_parquet_schema(path) if column in WHO]
 
 
 def _theirs(path: Path, names: Names) -> int:
     """How many rows of a table are theirs."""
-    columns = _who(path)
+    columns = who(path)
     return pl.scan_parquet(path).select(names.rows(columns).sum()).collect(engine="streaming").item() if columns else 0
 
 
 def _lines(path: Path, names: Names) -> int:
-    """Overwrites lines that are theirs, each in its place: nobody who appends to the file meanwhile, and nobody who noted a place in it, is disturbed. How many."""
-    count = 0
-    with path.open("r+b") as file:
-        at = 0
-        for line in file.read().splitlines(keepends=True):
-            if line.endswith(b"\n") and names.masked(line)[1] and names.own(row := _row(line)):
-                said = {"refused": FORGOTTEN, "row": ""} | {key: row[key] for key in ("received", "offset") if key in row}
-                told = json.dumps(said, separators=(",", ":")).encode()
-                told = told if len(told) < len(line) else b"{}"
-                os.pwrite(file.fileno(), told.ljust(len(line) - 1) + b"\n", at)
-                count += 1
-            at += len(line)
-        if count:
-            os.fsync(file.fileno())
-    return count
+    """Overwrites lines that are theirs; how many."""
+
+    def instead(line: bytes) -> bytes | None:
+        if not names.masked(line)[1] or not names.own(row := _row(line)):
+            return None
+        said = {"refused": FORGOTTEN, "row": ""} | {key: row[key] for key in ("received", "offset") if key in row}
+        told = json.dumps(said, separators=(",", ":")).encode()
+        return told if len(told) < len(line) else b"{}"
+
+    return overwrite(path, instead)
 
 
 def _row(line: bytes) -> object:
@@ -170,10 +166,12 @@ def _row(line: bytes) -> object:
 
 def _without_rows(text: str, names: Names) -> tuple[str, int]:
     """A table of comma-separated values without their rows, and how many there were."""
-    kept, count, theirs = io.StringIO(newline=""), 0, set(names.all)
-    writer = csv.writer(kept, lineterminator="\n")
-    for row in csv.reader(io.StringIO(text, newline="")):
-        if theirs.intersection(row):
+    kept, count, theirs, rows = io.StringIO(newline=""), 0, set(names.all), csv.reader(io.StringIO(text, newline=""))
+    writer, header = csv.writer(kept, lineterminator="\n"), next(rows, [])
+    columns = [place for place, column in enumerate(header) if column in WHO]
+    writer.writerow(header)
+    for row in rows:
+        if theirs.intersection(row[place] for place in columns if place < len(row)):
             count += 1
         else:
             writer.writerow(row)

@@ -58,6 +58,19 @@ def read(data: Path, settings: dict) -> dict[str, pl.LazyFrame]:
     return tables
 
 
+def rows_of(data: Path) -> pl.LazyFrame:
+    """All that a log holds, as LINES; also what was sent again or refused."""
+    return pl.concat([*_parts(data / "log"), pl.LazyFrame(schema=LINES)])
+
+
+def visitors_of(data: Path, names: list[str]) -> list[str]:
+    """The visitors that signed in as a shopper and as nobody else. names: of the shopper."""
+    told = rows_of(data).filter(pl.col("user_id").is_not_null() & pl.col("visitor_id").is_not_null())
+    told = told.select("visitor_id", theirs=pl.col("user_id").is_in(names))
+    only = told.group_by("visitor_id").agg(pl.col("theirs").all()).filter("theirs").collect(engine="streaming")
+    return only["visitor_id"].sort().to_list()
+
+
 def lines(path: Path) -> pl.LazyFrame:
     """The whole lines of a file, as LINES."""
     if path.suffix == ".jsonl" and _ends_whole(path):

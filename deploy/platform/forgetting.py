@@ -1,0 +1,100 @@
+"""Forgets a shopper on this machine: from the moment it is asked for nobody takes them in again, then every place where they are known is cleared, then what says who they were is destroyed.
+
+In: an id, or a pseudonym. Out: a receipt that names every place and nobody. Killed at any moment, it goes on when it is asked for again.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from deploy.promotion.environments import Environment, environments, params_of
+from privacy.vault import Vault, opened
+
+WITHIN = timedelta(days=30)  # models are retrained: GDPR 12(3) gives a month
+
+
+class Busy(Exception):
+    """A run is at work, which would write what is being erased; the message names it."""
+
+
+def vault_of(checkout: Path) -> Vault:
+    """The vault of a checkout.
+
+    Raises:
+        VaultError: it cannot be opened.
+    """
+    told = params_of(checkout)["privacy"]
+    return opened(checkout, told["vault"], told["master_key"])
+
+
+def forget(checkout: Path, vault: Vault, user_id: str, tell: Callable[[dict], None] = lambda done: None) -> dict:
+    """The receipt: number, when, by when models are retrained, places. tell: is told of each place as it is done.
+
+    Raises:
+        Busy: nothing was erased yet, but nobody takes them in any more. RuntimeError: a program failed; asked for again, it goes on.
+    """
+    user_id = vault.names([user_id]).get(user_id, user_id)
+    vault.ask(user_id)
+    _check_nothing_runs(checkout)
+    places = []
+    for done in _everywhere(checkout, names_of(vault, user_id)):
+        tell(done)
+        places.append(done)
+    vault.forget(user_id)
+    done = {"place": "the vault", "count": 1, "what": "key destroyed; nobody can say any more whose the pseudonym was"}
+    tell(done)
+    now = datetime.now(UTC)
+    receipt = {"receipt": f"{now:%Y%m%dT%H%M%S%f}", "at": now.isoformat(timespec="seconds"), "retrain_by": f"{now + WITHIN:%Y-%m-%d}", "places": [*places, done]}  # fmt: skip
+    file = vault.file.parent / "receipts" / f"{receipt['receipt']}.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(receipt, indent=1) + "\n", encoding="utf-8")
+    return receipt
+
+
+def tell_all(checkout: Path, vault: Vault, user_id: str) -> dict:
+    """All that is known of a shopper (pipelines/rights/telling.py)."""
+    return json.loads(_rights(checkout, ["tell"], names_of(vault, user_id)))
+
+
+def names_of(vault: Vault, user_id: str) -> list[str]:
+    """The id and, where there is one, the pseudonym."""
+    told = vault.known(user_id)
+    return sorted({user_id, told or user_id})
+
+
+def _everywhere(checkout: Path, names: list[str]) -> Iterator[dict]:
+    for line in _rights(checkout, ["forget"], names).splitlines():
+        yield json.loads(line)
+    for name in environments(checkout):
+        changed = Environment(checkout, name).remake(lambda bento: json.loads(_rights(checkout, ["bento", str(bento)], names)))
+        yield {"place": f"the bentos of {name}", "count": changed, "what": "made again without them, and served"}
+
+
+def _rights(checkout: Path, words: list[str], names: list[str]) -> str:
+    """What pipelines/rights says. Names are told on standard input."""
+    code = str(Path(__file__).resolve().parents[2])
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines.rights", *words],
+        input=json.dumps(names), capture_output=True, text=True, cwd=checkout, env=os.environ | {"PYTHONPATH": code},
+    )  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip()[-2000:])
+    return done.stdout
+
+
+def _check_nothing_runs(checkout: Path) -> None:
+    """Raises: Busy: a stage is at work, in the checkout or in a run of Airflow; it would write again what it has read."""
+    for folder in (checkout, *(checkout / ".airflow" / "runs").glob("*")):
+        lock = folder / ".dvc" / "tmp" / "rwlock"
+        try:
+            held = json.loads(lock.read_text(encoding="utf-8")).get("write", {})
+        except (OSError, ValueError):
+            continue
+        if any(Path("/proc", str(holder["pid"])).exists() for holder in held.values() if holder):
+            raise Busy(
+                f"a run is at work in {folder}: the shopper is not taken in any more, and is erased by `pushcart forget --pending` once it has ended"
+            )

@@ -1,0 +1,87 @@
+"""Takes somebody out of a checkout's files, or tells all that is known of them.
+
+    python -m pipelines.rights forget < NAMES      # prints what was done, a line of JSON a place
+    python -m pipelines.rights bento FOLDER < NAMES
+    python -m pipelines.rights tell < NAMES        # prints it all, as JSON
+
+NAMES: a JSON list of ids and pseudonyms, on standard input, as a command line is shown to everybody on the machine. `pushcart forget` and `pushcart export-user` say whose they are (deploy/platform/forgetting.py). Works in the
+working directory, a checkout; the DVC cache and its remotes too. Environments are promoted anew by whoever asks.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from marketing.outbox import Outbox
+from online.state import VISITOR, Gone, open_state
+from pipelines import settings
+from pipelines.artefact import without
+from pipelines.data.sources.log import visitors_of
+from pipelines.delivery import __main__ as delivery
+from pipelines.rights import erasing, telling, versions
+from pipelines.rights.erasing import Done, Names
+
+PLACES = ("data", "reports", "artefact", "bento", ".airflow", ".outbox", "dvc_plots")
+WEIGHTS = "the weights of models that learnt from them"
+
+
+def main() -> None:
+    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    does = cli.add_subparsers(dest="does", required=True)
+    does.add_parser("forget")
+    does.add_parser("tell")
+    does.add_parser("bento").add_argument("folder", type=Path)
+    asked = cli.parse_args()
+    names = json.load(sys.stdin)
+    try:
+        if asked.does == "bento":
+            print(json.dumps(without.rewrite(asked.folder / "src" / "artefact", names)))
+            return
+        shops = settings.load().shops
+        names = Names(names + [v for shop in shops.values() for v in _visitors(Path(shop.events), names)])
+        if asked.does == "tell":
+            print(json.dumps(telling.told(names, shops, delivery.opened()), ensure_ascii=False, indent=1, default=str))
+            return
+        for done in forget(names):
+            print(json.dumps(done._asdict(), ensure_ascii=False), flush=True)
+    except (settings.SettingsError, Gone) as error:
+        sys.exit(f"error: {error}")
+
+
+def forget(names: Names) -> Iterator[Done]:
+    """Takes somebody out of everything below the working directory but environments and the vault."""
+    for shop, served in settings.load().shops.items():
+        folder = Path(served.events)
+        if folder.exists():
+            yield from erasing.erase(folder, names)
+            state = open_state(served.state and os.path.expandvars(served.state), folder, shop)
+            for name in names.all:
+                state.forget(name)
+            yield Done(f"the online state of {shop}", len(names.all), "names forgotten")
+        if served.kafka is not None:
+            yield Done(
+                f"Kafka's topic {served.kafka.topic}", 0, "not Pushcart's: it keeps events as long as the broker is told to"
+            )
+    yield Done("the outbox", _outbox().forget(names.all), "messages and opt-outs removed")
+    for place in PLACES:
+        if Path(place).exists():
+            yield from erasing.erase(Path(place), names)
+    yield from versions.erase(Path.cwd(), names)
+    yield Done(WEIGHTS, 0, "forgotten with the next retrain")
+
+
+def _outbox() -> Outbox:
+    return delivery.opened()
+
+
+def _visitors(folder: Path, names: list[str]) -> list[str]:
+    """Names of visitors that only they were."""
+    found = visitors_of(folder, names) if (folder / "log").exists() else []
+    return [name for visitor in found for name in (visitor, VISITOR + visitor)]
+
+
+if __name__ == "__main__":
+    main()
