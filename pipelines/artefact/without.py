@@ -58,7 +58,7 @@ def _rewritten(artefact: Path, names: list[str]) -> bool:
         return False
     manifest = read_json(artefact / "manifest.json")
     with output(artefact) as folder:
-        shutil.copytree(artefact, folder, dirs_exist_ok=True)
+        shutil.copytree(artefact, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
         _keep(folder, kept, users.filter(kept))
         _shoppers_without(folder / "shoppers.sqlite", names)
         facts = {key: value for key, value in manifest.items() if key not in MADE}
