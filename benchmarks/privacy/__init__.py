@@ -1,0 +1,1 @@
+"""Is what privacy promises so? See __main__."""
