@@ -1,6 +1,7 @@
 """A shopper is forgotten by a checkout that ran, promoted, took events and planned messages: what still names them, and who comes back with the next import."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -46,7 +47,7 @@ def forget_one(scratch: Path, tiny: bool) -> list[float]:
     for one in after:
         print(f"  still there: {one}")
     _dvc(checkout, "repro", "-q", "collect")
-    back = [one for one in traces(checkout, [own, known], left_out=left_out)]
+    back = traces(checkout, [own, known], left_out=left_out)
     return [len(after), len(back), seconds]
 
 
@@ -67,6 +68,9 @@ def ran(checkout: Path, shoppers: int) -> Path:
 
 
 def _dvc(checkout: Path, *words: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "dvc", *words], cwd=checkout, capture_output=True, text=True)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *words], cwd=checkout, capture_output=True, text=True, env=os.environ | {"PATH": path}
+    )
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])

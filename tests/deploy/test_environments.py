@@ -346,3 +346,30 @@ def test_status_reads_whole_in_eighty_ascii_columns(checkout: Path, finished: Pa
     assert done.returncode == 0, done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert f"pushcart:{version(made)}  since 20" in done.stdout
+
+
+def test_bentos_are_made_again_in_all_that_is_kept_by_one_swap(checkout: Path, finished: Path, tmp_path: Path):
+    production = Environment(checkout, "production")
+    for name in ("v1", "v2"):
+        production.promote(bento(finished, tmp_path / name, name), who="me", why="better")
+    before = [e["version"] for e in (production.entries()["current"], *production.entries()["previous"])]
+
+    def change(folder: Path) -> bool:
+        path = folder / "src/artefact/manifest.json"
+        manifest = json.loads(path.read_text())
+        manifest["shoppers"] -= 1
+        manifest["version"] = version_of(manifest)
+        path.write_text(json.dumps(manifest))
+        return True
+
+    assert production.remake(change) == 2
+    entries = production.entries()
+    after = [entries["current"]["version"], entries["previous"][0]["version"]]
+    assert not set(after) & set(before)
+    assert served(production) == after[0]
+    assert all("erased" in entry and entry["why"] == "better" for entry in (entries["current"], entries["previous"][0]))
+    assert {path.name for path in (production.store / "bentos").iterdir()} == set(after)
+    production.rollback(who="me", why="as before")
+    assert served(production) == after[1]
+    assert production.remake(lambda folder: False) == 0
+    assert "retrain within 30 days" in CliRunner().invoke(app, ["status", "production"]).output

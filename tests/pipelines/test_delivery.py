@@ -10,10 +10,13 @@ import pytest
 from starlette.testclient import TestClient
 
 from marketing import pushes, unsubscribing
-from marketing.outbox import Outbox
+from marketing.channels import Refused
+from marketing.outbox import Message, Outbox
 from pipelines.delivery import __main__ as delivery
 from pipelines.delivery import server
 from pipelines.stage import NEVER_RETRY
+from privacy.people import People
+from privacy.vault import Vault
 from tests.conftest import ROOT
 
 
@@ -84,7 +87,7 @@ def test_lists_of_opt_outs_go_in_and_come_out(run: Path):
 @pytest.mark.parametrize("method", ["get", "post"])
 def test_a_link_opts_out_with_one_click_and_back(tmp_path: Path, method: str):
     box = Outbox(f"sqlite:///{tmp_path}/o.sqlite")
-    client = TestClient(server.app(b"secret", lambda: box))
+    client = TestClient(server.app(b"secret", lambda: box, People()))
     path = unsubscribing.link("", b"secret", "u1", "email", "offers")
     answer = getattr(client, method)(path)
     assert (answer.status_code, box.opt_outs()) == (200, [("u1", "email", "offers")])
@@ -94,3 +97,24 @@ def test_a_link_opts_out_with_one_click_and_back(tmp_path: Path, method: str):
     assert client.get(path[:-2]).status_code == 404
     assert client.put(path).status_code == 405
     assert box.opt_outs() == []
+
+
+def test_who_gets_a_message_is_known_by_their_own_id_outside_alone(tmp_path: Path):
+    vault, sent = Vault(tmp_path / "vault", tmp_path / "key"), []
+
+    class Receiver:
+        known_again = True
+
+        def deliver(self, key: str, message: Message) -> None:
+            sent.append(message.user_id)
+
+    told = vault.pseudonyms(["alice"])["alice"]
+    way = delivery.ByOwnIds(Receiver(), People(vault, pseudonyms=True))
+    way.deliver("k", Message("spring", told, 0, None, "sms", "offers", {}, 0.0, 1.0))
+    assert sent == ["alice"]
+    with pytest.raises(Refused):
+        way.deliver("k", Message("spring", "p_nobody", 0, None, "sms", "offers", {}, 0.0, 1.0))
+    box = Outbox(f"sqlite:///{tmp_path}/o.sqlite")
+    client = TestClient(server.app(b"secret", lambda: box, People(vault, pseudonyms=True)))
+    assert client.get(unsubscribing.link("", b"secret", "alice", "email", "offers")).status_code == 200
+    assert box.opt_outs() == [(told, "email", "offers")]

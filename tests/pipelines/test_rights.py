@@ -1,0 +1,184 @@
+"""What a shopper may ask for: they leave every kind of file and nobody else does; all that is known of them is told."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from deploy.serving.recommender import Recommender
+from marketing.outbox import Message, Outbox
+from online.intake import Intake
+from pipelines.artefact import without
+from pipelines.rights import erasing, versions
+from pipelines.rights.erasing import Names
+from privacy.people import FORGOTTEN, People
+from privacy.vault import Vault
+from tests.conftest import run_stages
+
+
+def erased(folder: Path, *names: str) -> set[str]:
+    return {str(Path(done.place).relative_to(folder)) for done in erasing.erase(folder, Names(names))}
+
+
+def test_rows_lines_and_names_go_and_those_of_others_stay(tmp_path: Path):
+    pl.DataFrame({"user_id": ["u7", "u70", None], "visitor_id": [None, "v", "u7"], "n": [1, 2, 3]}).write_parquet(
+        tmp_path / "t.parquet"
+    )
+    (tmp_path / "t.csv").write_text("user_id,quantity\nu7,1\n7,7\nu70,7\n")
+    (tmp_path / "t.json").write_text('{"who": ["u7", "u70", "x-u7"], "n": 7}')
+    (tmp_path / "t.jsonl").write_text(
+        '{"user_id":"u7","received":5,"offset":3,"item_id":"a","timestamp":"2026-03-01T00:00:00+00:00","at":1.0}\n{"user_id":"u70"}\n{"user_id":"u7"'
+    )
+    size = (tmp_path / "t.jsonl").stat().st_size
+    assert erased(tmp_path, "u7") == {"t.parquet", "t.csv", "t.json", "t.jsonl"}
+    assert pl.read_parquet(tmp_path / "t.parquet")["n"].to_list() == [2]
+    assert list(csv.reader((tmp_path / "t.csv").open())) == [["user_id", "quantity"], ["7", "7"], ["u70", "7"]]
+    assert json.loads((tmp_path / "t.json").read_text()) == {"who": ["[erased]", "u70", "x-u7"], "n": 7}
+    lines = (tmp_path / "t.jsonl").read_bytes().splitlines()
+    assert json.loads(lines[0]) == {"refused": FORGOTTEN, "row": "", "received": 5, "offset": 3}
+    assert (tmp_path / "t.jsonl").stat().st_size == size  # nobody's place in it moved
+    assert erased(tmp_path, "u7") == set()
+
+
+def test_an_id_that_is_a_number_is_not_taken_for_a_count(tmp_path: Path):
+    (tmp_path / "t.json").write_text('{"rows": 7, "who": "7", "others": ["17", "70"]}')
+    (tmp_path / "t.csv").write_text("user_id,quantity\n7,1\n8,7\n")
+    assert erased(tmp_path, "7") == {"t.json", "t.csv"}
+    assert json.loads((tmp_path / "t.json").read_text()) == {"rows": 7, "who": "[erased]", "others": ["17", "70"]}
+    assert (tmp_path / "t.csv").read_text() == "user_id,quantity\n8,7\n"
+
+
+def test_an_artefact_without_somebody_answers_all_others_as_before(run: Path):
+    before = Recommender(run / "artefact")
+    gone, other = before.histories.users[np.arange(2)]
+    shoppers = before.manifest["shoppers"]
+    expected = before.recommend(other), before.decide(other)
+    shutil.copytree(run / "artefact", run / "copy/src/artefact")
+    for name in ("README.md", "bento.yaml", "src/bentofile.yaml"):
+        shutil.copy(run / "bento" / name, run / "copy" / name)
+    assert without.rewrite(run / "copy/src/artefact", [gone])
+    after = Recommender(run / "copy/src/artefact")
+    assert after.manifest["shoppers"] == shoppers - 1
+    assert after.version != before.version
+    assert f"version: {after.version}" in (run / "copy/bento.yaml").read_text()
+    assert after.recommend(gone).fallback == "popular"
+    assert (after.recommend(other), after.decide(other)) == expected
+    assert after.audience.of("1 = 1", 1000)[0] == before.audience.of("1 = 1", 1000)[0] - 1
+    assert not any(gone.encode() in path.read_bytes() for path in (run / "copy").rglob("*") if path.is_file())
+    assert not without.rewrite(run / "copy/src/artefact", [gone])
+
+
+def test_versions_that_name_somebody_leave_cache_and_remote_and_their_tags_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+
+    def do(*words: str) -> None:
+        subprocess.run(words, cwd=tmp_path, check=True, capture_output=True)
+
+    dvc = (sys.executable, "-m", "dvc")
+    do("git", "init", "-q")
+    do(*dvc, "init", "-q")
+    do(*dvc, "remote", "add", "-d", "far", str(tmp_path / "far"))
+    (tmp_path / "dvc.yaml").write_text("stages:\n  one:\n    cmd: echo\n    outs: [with, other]\n")
+    for name, users in (("with", ["u7", "u8"]), ("other", ["u8"])):
+        (tmp_path / name).mkdir()
+        pl.DataFrame({"user_id": users}).write_parquet(tmp_path / name / "t.parquet")
+    do(*dvc, "commit", "-f", "-q")
+    do("git", "add", "-A")
+    do("git", "-c", "user.name=me", "-c", "user.email=me@localhost", "commit", "-qm", "one")
+    do("git", "tag", "production-1")
+    do(*dvc, "push", "-q")
+    done = {one.place: one.count for one in versions.erase(tmp_path, Names(["u7"]))}
+    assert done == {"the DVC cache": 2, "the DVC remote far": 2, "the tag production-1": 1}
+    told = subprocess.run(["git", "tag", "-l", "--format=%(contents)"], capture_output=True, text=True, check=True).stdout
+    assert told.strip() == versions.ERASED
+    left = [
+        path
+        for folder in (".dvc/cache", "far")
+        for path in Path(folder).rglob("*")
+        if path.is_file() and path.read_bytes()[:4] == b"PAR1"
+    ]
+    assert [pl.read_parquet(path)["user_id"].to_list() for path in left] == [["u8"], ["u8"]]
+
+
+def test_the_outbox_and_its_journal_forget(tmp_path: Path):
+    box = Outbox(f"sqlite:///{tmp_path}/o.sqlite", tmp_path / "o.journal")
+    box.open("spring")
+    box.put([Message("spring", user, 0, "i", "sms", "offers", {"text": f"dear {user}"}, 0.0, 9e9) for user in ("alice", "bob")])
+    box.opt_out("alice", 1.0)
+    [key] = [key for key, message in box.lease("me", 1.0) if message.user_id == "alice"]
+    box.begin(key, "me", 1.0)
+    box.confirm(key, 1.0)
+    assert [len(rows) for rows in box.told(["alice"]).values()] == [1, 1]
+    assert box.forget(["alice"]) == 2
+    again = Outbox(f"sqlite:///{tmp_path}/o.sqlite", tmp_path / "o.journal")
+    assert (again.opt_outs(), again.counts("spring")) == ([], {"leased": 1})
+    content = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert b"bob" in content
+    assert b"alice" not in content
+
+
+def test_pseudonyms_stand_in_everything_that_collect_makes(workspace):
+    folder = workspace(privacy__pseudonyms=True, privacy__master_key="../key")
+    run_stages("collect")
+    users = pl.read_parquet("data/raw/users.parquet")["user_id"]
+    assert users.str.starts_with("p_").all()
+    events = pl.read_parquet("data/raw/events.parquet")
+    assert events["user_id"].drop_nulls().str.contains("^(visitor:)?p_[a-z2-7]{26}$").all()
+    assert pl.read_parquet("data/truth/tastes.parquet")["user_id"].is_in(users.implode()).all()
+    vault = Vault(folder / ".vault/vault.sqlite", folder / "../key")
+    [(_, own)] = vault.names([users[0]]).items()
+    assert own.startswith("u0")
+    assert not any(own.encode() in path.read_bytes() for path in folder.joinpath("data").rglob("*.parquet"))
+    vault.suppress(own)
+    run_stages("collect")
+    again = pl.read_parquet("data/raw/events.parquet")
+    assert again.equals(events.filter(pl.col("user_id").ne_missing(users[0])))
+    assert len(pl.read_parquet("data/raw/users.parquet")) == len(users) - 1
+
+
+def test_without_a_vault_ids_stay_and_none_is_made(workspace):
+    folder = workspace()
+    run_stages("collect")
+    assert pl.read_parquet("data/raw/users.parquet")["user_id"].str.starts_with("u0").any()
+    assert not (folder / ".vault").exists()
+
+
+def test_what_comes_in_is_kept_by_pseudonym_and_who_was_forgotten_not_at_all(tmp_path: Path):
+    vault = Vault(tmp_path / "vault", tmp_path / "key")
+    door = Intake(tmp_path / "events", people=People(vault, pseudonyms=True))
+    line = {
+        "event_id": "e1",
+        "event": "view",
+        "item_id": "i",
+        "at": 1.0,
+        "received": 2e9,
+        "session_id": "s-alice",
+        "visitor_id": "telephone",
+    }
+    door.take([line | {"user_id": "alice"}, {"refused": "event: no such", "row": "alice did something", "received": 2e9}])
+    vault.suppress("bob")
+    door.take([line | {"user_id": "bob", "event_id": "e2"}])
+    content = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert not any(word in content for word in (b"alice", b"bob", b"telephone"))
+    told = vault.pseudonyms(["alice"])["alice"]
+    assert [act[0] for act in door.state.now(told, 0.0).acts] == ["i"]
+    assert FORGOTTEN.encode() in content
+
+
+def test_all_that_is_known_of_a_shopper_is_told(run: Path):
+    user = pl.read_parquet("data/prepared/users.parquet")["user_id"][0]
+    command = [sys.executable, "-m", "pipelines.rights", "tell"]
+    done = subprocess.run(command, input=json.dumps([user]), capture_output=True, text=True, check=True)
+    told = json.loads(done.stdout)
+    events = told["tables"]["data/raw/events.parquet"]
+    assert len(events) == len(pl.read_parquet("data/raw/events.parquet").filter(user_id=user))
+    assert {row["user_id"] for rows in told["tables"].values() for row in rows} == {user}
+    assert set(told["purposes"]) >= {str(Path(place).parent) for place in told["tables"]}
