@@ -1,4 +1,4 @@
-# make demo   set up, run the whole retrain through Airflow, promote, serve, ask   (SOURCE= DATA= MAPPING= MODEL= EPOCHS=)
+# make demo   set up, run the whole retrain through Airflow, promote, serve, ask   (SOURCE= DATA= MAPPING= MODEL= EPOCHS= PRIVACY=1)
 # make test   set up, run all tests      make test-fast   unit tests only
 # make demo-live   the simulated shop as it lives: events over HTTP, answers that follow, a retrain on just these
 # make campaign   a campaign of the simulated shop: planned, sent to a webhook of this machine, answered, and what it brought beside other ways
@@ -7,6 +7,7 @@
 # make bench-scale   the whole chain on 10^5 to 10^7 events, an hour      make kills   every stage killed at random moments, an hour
 # make bench-read    10^7 rows of CSV beside Polars' own scan, and 10^5 tables written in any form and read back; an hour and a half
 # make bench-marketing   marketing's decisions beside published figures and the truth of the simulated shop
+# make bench-privacy     is what privacy promises so?
 # make bench-online      events over HTTP: how many, how soon they are known, none lost
 # make lint   ruff                       make clean       remove what runs left behind (keeps .venv)
 # make lock   requirements.lock again from pyproject.toml  (UPGRADE=--upgrade for newer versions)
@@ -16,7 +17,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo demo-live campaign up test test-fast bench bench-scale bench-read bench-marketing bench-online kills lint lock clean setup
+.PHONY: demo demo-live campaign up test test-fast bench bench-scale bench-read bench-marketing bench-online bench-privacy kills lint lock clean setup
 .DEFAULT_GOAL := demo
 
 setup: $(READY)
@@ -35,7 +36,7 @@ $(READY): requirements.lock pyproject.toml
 	@touch $(READY)
 
 demo: $(READY)
-	@$(BIN)/python demo.py $(if $(SOURCE),--source "$(SOURCE)") $(if $(DATA),--data "$(DATA)") $(if $(MAPPING),--mapping "$(MAPPING)") $(if $(MODEL),--model $(MODEL)) $(if $(EPOCHS),--epochs $(EPOCHS))
+	@$(BIN)/python demo.py $(if $(SOURCE),--source "$(SOURCE)") $(if $(DATA),--data "$(DATA)") $(if $(MAPPING),--mapping "$(MAPPING)") $(if $(MODEL),--model $(MODEL)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(PRIVACY),--privacy)
 
 demo-live: $(READY)
 	@$(BIN)/python demo.py --live $(if $(VISITS),--visits $(VISITS))
@@ -67,6 +68,9 @@ bench-marketing: $(READY)
 
 bench-online: $(READY)
 	@$(BIN)/python -m benchmarks.online
+
+bench-privacy: $(READY)
+	@$(BIN)/python -m benchmarks.privacy
 
 kills: $(READY)
 	@$(BIN)/python -m benchmarks.kills

@@ -4,6 +4,7 @@
     make demo MODEL=gru
     make demo SOURCE=sequences DATA=path/to/folder
     make demo SOURCE=files DATA=shop.csv MAPPING=shop.yaml
+    make demo PRIVACY=1 the same with pseudonyms; then one shopper is forgotten, and every file is searched for what is left of them
     make demo-live      the simulated shop as it lives: its events and an hour of traffic over HTTP, answers that follow, and a retrain on just these
 
 Prints one table and writes the same to reports/summary.json. Afterwards the checkout holds what the run made: `dvc repro`
@@ -24,10 +25,10 @@ from rich.console import Console
 from rich.table import Table
 
 from dags.workspace import folder, run_name
-from deploy.platform import processes
+from deploy.platform import forgetting, processes
 from deploy.platform.airflow import Airflow, airflow
 from deploy.platform.server import served, shops_of
-from deploy.promotion.environments import Environment
+from deploy.promotion.environments import Environment, person
 
 CHECKOUT = Path(__file__).resolve().parent
 SHOP = "pipelines/data/sources/shop.yaml"
@@ -54,6 +55,7 @@ def main() -> int:
     run = f"demo-{chosen.source}-{datetime.now():%Y%m%dT%H%M%S}"
     conf = {"source": chosen.source, "data": chosen.data, "mapping": chosen.mapping, "environment": ENVIRONMENT}
     conf |= {name: value for name, value in (("model", chosen.model), ("epochs", chosen.epochs)) if value}
+    conf |= {"pseudonyms": True} if chosen.privacy else {}
     console.print(f"[bold]Pushcart[/bold]: retrain [cyan]{run}[/cyan] on {chosen.source} ({chosen.data})")
     processes.stoppable()
     if chosen.live and Environment(CHECKOUT, ENVIRONMENT).link.exists():
@@ -70,8 +72,10 @@ def main() -> int:
         bring_back(run)
         with served(CHECKOUT, ENVIRONMENT, processes.free_port()) as (url, _, _):
             answers = {user: processes.ask(f"{url}/recommend", {"user_id": user, "k": 5}) for user in two_shoppers()}
-        summary = summarise(stages, answers)
-        show(summary, answers)
+            summary = summarise(stages, answers)
+            show(summary, answers)
+            if chosen.privacy:
+                return forget_one(url, next(iter(answers)))
     except processes.PlatformError as error:
         console.print(f"[red]error:[/red] {error}", markup=True)
         return 1
@@ -79,6 +83,46 @@ def main() -> int:
         console.print("stopped; the run's files are in .airflow/runs, a new demo starts a new run")
         return 1
     return live(chosen.visits) if chosen.live else 0
+
+
+def forget_one(url: str, user: str) -> int:
+    """Forgets a shopper while the model is served, and searches every file for what is left of them."""
+    import polars as pl
+
+    from benchmarks.privacy.traces import traces
+
+    vault = forgetting.vault_of(CHECKOUT)
+    own = vault.resolve(user, person(), "make demo PRIVACY=1")
+    histories = pl.read_parquet(CHECKOUT / "data/prepared/histories.parquet", columns=["user_id", "items"])
+    history, left_out = histories.filter(user_id=user)["items"][0].to_list(), [vault.file.parent]
+    processes.ask(
+        f"{url}/events", {"events": [{"event_id": f"demo {own}", "user_id": own, "event": "view", "item_id": "sku00001"}]}
+    )
+    console.print(f"[bold]{own}[/bold], whom all files know as {user}, asks to be forgotten")
+    before = traces(CHECKOUT, [own, user], history, left_out)
+    old = processes.ask(f"{url}/version", {})["version"]
+    table = Table("place", "", "what was done", title="Receipt", title_justify="left")
+    receipt = forgetting.forget(CHECKOUT, vault, own)
+    for done in receipt["places"]:
+        table.add_row(done["place"].replace(f"{CHECKOUT}/", ""), f"{done['count']:,}", done["what"])
+    console.print(table)
+    after, new = traces(CHECKOUT, [own, user], history, left_out), wait_for_version(url, old)
+    in_clear = traces(CHECKOUT, vault.names(users_of_demo()).values(), left_out=left_out)
+    answer = processes.ask(f"{url}/recommend", {"user_id": own, "k": 5})
+    refused = processes.ask(
+        f"{url}/events", {"events": [{"event_id": "again", "user_id": own, "event": "view", "item_id": "sku00001"}]}
+    )["refused"]
+    console.print(
+        f"Searched all files, packed or not, but the vault: {len(before)} places held the id, the pseudonym or the history before, {len(after)} do now; ids of "
+        f"shoppers stand in clear in {len(in_clear)}."
+    )
+    console.print(
+        f"The server went from {old} to {new}; it answers {own} as a stranger ({answer['fallback']}), and an event of theirs is refused: "
+        f"{refused[0]['reason'] if refused else 'NOT REFUSED'}. Models are to be retrained by {receipt['retrain_by']}."
+    )
+    for place in (*after, *in_clear):
+        console.print(f"  [red]still there:[/red] {place}")
+    return int(bool(after or in_clear or not refused or answer["fallback"] != "popular"))
 
 
 def live(visits: int) -> int:
@@ -180,6 +224,7 @@ def arguments() -> argparse.Namespace:
     cli.add_argument("--mapping", default=None, help="source `files`: YAML file saying which column is what")
     cli.add_argument("--model", default=None, help="the model family, one of those in params.yaml")
     cli.add_argument("--epochs", type=int, default=None)
+    cli.add_argument("--privacy", action="store_true", help="make demo PRIVACY=1")
     cli.add_argument("--live", action="store_true", help="make demo-live")
     cli.add_argument("--visits", type=int, default=1500, help="of the live hour")
     chosen = cli.parse_args()
