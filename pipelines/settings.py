@@ -261,6 +261,7 @@ class Serve(Section):
     max_k: int = Field(ge=1)
     exclude: Literal["auto", "seen", "bought", "bought_and_not_due", "nothing"]
     index_recall: Annotated[float, Field(gt=0, le=1)] | None
+    sensitive: list[str]
 
 
 class Gate(Section):

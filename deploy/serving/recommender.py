@@ -21,8 +21,10 @@ from deploy.serving.changes import Catalogue, Newcomer
 from deploy.serving.decisions import Decision, Decisions
 from deploy.serving.graphs import Index, session
 from deploy.serving.histories import NOTHING, Bought, Histories, Known, LiveHistories, StoredHistories
+from deploy.serving.reasons import REFERENCE, Reason, Remembered, falls, in_words, of_events
 from online.state import VISITOR, Gone, State
 
+ACTIONS = ("view", "favourite", "cart", "purchase")  # by their numbers in a history, from 1
 SEEN = 1  # the action of an event of which only the item is given
 SHOWN = ("title", "category", "brand", "price", "in_stock")  # of an item, null where it is not known
 PROBE_SAME = 0.8  # share of the probe's first ten answers that this machine must give as well
@@ -114,6 +116,8 @@ class Recommender:
         self._carriers: list[str] = self.manifest["model"].get("carriers", [])
         self._platforms = {name: i for i, name in enumerate(self.manifest["platforms"], 1)}
         self._exclude: str = self.manifest["exclude"]
+        self._unnamed = self._sensitive(self.manifest["params"]["serve"].get("sensitive", []))
+        self._falls = Remembered()
         self._check_probe(json.loads((folder / "probe.json").read_text(encoding="utf-8")))
 
     def recommend(
@@ -125,6 +129,7 @@ class Recommender:
         filters: dict | None = None,
         context: dict | None = None,
         visitor_id: str | None = None,
+        explain: bool = False,
     ) -> Recommendation:
         """The k best items that the filters let through; fewer only if fewer are left.
 
@@ -138,6 +143,7 @@ class Recommender:
                 exclude (item ids).
             context: item_id (looked at just now: the newest of the history), platform (where the shopper is, where they were last if left out: rankers read it, and it
                 says whose popular items to fall back to), at (a datetime: the moment asked about, now where there is none).
+            explain: whether each item says why it is there (reasons.py): `reasons` and `because`.
 
         Raises:
             BadFilter: the catalogue lacks the filter's column.
@@ -163,15 +169,21 @@ class Recommender:
         query = known.query if searched else None
         newcomers = self._newcomers(filters, known.others, way) if len(numbers) else {}
         most = self.max_k if query or newcomers else k
+        asked = Asked(numbers, times, actions, platform, left_out, allowed)
         if len(numbers):
-            shown, scope = self._by_model(Asked(numbers, times, actions, platform, left_out, allowed), most), None
+            shown, scope = self._by_model(asked, most), None
         else:
             shown, scope = self._most_popular(most, allowed, left_out, platform, now)
         if newcomers:
             shown = self._with_newcomers(shown, newcomers)
         if query:
             matching = self._matching(query, filters, allowed, left_out)
-            shown = fused(shown, [item for item in matching if item["score"] >= RELEVANT * matching[0]["score"]])
+            matching = [item for item in matching if item["score"] >= RELEVANT * matching[0]["score"]]
+            shown = fused(shown, matching)
+        if explain:
+            found = {item["item_id"] for item in matching} if query else set()
+            shown = self._explained(shown[:k], asked, {item: Reason("query", text=query) for item in found})
+            repeats = self._explained(repeats, asked, self._cycles(known.bought))
         fallback = None if len(numbers) else "popular"
         return Recommendation(shown[:k], fallback, scope, unknown, repeats, query, list(known.unchecked))
 
@@ -264,6 +276,83 @@ class Recommender:
         chances = bought.chances(now)[due]
         best = np.argsort(-chances, kind="stable")[:k]
         return self._shown(bought.items[due][best], chances[best])
+
+    def _explained(self, shown: list[dict], asked: Asked, told: dict[str, Reason]) -> list[dict]:
+        """Items with why they are there. told: what is known to be a reason for some of them."""
+        numbers = self.items.places([item["item_id"] for item in shown]) + 1
+        places = np.flatnonzero(numbers > 0)
+        by_events: dict[int, list[Reason]] = {}
+        if len(places) and len(asked.numbers):
+            fall = self._left_out(asked, numbers[places])
+            history, actions = asked.numbers[-self.max_len :], asked.actions[-self.max_len :]
+            for column, place in enumerate(places.tolist()):
+                by_events[place] = of_events(fall[:, column], history, actions, self._unnamed[history])
+        explained = []
+        for place, item in enumerate(shown):
+            reasons = [told[item["item_id"]]] if item["item_id"] in told else []
+            if item["item_id"] in self.catalogue.newcomers and numbers[place] == 0:
+                alike = self.catalogue.newcomers[item["item_id"]].alike
+                reasons += [Reason("company", int(alike[0]))] if len(alike) else []
+            reasons += by_events.get(place, [])
+            reasons = reasons or [Reason("popular")]
+            explained.append(item | {"reasons": [self._told(one) for one in reasons], "because": in_words(reasons, self._name)})
+        return explained
+
+    def _left_out(self, asked: Asked, items: np.ndarray) -> np.ndarray:
+        """(L, K): how much less the graph scores items where it does not read an event; only the newest max_len are read."""
+        history, times, actions = (column[-self.max_len :] for column in (asked.numbers, asked.times, asked.actions))
+        most = min(self.max_k, len(self.items))  # items that one question may ask about
+        reference = np.setdiff1d(self._popular["all"][: min(REFERENCE, most // 2)], items)
+        platform = self._platforms.get(asked.platform, 0)
+
+        def scores(rows: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+            allowed = np.zeros((1, len(self.items) + 1), dtype=bool)
+            allowed[0, wanted] = True
+            inputs = {name: np.where(rows >= 0, column[rows], 0) for name, column in (("history", history), ("times", times), ("actions", actions))}  # fmt: skip
+            inputs |= {
+                "platform": np.full(len(rows), platform),
+                "exclude": np.zeros((len(rows), 1), np.int64),
+                "allowed": np.repeat(allowed, len(rows), 0),
+            }
+            found, said, *_ = self._session.run(None, {name: inputs[name] for name in self._read})
+            order = np.argsort(wanted)
+            at = np.minimum(np.searchsorted(wanted, found, sorter=order), len(wanted) - 1)
+            answered = np.full((len(rows), len(wanted) + 1), np.nan)
+            np.put_along_axis(answered, np.where(np.isfinite(said), order[at], len(wanted)), said, 1)
+            return answered[:, :-1]
+
+        def of_all() -> np.ndarray:
+            step = most - len(reference)
+            return np.hstack([falls(scores, len(history), items[a : a + step], reference) for a in range(0, len(items), step)])
+
+        return self._falls.get((history.tobytes(), times.tobytes(), actions.tobytes(), platform, items.tobytes()), of_all)
+
+    def _cycles(self, bought: Bought) -> dict[str, Reason]:
+        """Of items that are bought again how often."""
+        known = np.flatnonzero(np.isfinite(bought.rhythm[:, 0]))
+        days = np.exp(bought.rhythm[known, 0])
+        return {
+            i: Reason("cycle", text=f"{d:.0f}") for i, d in zip(self.items[bought.items[known] - 1], days.tolist(), strict=True)
+        }
+
+    def _told(self, reason: Reason) -> dict:
+        """A reason as answers show it."""
+        named = None if reason.item is None else self.items[np.array([reason.item - 1])][0]
+        action = ACTIONS[reason.action - 1] if reason.kind == "event" and reason.action > 0 else None
+        return {"kind": reason.kind, "item_id": named, "action": action, "share": reason.share}
+
+    def _name(self, number: int) -> str:
+        [item] = self._shown(np.array([number]), np.zeros(1))
+        return item["title"] or item["item_id"]
+
+    def _sensitive(self, categories: list[str]) -> np.ndarray:
+        """(V + 1,) bool: items that no reason names."""
+        unnamed = np.zeros(len(self.items) + 1, dtype=bool)
+        if categories and "category" in self.catalogue.columns:
+            column = self.catalogue.columns["category"]
+            codes = [code for name in categories for code in column.codes.get(name, [])]
+            unnamed[1:] = np.isin(column.values, codes)
+        return unnamed
 
     def _known(self, user_id: str | None, visitor_id: str | None) -> Known:
         shopper = user_id or (visitor_id and VISITOR + visitor_id)

@@ -74,6 +74,7 @@ class RecommendRequest(Strict):
         "if left out, as the model was made (`exclude` of /version). Of a given `history` nobody knows what was bought: all of it is left out",
     )
     exclude_seen: bool | None = Field(None, description="the older name: true is `seen`, false `nothing`")
+    explain: bool = Field(False, description="whether each item says why it is there: `reasons`, and `because` in words")
     filters: Filters = Filters()
     context: Context = Context()
 
@@ -188,6 +189,22 @@ class AudienceRequest(Strict):
     sample: int = Field(10, ge=0, le=1000)
 
 
+class Reason(Described):
+    kind: str = Field(
+        description="`event`: one that the shopper caused, left out of the history the item scores less; `query`: their search; `cycle`: bought again so often; `company`: new, and like an item; `popular`"
+    )
+    item_id: str | None = Field(
+        description="of the event, or that the item is like; null: of a kind that is not named (serve.sensitive)"
+    )
+    action: str | None = Field(description="of an event: view, favourite, cart or purchase, the strongest")
+    share: float | None = Field(description="of an event: of what all events add to the item's score, beside popular items'")
+
+
+class Words(Described):
+    en: str
+    zh: str
+
+
 class Item(Described):
     item_id: str
     score: float
@@ -199,6 +216,8 @@ class Item(Described):
     part: str | None = Field(
         None, description="of a blend: which of its parts speaks most for the item (`model.carriers` of /version)"
     )
+    reasons: list[Reason] | None = Field(None, description="where `explain` asks for them, strongest first")
+    because: Words | None = Field(None, description="the same in words")
 
 
 class RecommendResponse(Described):

@@ -101,8 +101,10 @@ class Pushcart:
         asked |= {name: asked[name].model_dump() for name in ("filters", "context")} | self._known_as(asked)
         if (seen := asked.pop("exclude_seen")) is not None:
             asked["exclude"] = asked["exclude"] or ("seen" if seen else "nothing")
-        with bad_filters_told():
-            answer = recommender.recommend(**asked)
+        with bad_filters_told():  # reasons take many times as long: on a thread, so that answers without them do not wait
+            answer = (
+                await asyncio.to_thread(recommender.recommend, **asked) if asked["explain"] else recommender.recommend(**asked)
+            )
         self._answers.labels(answer.fallback or "none", answer.scope or "none", recommender.version).inc()
         return _json(vars(answer) | {"request_id": uuid.uuid4().hex, "model_version": recommender.version})
 

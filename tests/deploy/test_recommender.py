@@ -356,3 +356,48 @@ def test_popular_on_a_platform_is_what_was_met_there(finished: Path):
     for number, name in enumerate(prepared["platforms"], 1):
         counts = rows.filter(platforms=number).group_by("items").agg(pl.col("weight").sum()).sort("weight", descending=True)
         assert popular[name][:5] == counts["items"].head(5).to_list()
+
+
+def test_a_reason_is_the_event_without_which_an_item_scores_less(finished: Path):
+    recommender = Recommender(finished / "artefact")
+    histories = pl.read_parquet(finished / "data/prepared/histories.parquet").sort(pl.col("items").list.len(), descending=True)
+    user, history = histories["user_id"][0], histories["items"][0].to_numpy()[-recommender.max_len :]
+    plain, told = recommender.recommend(user, k=30), recommender.recommend(user, k=30, explain=True)
+    assert [item["item_id"] for item in told.items] == [item["item_id"] for item in plain.items]
+    names = recommender.items[history - 1]
+    for item in told.items:
+        shares = [reason["share"] for reason in item["reasons"]]
+        assert shares == sorted(shares, reverse=True)
+        assert all(reason["item_id"] in names for reason in item["reasons"])
+        assert item["because"]["en"].startswith("Because you ")
+        assert item["because"]["zh"].startswith("因为您")
+    number = recommender.items.places([told.items[0]["item_id"]])[0] + 1
+    times, actions = (histories[c][0].to_numpy()[-len(history) :] for c in ("timestamps", "actions"))
+    seconds = histories["timestamps"][0].dt.epoch("s").to_numpy()[-len(history) :]
+    asked = Asked(history.astype(np.int64), seconds, actions.astype(np.int64), None, np.zeros(1, np.int64), recommender.catalogue.open)
+    by_hand = []
+    for left_out in [None, *range(len(history))]:
+        kept = np.arange(len(history)) != left_out
+        found, scores, _ = recommender._rank(asked._replace(numbers=asked.numbers[kept], times=asked.times[kept], actions=asked.actions[kept]), recommender.max_k)  # fmt: skip
+        by_number = dict(zip(found.tolist(), scores.tolist(), strict=True))
+        by_hand.append(by_number.get(int(number), np.nan))
+    fall = recommender._left_out(asked, np.array([number]))[:, 0]
+    changes = by_hand[0] - np.array(by_hand[1:])
+    assert np.corrcoef(fall[np.isfinite(changes)], changes[np.isfinite(changes)])[0, 1] > 0.9
+    assert len(times) == len(history)
+
+
+def test_what_is_sensitive_carries_an_item_and_is_never_named(finished: Path, tmp_path: Path):
+    shutil.copytree(finished / "artefact", tmp_path / "artefact")
+    recommender = Recommender(tmp_path / "artefact")
+    column = recommender.catalogue.columns["category"]
+    user = recommender.histories.users[np.arange(1)][0]
+    recommender._unnamed = recommender._sensitive(sorted({name.split(" > ")[0] for name in column.names}))
+    for item in recommender.recommend(user, explain=True).items:
+        assert [reason["item_id"] for reason in item["reasons"]] == [None] * len(item["reasons"])
+        assert item["because"]["en"] == "Because it fits what you did here."
+
+
+def test_a_stranger_is_told_that_many_choose_it(finished: Path):
+    for item in Recommender(finished / "artefact").recommend("nobody", explain=True).items:
+        assert [reason["kind"] for reason in item["reasons"]] == ["popular"]
