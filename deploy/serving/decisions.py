@@ -81,6 +81,7 @@ class Decisions:
             rules["contact_limits"],
             rules["reasons"],
         )
+        self._leaving: float = rules.get("leaving_cost", 0.0)
         self._each = np.array(list(self.costs.values()))
         self._hours_of = [ZoneInfo(name) for name in rules["zones"]]
 
@@ -138,6 +139,20 @@ class Decisions:
         return Decision(
             int(items[best]), name, worth, extra, click, response, 0.0 if present else self.costs[name], None, unchecked
         )
+
+    def terms(self, found: Decision) -> dict | None:
+        """The terms whose sum an offer is worth: purchases that it is to add, times what one brings, less what the message costs and what is lost by those who leave; None of no offer."""
+        if found.item is None:
+            return None
+        leaving = self._leaving
+        brought = found.worth + found.cost + leaving
+        return {
+            "extra": found.extra,
+            "value": round(brought / found.extra, 4) if found.extra else 0.0,
+            "cost": found.cost,
+            "leaving_cost": leaving,
+            "worth": found.worth,
+        }
 
     def score(self, user_id: str, item: int, channel: str) -> dict | None:
         """What is known of one offer (worth, extra, click, response); None: it is none of those that were found for the shopper."""

@@ -234,8 +234,9 @@ class Recommender:
         channels: list[str] | None = None,
         topic: str | None = None,
         present: bool = False,
+        explain: bool = False,
     ) -> tuple[Decision, dict | None]:
-        """What to send a shopper now (deploy/serving/decisions.py), and what is known of the item.
+        """What to send a shopper now (deploy/serving/decisions.py), and what is known of the item; explain: also why it is likely to be liked.
 
         Raises:
             BadFilter: the catalogue lacks the filter's column.
@@ -252,8 +253,11 @@ class Recommender:
         found.unchecked.extend(known.unchecked)
         if found.item is None:
             return found, None
-        [item] = self._shown(np.array([found.item]), np.array([found.worth]))
-        return found, item
+        shown = self._shown(np.array([found.item]), np.array([found.worth]))
+        if explain:
+            asked = Asked(*known.history, known.platform, np.zeros(0, np.int64), self.catalogue.open)
+            shown = self._explained(shown, asked, self._cycles(known.bought))
+        return found, shown[0]
 
     def similar(self, item_id: str, k: int = 10) -> list[dict]:
         """The k items most like this one, by the cosine of their vectors.

@@ -92,6 +92,9 @@ class DecideRequest(Strict):
     topic: Annotated[str, Field(max_length=64)] | None = Field(
         None, description="of what would be sent, which shoppers may have opted out of"
     )
+    explain: bool = Field(
+        False, description="whether to say which terms the worth is made of, and why the item is likely to be liked"
+    )
     filters: Filters = Filters()
     context: Moment = Moment()
 
@@ -284,6 +287,14 @@ class AudienceResponse(Described):
     model_version: str
 
 
+class Terms(Described):
+    extra: float = Field(description="purchases that the message is to add ...")
+    value: float = Field(description="... times what one brings, in `currency` ...")
+    cost: float = Field(description="... less what the message costs ...")
+    leaving_cost: float = Field(description="... and what is lost by those who leave the channel for it")
+    worth: float = Field(description="... is what it is worth")
+
+
 class DecideResponse(Described):
     item: Item | None = Field(description="null: nothing is to be sent")
     channel: str | None
@@ -293,6 +304,7 @@ class DecideResponse(Described):
     response: float | None
     cost: float | None
     currency: str
+    terms: Terms | None = Field(None, description="where `explain` asks for them")
     why: str | None = Field(description="nothing is to be sent")
     unchecked: list[str] = Field(description="what could not be looked at, as the server knows no outbox (PUSHCART_OUTBOX)")
     model_version: str

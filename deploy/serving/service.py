@@ -166,8 +166,11 @@ class Pushcart:
         recommender = self._recommender
         asked |= {name: asked[name].model_dump() for name in ("filters", "context")} | self._known_as(asked)
         with bad_filters_told():
-            found, item = recommender.decide(**asked)
+            found, item = (
+                await asyncio.to_thread(recommender.decide, **asked) if asked["explain"] else recommender.decide(**asked)
+            )
         told = vars(found) | {"item": item, "currency": recommender.decisions.currency}
+        told |= {"terms": recommender.decisions.terms(found)} if asked["explain"] else {}
         return _json(told | {"model_version": recommender.version})
 
     @bentoml.api(route="/score", input_spec=ScoreRequest, output_spec=ScoreResponse)

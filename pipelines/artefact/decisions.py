@@ -45,7 +45,7 @@ def decisions(
         "user_zones": zones.replace_strict(known, range(len(known)), return_dtype=pl.UInt16).to_numpy(),
     }
     return arrays, {
-        "channels": rules["channels"], "quiet_hours": rules["quiet_hours"], "contact_limits": rules["contact_limits"], "currency": currency, "zones": known.to_list(),
+        "channels": rules["channels"], "leaving_cost": rules["leaving_cost"], "quiet_hours": rules["quiet_hours"], "contact_limits": rules["contact_limits"], "currency": currency, "zones": known.to_list(),
         "reasons": {"unreached": plan.UNREACHED, "nothing": plan.NOTHING, "contacted": plan.CONTACTED, "not_worth": plan.NOT_WORTH,
                     "quiet": "it is an hour of their day in which nothing is sent", "opted_out": "they opted out", "unknown": "nothing is known of what a push changes for them"},
     }  # fmt: skip

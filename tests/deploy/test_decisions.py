@@ -153,3 +153,13 @@ def test_scores_are_those_of_the_offers(tmp_path: Path):
 def test_of_nobody_anything_is_known_where_no_push_was_made(tmp_path: Path):
     found = made(tmp_path, good().with_columns(extra=pl.lit(None, pl.Float64))).decide("u0", EVERY, NOON)
     assert found.why == "nothing is known of what a push changes for them"
+
+
+def test_the_terms_of_an_offer_are_the_shops_own_and_sum_to_its_worth(tmp_path: Path):
+    made_of = made(tmp_path, offers())
+    found = made_of.decide("u0", np.ones(31, dtype=bool), NOON)
+    terms = made_of.terms(found)
+    assert terms["value"] == pytest.approx(100 - (found.item - 1), abs=0.01)  # price less cost
+    assert terms["cost"] == RULES["channels"][found.channel]
+    assert terms["extra"] * terms["value"] - terms["cost"] - terms["leaving_cost"] == pytest.approx(terms["worth"], abs=1e-5)
+    assert made_of.terms(made_of.decide("u5", np.ones(31, dtype=bool), NOON)) is None
