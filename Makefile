@@ -7,7 +7,7 @@
 # make bench-scale   the whole chain on 10^5 to 10^7 events, an hour      make kills   every stage killed at random moments, an hour
 # make bench-read    10^7 rows of CSV beside Polars' own scan, and 10^5 tables written in any form and read back; an hour and a half
 # make bench-marketing   marketing's decisions beside published figures and the truth of the simulated shop
-# make bench-privacy     is what privacy promises so?
+# make bench-privacy     is what privacy promises so?      make bench-explain   are reasons true, and soon enough?
 # make bench-online      events over HTTP: how many, how soon they are known, none lost
 # make lint   ruff                       make clean       remove what runs left behind (keeps .venv)
 # make lock   requirements.lock again from pyproject.toml  (UPGRADE=--upgrade for newer versions)
@@ -17,7 +17,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo demo-live campaign up test test-fast bench bench-scale bench-read bench-marketing bench-online bench-privacy kills lint lock clean setup
+.PHONY: demo demo-live campaign up test test-fast bench bench-scale bench-read bench-marketing bench-online bench-privacy bench-explain kills lint lock clean setup
 .DEFAULT_GOAL := demo
 
 setup: $(READY)
@@ -68,6 +68,9 @@ bench-marketing: $(READY)
 
 bench-online: $(READY)
 	@$(BIN)/python -m benchmarks.online
+
+bench-explain: $(READY)
+	@$(BIN)/python -m benchmarks.explain
 
 bench-privacy: $(READY)
 	@$(BIN)/python -m benchmarks.privacy

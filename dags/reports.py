@@ -49,6 +49,7 @@ def report(run_id: str, response: Response) -> str:
         _refusal(reports),
         _gate(reports),
         _metrics(reports),
+        _explained(reports, run_id),
         _candidates(reports, run_id),
         _plans(reports),
         _campaigns(reports),
@@ -180,6 +181,39 @@ def _candidates(reports: Path, run_id: str) -> str:
     chosen = f"<p class=muted>{html.escape(compression['chosen'])}: {html.escape(compression['why'])}</p>"
     plot = f'<img src="{html.escape(run_id)}/files/compression.png" alt="NDCG@10 against bytes" width=640>'
     return f"<h2>Compression</h2>{chosen}{_table(columns, rows)}{plot}"
+
+
+def _explained(reports: Path, run_id: str) -> str:
+    """What carries answers, how far that holds, and where the model is wrong."""
+    found = _read(reports / "explanation.json")
+    if not found or not found["faithfulness"]:
+        return ""
+
+    def picture(name: str, told: str) -> str:
+        there = (reports / "explanation" / f"{name}.png").exists()
+        return f'<img src="{html.escape(run_id)}/files/explanation/{name}.png" alt="{told}" width=440>' if there else ""
+
+    ways, diagnosis, changed = found["faithfulness"], found["diagnosis"], found["counterfactual"]
+    rows = [[name, f"{way['deletion'][-1]:.2f}", f"{way['insertion'][-1]:.2f}"] for name, way in ways.items()]
+    worst = [[f"{kind}: {row['group']}", f"{row['shoppers']:,}", f"{row['ndcg@10']:.4f} ± {row['error'] or 0:.4f}"]
+             for kind, groups in (diagnosis["by_group"] | diagnosis["protected"]).items() for row in groups[:5]]  # fmt: skip
+    small = diagnosis["exposure_of_small_brands"]
+    lines = [
+        f"{changed['changed']:.0%} of first answers change as events are left out, the median after {changed['median_events'] or 0:g}",
+        f"the model that learnt from everything names the same event in {found['same_reason_after_refit']:.0%}",
+        f"with the items that others met next as what is to be found, NDCG@10 is {diagnosis['ndcg@10_of_others_targets']:.4f} instead of {diagnosis['ndcg@10']:.4f}",
+        *([f"the smaller half of the brands has {small['answers']:.1%} of the answers, {small['events']:.1%} of the events, {small['catalogue']:.1%} of the catalogue"] if small else []),
+    ]  # fmt: skip
+    rules = html.escape("\n".join(found["surrogate"]["rules"]))
+    return (
+        f"<h2>What carries the answers of {found['shoppers']:,} shoppers</h2>"
+        + _table(["the five events named by", "without them the first answer falls by", "with them alone it is ahead by"], rows)
+        + picture("deletion", "how far the first answer falls") + picture("importance", "what carries answers")
+        + "".join(f"<p class=muted>{html.escape(line)}</p>" for line in lines)
+        + "<h2>Where it is wrong, and for whom</h2>" + _table(["NDCG@10, worst groups first", "shoppers", ""], worst)
+        + picture("calibration", "the chance that is said, and how often it came") + picture("attention-1", "attention of one shopper")
+        + f"<details><summary>A tree that stands in for the model (R2 {found['surrogate']['r2']:.2f})</summary><pre>{rules}</pre></details>"
+    )  # fmt: skip
 
 
 def _segments(reports: Path) -> str:

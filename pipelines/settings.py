@@ -239,6 +239,11 @@ class Evaluate(Section):
         return self
 
 
+class Explain(Section):
+    shoppers: int = Field(ge=1)
+    protected: list[str]
+
+
 class Steps(Section):
     table: list[Literal["fp16", "int8", "int4", "int8+fp32", "int4+fp32"]] = []
     rank: list[Kept] = []
@@ -309,6 +314,7 @@ class Settings(Section):
     send: Send
     train: Train
     evaluate: Evaluate
+    explain: Explain
     compress: Compress
     serve: Serve
     gate: Gate

@@ -23,6 +23,20 @@ def test_a_ranker_shows_its_retriever_and_its_tasks(finished: Path, tmp_path: Pa
     assert "<td>purchase</td><td>40 of 2,000</td><td>0.7251</td>" in page
 
 
+def test_what_carries_answers_and_how_far_it_holds_is_shown(finished: Path):
+    page = reports._explained(finished / "reports", "r")
+    for told in (
+        "leave-one-out",
+        "recency",
+        "random",
+        "shuffled weights",
+        "explanation/deletion.png",
+        "explanation/calibration.png",
+        "stands in for the model",
+    ):
+        assert told in page
+
+
 @pytest.fixture
 def client(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TestClient:
     """The application over one run, "r", whose feed wrote a script into its reports."""

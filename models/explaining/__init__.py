@@ -1,0 +1,1 @@
+"""Which events of a history carry an answer, and whether what is said of it is true. Tensors only."""
