@@ -8,6 +8,7 @@ The version is a hash of the artefact's files, of what the manifest says and of 
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,12 @@ from pipelines.artefact.bento import build_bento
 from pipelines.artefact.catalogue import catalogue, similar, stored_histories, stored_purchases
 from pipelines.artefact.decisions import decisions
 from pipelines.artefact.manifest import PARAMS, facts, seal
-from pipelines.artefact.popular import popular
+from pipelines.artefact.popular import by_bias, popular
 from pipelines.data.tables import checked
 from pipelines.learning import prepared, saved
 from pipelines.learning.prepared import PREPARED, Prepared
 from pipelines.learning.saved import Model
-from pipelines.stage import log, output, params, run, shop_name
+from pipelines.stage import log, output, params, read_json, run, shop_name
 
 ALIGNED = 64  # bytes, of where a tensor begins in model.data
 MAPPED = 1024  # bytes of a tensor from which it stands in model.data, which onnxruntime maps into memory
@@ -42,7 +43,14 @@ def main() -> None:
     data, network = prepared.load(), saved.load("data/refit")
     items = pl.read_parquet(PREPARED / "items.parquet").sort("item")
     histories = pl.read_parquet(PREPARED / "histories.parquet")
-    most_popular = popular(histories, _listed(items), data.platforms, data.ordered_only)
+    offers, shoppers = (pl.read_parquet(f"data/{name}.parquet") for name in ("uplift/offers", "segments/shoppers"))
+    repeats, shape = pl.read_parquet("data/segments/repeats.parquet"), read_json("data/refit/model.json")
+    if private := shape.get("privacy"):  # nothing of any shopper
+        data, histories = replace(data, full=data.full.rows([])), histories.clear()
+        offers, shoppers, repeats = offers.clear(), shoppers.clear(), repeats.clear()
+        most_popular = {"all": by_bias(network, _listed(items))}
+    else:
+        most_popular = popular(histories, _listed(items), data.platforms, data.ordered_only)
     with output("artefact") as folder:
         graphs, found = [Path("data/served/model.onnx")], None
         if settings["serve"]["index_recall"] is not None:
@@ -55,15 +63,17 @@ def main() -> None:
             graphs,
             items,
             histories["user_id"],
-            pl.read_parquet("data/segments/repeats.parquet"),
+            repeats,
             most_popular,
         )
-        offers, shoppers = (pl.read_parquet(f"data/{name}.parquet") for name in ("uplift/offers", "segments/shoppers"))
         decided = decisions(
             histories["user_id"], items, offers, checked("items"), checked("users"), planning, segmenting["time_zone"]
         )
         write_marketing(folder, decided, shoppers)
         said = facts(settings, shop_name(), network, data, data.platforms, len(histories))
+        if private:
+            said |= {"privacy": private, "cutoff": 0}
+            said["data"]["histories_sha256"] = hashlib.sha256(b"").hexdigest()
         version = seal(folder, said | {"index": found})
     build_bento(version, *(["faiss-cpu"] if found else []))
     size = sum(f.stat().st_size for f in Path("artefact").iterdir())
@@ -85,7 +95,9 @@ def write(
     items: of data/prepared. users: ids of the shoppers of data.full. repeats: of data/segments.
     """
     write_graphs(folder, graphs)
-    write_compact(folder / "probe.json", {"cases": probe(graphs[0], data.test, network.max_len, data.items)})
+    write_compact(
+        folder / "probe.json", {"cases": probe(graphs[0], made_up(data.items, network.max_len), network.max_len, data.items)}
+    )
     arrays, names = catalogue(items)
     neighbours, similarity = similar(first_stage(network), min(SIMILAR, data.items - 1), _listed(items))
     arrays |= (
@@ -116,6 +128,14 @@ def save(folder: Path, arrays: dict[str, np.ndarray], documents: dict[str, dict 
 def _listed(items: pl.DataFrame) -> np.ndarray:
     """(V,) bool: which item numbers may be answered."""
     return np.concatenate([[False], items["listed"].to_numpy()])
+
+
+def made_up(items: int, max_len: int) -> Sequences:
+    """Histories of nobody, by which a server tries its machine: of all lengths, items by chance."""
+    rng, longest = np.random.default_rng(0), min(max_len, items)
+    lengths = np.unique(np.linspace(1, longest, PROBES).astype(int))
+    rows = [rng.choice(np.arange(1, items + 1), length, replace=False) for length in lengths]
+    return Sequences(rows, [3600 * np.arange(len(row)) for row in rows], targets=np.zeros(len(rows), np.int64))
 
 
 def probe(path: Path, part: Sequences, max_len: int, items: int) -> list[dict]:

@@ -1,6 +1,6 @@
 """prepare: checked events to histories of item numbers, features and a split.
 
-In:  data/checked, settings `prepare`, `source`.
+In:  data/checked, settings `prepare`, `source`, `train.privacy` (with it, items and their numbers are those of the catalogue alone).
 Out: data/prepared/histories.parquet (a row a shopper, oldest item first), flat/*.npy (its lists, as training reads them: items, times in seconds
      since `origin`, actions, platforms, one shopper after the other, and offsets), items.parquet (number 1.. = row order, features),
      content.parquet (words of what is written of items, counted), impressions.parquet (what was shown to whom, and what came of it),
@@ -40,7 +40,7 @@ CHECKED = Path("data/checked")
 
 
 def main() -> None:
-    settings, chosen = params("prepare", "source")
+    settings, chosen, train = params("prepare", "source", "train")
     ordered_only = source(chosen["name"]).ordered_only(chosen)
     if settings["split"] == "time" and ordered_only:
         raise StageError(f"prepare.split: source {chosen['name']!r} knows the order of events, not their time; use leave_one_out")
@@ -50,7 +50,11 @@ def main() -> None:
         catalogue = pl.read_parquet(CHECKED / "items.parquet").drop(SOURCE_ROW)
     actions, removed = clean(events, settings)
     met, ties = meetings(actions)
-    items = vocabulary(met, catalogue)
+    if train["privacy"]:
+        if catalogue is None:
+            raise StageError("train.privacy: which items there are would tell what shoppers met; bring a table of items")
+        met = met.filter(pl.col("item_id").is_in(catalogue["item_id"].implode()))
+    items = vocabulary(met.clear() if train["privacy"] else met, catalogue)
     named = platforms(met)
     split, cuts = divide(met, items, named, settings)
     shown = impressions(events, actions, split, items, named, settings, cuts)

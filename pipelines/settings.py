@@ -180,8 +180,14 @@ class Blend(Section):
         return self
 
 
+class TrainingPrivacy(Section):
+    epsilon: float = Field(gt=0)
+    delta: Annotated[float, Field(gt=0, lt=1)]
+
+
 class Train(Section):
     model: ModelName
+    privacy: TrainingPrivacy | None
     blend: Blend
     refit: bool
     retriever: NetworkName | Literal["auto"]
@@ -214,8 +220,17 @@ class Train(Section):
     devices: Annotated[int, Field(ge=1)] | Literal["auto"]
     strategy: Literal["auto", "ddp", "fsdp"]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _privacy_looks_once(cls, values: object) -> object:
+        """A second look at the same shoppers would cost epsilon again: with `privacy` there is no refit and there are no teachers."""
+        private = isinstance(values, dict) and values.get("privacy")
+        return values | {"refit": False, "teachers": 0} if private else values
+
     @model_validator(mode="after")
     def _parts_fit(self) -> "Train":
+        if self.privacy and self.model != "auto":
+            raise ValueError(f"model is {self.model!r}; with privacy it must be auto")
         if self.width % self.heads:
             raise ValueError(f"width ({self.width}) must be a multiple of heads ({self.heads})")
         if self.loss == "full_softmax" and "ncf" in (self.model, self.retriever):

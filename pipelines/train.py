@@ -8,7 +8,7 @@ run again, it goes on from the last finished epoch (pipelines/learning/fitting.p
 """
 
 from models.families import RANKERS
-from pipelines.learning import blending, choices, fitting, prepared, saved
+from pipelines.learning import blending, choices, fitting, prepared, private, saved
 from pipelines.learning.prepared import Prepared
 from pipelines.learning.ranking import valid_ndcg
 from pipelines.learning.saved import Model
@@ -27,6 +27,8 @@ def main() -> None:
 
 def learn(settings: dict, data: Prepared) -> tuple[Model, dict, list[dict]]:
     """The model of `train`, as fitting.learn returns it; shape["chosen"] says which and why."""
+    if settings["privacy"]:
+        return private.learn(settings, data)
     if settings["model"] == "auto":
         return blending.choose(settings, data)
     if settings["model"] in RANKERS and settings["retriever"] == "auto":

@@ -3,9 +3,16 @@
 import numpy as np
 import polars as pl
 
+from models.retrieval.blend import Blend
 from pipelines.data.features import popularity
 
 POPULAR = 1000  # entries kept a list
+
+
+def by_bias(blend: Blend, listed: np.ndarray) -> list[int]:
+    """Item numbers as a blend's own popularity orders them, which may be noised."""
+    order = np.argsort(-blend.bias.mean(0).cpu().numpy(), kind="stable")
+    return order[listed[order]][:POPULAR].tolist()
 
 
 def popular(histories: pl.DataFrame, listed: np.ndarray, platforms: list[str], ordered_only: bool) -> dict[str, list[int]]:
