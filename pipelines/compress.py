@@ -41,7 +41,7 @@ STEPS = ("table", "rank", "layers", "neighbours", "units", "sparsity")
 def main() -> None:
     settings, serve, train = params("compress", "serve", "train")
     if train["privacy"]:  # which candidate wins would tell of the shoppers that it was measured on
-        settings = settings | {"steps": dict.fromkeys(STEPS, [])}
+        settings = settings | {"steps": {step: [] for step in STEPS}}
     data, network = prepared.load(), saved.load("data/model")
     with scratch("data/candidates") as folder:
         workshop = Workshop(folder, network, Path("data/export/model.onnx"), data, serve["max_k"])

@@ -183,6 +183,7 @@ class Blend(Section):
 class TrainingPrivacy(Section):
     epsilon: float = Field(gt=0)
     delta: Annotated[float, Field(gt=0, lt=1)]
+    steps: int = Field(0, ge=0)
 
 
 class Train(Section):

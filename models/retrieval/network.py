@@ -18,17 +18,23 @@ from models.retrieval.evidence import Evidence
 
 
 class Directions(torch.autograd.Function):
-    """Rows (..., D) at the length of a scalar, zero rows as they are; its gradient in the fewest passes over the table."""
+    """Rows (..., D) at the length of a scalar, zero rows as they are, and by what they were scaled; its gradient in the fewest passes over the table."""
+
+    generate_vmap_rule = True  # gradients of each shopper are taken of it too
 
     @staticmethod
-    def forward(ctx, rows: Tensor, length: Tensor) -> Tensor:
+    def forward(rows: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         scale = length / rows.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-        scaled = rows * scale
-        ctx.save_for_backward(scaled, scale, length)
-        return scaled
+        return rows * scale, scale
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+        scaled, scale = output
+        ctx.mark_non_differentiable(scale)
+        ctx.save_for_backward(scaled, scale, inputs[1])
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
         scaled, scale, length = ctx.saved_tensors
         along = torch.linalg.vecdot(gradient, scaled)[..., None] / length
         return torch.addcmul(gradient, scaled, along / length, value=-1) * scale, along.sum()
@@ -55,7 +61,7 @@ class Cosine(nn.Module):
 
     def vectors(self, table: Tensor) -> Tensor:
         """Item embeddings (..., D) -> what queries are held against (..., D)."""
-        return Directions.apply(table, self.log_temperature.exp())
+        return Directions.apply(table, self.log_temperature.exp())[0]
 
     def scores(self, query: Tensor, vectors: Tensor, bias: Tensor) -> Tensor:
         """Every query (N, D) against every item (K, D), (K,) -> logits (N, K)."""

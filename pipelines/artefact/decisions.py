@@ -42,7 +42,7 @@ def decisions(
         "offer_items": rows["item"].cast(pl.Int32).to_numpy(),
         "offer_channels": rows["way"].to_numpy(),
         "offer_chances": rows.select(pl.col("worth", "extra", "click", "response").cast(pl.Float32)).to_numpy(),
-        "user_zones": zones.replace_strict(known, range(len(known)), return_dtype=pl.UInt16).to_numpy(),
+        "user_zones": zones.replace_strict(known, range(len(known)), return_dtype=pl.UInt16).to_numpy().astype(np.uint16),
     }
     return arrays, {
         "channels": rules["channels"], "leaving_cost": rules["leaving_cost"], "quiet_hours": rules["quiet_hours"], "contact_limits": rules["contact_limits"], "currency": currency, "zones": known.to_list(),

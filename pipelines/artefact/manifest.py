@@ -48,7 +48,7 @@ def facts(settings: dict, shop: str, network: Model, data: Prepared, platforms: 
     return {
         "shop": shop,
         "max_k": settings["serve"]["max_k"],
-        "cutoff": 0 if data.ordered_only else int(data.origin + data.full.times.flat().max()),
+        "cutoff": 0 if data.ordered_only else int(data.origin + data.full.times.flat().max(initial=0)),
         "exclude": left_out(settings["serve"]["exclude"], data.ordered_only),
         "max_len": network.max_len,
         "items": data.items,

@@ -1,28 +1,47 @@
 """`train.privacy`: a blend of which no part tells whether any one shopper was among those it was learnt from: (epsilon, delta)-differential privacy, the unit is the shopper.
 
-Popularity and transitions are counted with noise (models/retrieval/private_counts.py); what is written of items is public; all other parts are left out, as are validation's choices: weights and floors are
-constants, found on a simulated shop of another seed. The noise is drawn anew each time, from the system's own randomness: a seed in a file would take it off again.
+Popularity and transitions are counted with noise (models/retrieval/private_counts.py); what is written of items is public; the network, where `privacy.steps` asks for it, learns by clipped gradients of
+each shopper, with noise (models/training/private.py). All other parts are left out, as are validation's choices: weights and floors are constants, found on a simulated shop of another seed. The noise is
+drawn anew each time, from the system's own randomness: a seed in a file would take it off again.
 """
 
 import math
 import secrets
+import warnings
 
 import numpy as np
 import torch
+from opacus.accountants import PRVAccountant
+from opacus.optimizers import DPOptimizer
 from scipy.optimize import brentq
 from scipy.stats import norm
 
+from models.batches import Histories
+from models.families import build
 from models.retrieval.blend import Blend
 from models.retrieval.evidence import Evidence
-from models.retrieval.private_counts import noised_popularity, noised_transitions
-from pipelines.learning import choices, device
+from models.retrieval.network import NextItemNetwork
+from models.retrieval.private_counts import LARGEST, noised_popularity, noised_transitions
+from models.training.private import NextItemLoss, step
+from pipelines.learning import blending, choices, device
 from pipelines.learning.prepared import Prepared
 from pipelines.learning.ranking import valid_ndcg
 from pipelines.stage import StageError, log
 
 # Of each part its weight, its floor, and by how much more noise its counts get than those of transitions: popularity needs little.
 PARTS = {"popularity": (0.15, 0.003, 3.0), "transitions": (1.5, 0.003, 1.0), "content": (0.5, 0.03, None)}
-UNCOVERED = ["figures of the validation and test parts in the reports and the manifest", "the newest event's time"]
+SHOPPERS_A_STEP, CLIPPED, RATE, WIDTH = (
+    512,
+    1.0,
+    0.01,
+    32,
+)  # of the network: expected, norm of a gradient, Adam's rate, small on purpose
+UNCOVERED = [
+    "figures of the validation and test parts in the reports and the manifest",
+    "how many events and items there were, and on which platforms",
+]
+ERROR = 2e-3  # of epsilon, by the second accountant
+Release = tuple[float, float, int]  # noise over what one shopper changes, share of the shoppers that are drawn, times
 
 
 def learn(settings: dict, data: Prepared) -> tuple[Blend, dict, list[dict]]:
@@ -31,79 +50,140 @@ def learn(settings: dict, data: Prepared) -> tuple[Blend, dict, list[dict]]:
     Raises:
         StageError: none of the parts that are asked for can be had privately.
     """
-    asked, why = settings["blend"]["parts"], []
-    names = [name for name in PARTS if name in asked]
-    if "transitions" in names and data.items + 1 > 10_000:
-        names.remove("transitions")
-        why.append("transitions are left out, as noise on all pairs of so many items has no room")
-    if "content" in names and data.content is None:
-        names.remove("content")
-    if not names:
-        raise StageError(
-            f"train.privacy: of train.blend.parts ({', '.join(asked)}) none can be had privately; there are {', '.join(PARTS)}"
-        )
-    ratios = {name: PARTS[name][2] for name in names if PARTS[name][2]}
-    noise = {name: ratio * multiplier(settings["privacy"], list(ratios.values())) for name, ratio in ratios.items()}
+    asked, names, why = settings["blend"]["parts"], *had(settings, data)
+    releases = budgeted(settings["privacy"], names, SHOPPERS_A_STEP / max(len(data.train), 1))
     rng, items, train = np.random.default_rng(secrets.randbits(256)), data.items + 1, data.train.items
-    popular = noised_popularity(train, items, noise["popularity"], rng) if "popularity" in noise else np.zeros(items)
-    parts = {}
+    popular = noised_popularity(train, items, releases["popularity"][0], rng) if "popularity" in names else np.zeros(items)
+    parts, network = {}, None
     for name in names:
-        weight, floor, _ = PARTS[name]
         if name == "transitions":
-            parts[name] = Evidence(noised_transitions(train, items, noise[name], rng), weight, floor, mean=True)
+            parts[name] = Evidence(noised_transitions(train, items, releases[name][0], rng), *PARTS[name][:2], mean=True)
         elif name == "content":
-            parts[name] = Evidence(choices.item_model("content", data)[0], weight, floor, mean=True)
+            parts[name] = Evidence(choices.item_model("content", data)[0], *PARTS[name][:2], mean=True)
+        elif name != "popularity":
+            network = private_network(name, settings, data, releases[name], rng)
     weight, floor, _ = PARTS["popularity"]
     share = torch.from_numpy(popular / max(popular.max(), 1e-9)).float()
     bias = (weight * torch.log(floor + share))[None]
-    blend = Blend(parts, bias, None, settings["max_len"], torch.zeros(items)).to(device.choose(settings["accelerator"]))
-    stated = statement(settings["privacy"], noise, names, [name for name in asked if name not in names])
-    log.info("train: private: epsilon %.2f (%.2f by a second accountant), delta %g, of %s", *stated["epsilon"].values(), stated["delta"], ", ".join(names))  # fmt: skip
+    blend = Blend(parts, bias, network and network[0], settings["max_len"], torch.zeros(items))
+    blend = blend.to(device.choose(settings["accelerator"]))
+    stated = statement(settings["privacy"], releases, names, [name for name in asked if name not in names])
+    log.info("train: private: epsilon %.2f, delta %g, of %s", max(stated["epsilon"].values()), stated["delta"], ", ".join(names))
     reason = f"train.privacy: {' and '.join(names)}, with noise where shoppers are counted"
     valid = {name: valid_ndcg(_alone(blend, name, names), data.valid) for name in names} | {
         "blend": valid_ndcg(blend, data.valid)
     }
-    recipe = {"parts": {name: {"weight": [PARTS[name][0]], "floor": [PARTS[name][1]]} for name in names}}
+    weights = {
+        name: {"weight": [PARTS[name][0] if name in PARTS else 1.0], "floor": [PARTS[name][1] if name in PARTS else 0.0]}
+        for name in names
+    }
     shape = {
         "model": "blend",
         "parts": list(parts),
-        "network": None,
+        "network": network and network[1],
         "max_len": settings["max_len"],
-        "recipe": recipe,
+        "recipe": {"parts": weights},
         "privacy": stated,
     }
     chosen = {"model": "blend", "reason": "; ".join([reason, *why]), "valid_ndcg@10": valid}
     return blend, shape | {"chosen": chosen}, [{"valid/ndcg@10": valid["blend"]}]
 
 
-def _alone(blend: Blend, name: str, names: list[str]) -> Blend:
-    """One part by itself."""
-    for other in names:
-        blend = blend if other == name else blend.without(other)
-    return blend
+def had(settings: dict, data: Prepared) -> tuple[list[str], list[str]]:
+    """Of the parts that are asked for those that can be had privately, and why others that could are left out.
+
+    Raises:
+        StageError: none can.
+    """
+    asked, why = settings["blend"]["parts"], []
+    names = [name for name in PARTS if name in asked]
+    if "transitions" in names and data.items >= LARGEST:
+        names.remove("transitions")
+        why.append(f"transitions are left out: noise on all pairs has room for catalogues of under {LARGEST:,} items")
+    if "content" in names and data.content is None:
+        names.remove("content")
+    if settings["privacy"]["steps"] and (network := blending.network_name(asked)):
+        names.append(network)
+    if not names:
+        raise StageError(
+            f"train.privacy: of train.blend.parts ({', '.join(asked)}) none can be had privately; there are {', '.join(PARTS)}"
+        )
+    return names, why
 
 
-def statement(asked: dict, noise: dict[str, float], names: list[str], off: list[str]) -> dict:
+def private_network(
+    name: str, settings: dict, data: Prepared, release: Release, rng: np.random.Generator
+) -> tuple[NextItemNetwork, dict]:
+    """A network of a family and its shape, learnt on Poisson samples of shoppers; knows no attributes. On a CPU."""
+    noise, share, steps = release
+    own = {k: settings[k] for k in ("layers", "heads", "max_len", "gated")} | {
+        "width": WIDTH,
+        "dropout": 0.0,
+        "id_dropout": 0.0,
+        "event_dropout": 0.0,
+    }
+    torch.manual_seed(secrets.randbits(63))
+    network = build(name, data.items, own, None)
+    loss, histories = NextItemLoss(network), Histories(data.train, settings["max_len"])
+    optimiser = DPOptimizer(
+        torch.optim.Adam(loss.parameters(), RATE),
+        noise_multiplier=noise,
+        max_grad_norm=CLIPPED,
+        expected_batch_size=share * len(data.train),
+    )
+    for number in range(1, steps + 1):
+        drawn = np.flatnonzero(rng.random(len(histories)) < share)
+        shoppers, target = histories[drawn] if len(drawn) else (None, None)
+        step(optimiser, loss, iter([(shoppers.history, shoppers.times, target)] if len(drawn) else []))
+        if number % 50 == 0:
+            log.info("train: private step %s of %s", number, steps)
+    return network, {"model": name, "items": data.items} | own
+
+
+def statement(asked: dict, releases: dict[str, Release], names: list[str], off: list[str]) -> dict:
     """What is promised, how it was reached, and what is not promised."""
+    done = list(releases.values())
+    exact = (
+        {}
+        if any(share < 1 for _, share, _ in done)
+        else {"gaussian": gaussian_epsilon([noise for noise, *_ in done], asked["delta"])}
+    )
     return {
         "unit": "the shopper",
-        "epsilon": {"gaussian": gaussian_epsilon(list(noise.values()), asked["delta"]), "prv": prv_epsilon(list(noise.values()), asked["delta"])},
+        "epsilon": exact | {"prv": prv_epsilon(done, asked["delta"])},
         "delta": asked["delta"],
-        "noise_multipliers": noise,
-        "noised": list(noise),
-        "public": [name for name in names if name not in noise] + ["the catalogue", "weights and floors"],
+        "noise_multipliers": {name: noise for name, (noise, *_) in releases.items()},
+        "noised": list(releases),
+        "public": [name for name in names if name not in releases] + ["the catalogue", "weights and floors"],
         "off": [*off, "refit", "teachers", "the search for a smaller graph", "histories, offers and attributes of shoppers in the artefact"],
         "uncovered": UNCOVERED,
     }  # fmt: skip
 
 
-def multiplier(asked: dict, ratios: list[float]) -> float:
-    """Standard deviations of noise over the bound, times which ratios each release has, so that all together keep epsilon and delta."""
+def budgeted(asked: dict, names: list[str], share: float) -> dict[str, Release]:
+    """The noise of each part that looks at shoppers, the least with which all together keep epsilon and delta. A network gets about as much of it as all counts together.
+
+    share: of the shoppers, drawn a step.
+    """
+    counts = {name: PARTS[name][2] for name in names if name in PARTS and PARTS[name][2]}
+    network, steps = next((name for name in names if name not in PARTS), None), asked["steps"]
+
+    def releases(noise: float) -> dict[str, Release]:
+        found = {name: (noise * ratio, 1.0, 1) for name, ratio in counts.items()}
+        if network:  # the central limit of sampled Gaussians (Bu et al. 2020): mu = q sqrt(T (exp(1 / z^2) - 1))
+            mu = math.sqrt(sum((noise * ratio) ** -2 for ratio in counts.values())) or 1 / noise
+            found[network] = (1 / math.sqrt(math.log1p(mu**2 / (share**2 * steps))), share, steps)
+        return found
 
     def over(noise: float) -> float:
-        return gaussian_epsilon([noise * ratio for ratio in ratios], asked["delta"]) - asked["epsilon"]
+        done = list(releases(noise).values())
+        return (
+            prv_epsilon(done, asked["delta"]) if network else gaussian_epsilon([z for z, *_ in done], asked["delta"])
+        ) - asked["epsilon"]
 
-    return float(brentq(over, 1e-2, 1e4)) * (1 + 1e-6) if ratios else 0.0
+    if not counts and not network:
+        return {}
+    return releases(float(brentq(over, 0.05, 100.0, rtol=1e-3 if network else 1e-9)) * (1 + (2e-3 if network else 1e-6)))
 
 
 def gaussian_epsilon(noise: list[float], delta: float) -> float:
@@ -118,14 +198,17 @@ def gaussian_epsilon(noise: list[float], delta: float) -> float:
     return float(brentq(beyond, 0.0, mu * (mu + 20) + 1)) if beyond(0.0) > 0 else 0.0
 
 
-def prv_epsilon(noise: list[float], delta: float) -> float:
-    """The same by Opacus' numerical composition of privacy loss random variables (Gopi, Lee & Wutschitz 2021)."""
-    import warnings
-
-    from opacus.accountants import PRVAccountant
-
+def prv_epsilon(releases: list[Release], delta: float) -> float:
+    """The same by Opacus' numerical composition of privacy loss random variables (Gopi, Lee & Wutschitz 2021), of sampled ones too."""
     accountant = PRVAccountant()
-    accountant.history = [(one, 1.0, 1) for one in noise]
+    accountant.history = list(releases)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return float(accountant.get_epsilon(delta)) if noise else 0.0
+        return float(accountant.get_epsilon(delta, eps_error=ERROR)) if releases else 0.0
+
+
+def _alone(blend: Blend, name: str, names: list[str]) -> Blend:
+    """One part by itself."""
+    for other in names:
+        blend = blend if other == name else blend.without(other)
+    return blend
