@@ -29,7 +29,7 @@ def cpu() -> str:
 
 
 def take_rows(
-    told: str, rows: dict[str, tuple[Callable[[Path, bool], list[float]], list[tuple[str, float, float, bool]]]], file: str
+    told: str, rows: dict[str, tuple[Callable[[Path, bool], list[float | None]], list[tuple[str, float, float, bool]]]], file: str
 ) -> None:
     """A program that takes rows, or with --row one of them, and writes them to a file of reports/.
 
@@ -47,5 +47,7 @@ def take_rows(
             with TemporaryDirectory() as scratch:
                 values = take(Path(scratch), chosen.tiny)
             for value, (said, at_least, aim, less) in zip(values, figures, strict=True):
-                report[said] = row(said, value, at_least, aim, cpu(), less)
+                report[said] = row(
+                    said, value, at_least, aim, cpu(), less, None if value is not None else "what it is measured on is not here"
+                )
             write_json(chosen.out / file, {"rows": list(report.values())})

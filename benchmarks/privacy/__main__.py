@@ -12,14 +12,28 @@ from pathlib import Path
 
 from benchmarks.figures import take_rows
 from benchmarks.privacy.forgetting import forget_one
+from benchmarks.privacy.learning import audit, equal, quality, steps
 
 # By name: how it is taken, and of each figure its name, what is asked for at least, the aim, and whether less is better.
-ROWS: dict[str, tuple[Callable[[Path, bool], list[float]], list[tuple[str, float, float, bool]]]] = {
+ROWS: dict[str, tuple[Callable[[Path, bool], list[float | None]], list[tuple[str, float, float, bool]]]] = {
     "forgetting": (forget_one, [
         ("a shopper forgotten: places where their id, pseudonym or history still stands", 0, 0, True),
         ("... places where they stand again after another import", 0, 0, True),
         ("... seconds", 60, 60, True),
     ]),
+    "gradients": (equal, [
+        ("sum of gradients of shoppers beside the batch's, of the largest, the family where it differs most", 1e-5, 1e-5, True),
+        ("epsilon of two accountants apart, share", 0.02, 0.02, True),
+    ]),
+    "audit": (audit, [
+        ("1,000 canaries, the stated noise: epsilon that is shown, over what is stated", 1, 1, True),
+        ("... half the noise: over what is stated, else the audit is blind", 1, 1, False),
+    ]),
+    "quality": (quality, [
+        ("NDCG@10 at epsilon 8 on Beauty with titles, over noised popularity's", 2, 3, False),
+        ("... on 100,000 simulated shoppers, over the plain model's", 0.8, 0.9, False),
+    ]),
+    "step": (steps, [("a step of private training of a network, over a plain one", 6, 4, True)]),
 }  # fmt: skip
 
 

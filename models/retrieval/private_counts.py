@@ -10,34 +10,41 @@ from models.retrieval.sparse_item_model import SparseItemModel, from_rows
 from models.sequences import Ragged
 
 NEWEST = 20  # events of a history that count, at most
-REACH, FADING = 5, 0.7  # events between two that count as a transition, and by how much each counts less
-BOUND = 3.0  # the L2 norm of what one shopper adds, at most
+REACH, FADING = 5, 0.5  # events between two that count as a transition, and by how much each counts less
+BOUND = 2.0  # the L2 norm of what one shopper adds, at most
 STRENGTH = 5.0  # of noise: by how many standard deviations shares of transitions are shrunk
+DECAY = 0.4  # of events of a history, by how many came after
 LARGEST = 10_000  # items up to which all pairs have room
 
 
 def noised_popularity(histories: Ragged, items: int, noise: float, rng: np.random.Generator) -> np.ndarray:
-    """(items,) float, how many shoppers met each item, each shopper's met items clipped to BOUND.
+    """(items,) float, how many shoppers met each item, each shopper's met items clipped to BOUND; under 0 where noise took more than there was.
 
     histories: of item numbers, oldest first, each once. items: V, with padding. noise: standard deviations over BOUND.
     """
     flat, lengths = _newest(histories)
     weight = np.repeat(np.minimum(1.0, BOUND / np.sqrt(np.maximum(lengths, 1))), lengths)
-    counts = np.bincount(flat, weight, items) + rng.normal(0.0, noise * BOUND, items)
-    counts[0] = 0.0
-    return np.maximum(counts, 0.0)
+    return np.bincount(flat, weight, items) + rng.normal(0.0, noise * BOUND, items)
 
 
 def noised_transitions(
     histories: Ragged, items: int, noise: float, rng: np.random.Generator, neighbours: int = 100
-) -> SparseItemModel:
-    """What followed what, up to REACH events later, as shares of all that followed; see noised_popularity.
+) -> tuple[SparseItemModel, SparseItemModel]:
+    """What followed what, as shares of all that followed; and what came before what, of the same noised counts. See noised_pairs."""
+    counts = noised_pairs(histories, items, noise, rng)
+    counts[0], counts[:, 0] = 0.0, 0.0
+    np.fill_diagonal(counts, 0.0)
+    counts = np.maximum(counts, 0.0)
+    forward, back = (_shares(way, STRENGTH * max(noise * BOUND, 1.0), neighbours) for way in (counts, counts.T))
+    return forward, back
+
+
+def noised_pairs(histories: Ragged, items: int, noise: float, rng: np.random.Generator) -> np.ndarray:
+    """(items, items) float: how often an item followed another, up to REACH events later; see noised_popularity.
 
     Raises:
         ValueError: more items than all pairs have room for.
     """
-    import scipy.sparse as sp
-
     if items > LARGEST:
         raise ValueError(f"noise on all pairs of items has no room; {items:,} items are too many (at most {LARGEST:,})")
     flat, lengths = _newest(histories)
@@ -48,13 +55,15 @@ def noised_transitions(
     for gap in range(1, REACH + 1):
         at = np.flatnonzero(left > gap)
         counts += np.bincount(flat[at] * items + flat[at + gap], FADING ** (gap - 1) * weight[at], items * items)
-    counts = counts.reshape(items, items) + rng.normal(0.0, noise * BOUND, (items, items))
-    counts[0], counts[:, 0] = 0.0, 0.0
-    np.fill_diagonal(counts, 0.0)
-    counts = np.maximum(counts, 0.0)
-    shares = counts / (counts.sum(1, keepdims=True) + STRENGTH * max(noise * BOUND, 1.0))
-    model = from_rows([sp.csr_matrix(shares.astype(np.float32))], items, neighbours)
-    model.decay.fill_(0.8)
+    return counts.reshape(items, items) + rng.normal(0.0, noise * BOUND, (items, items))
+
+
+def _shares(counts: np.ndarray, shrink: float, neighbours: int) -> SparseItemModel:
+    import scipy.sparse as sp
+
+    shares = counts / (counts.sum(1, keepdims=True) + shrink)
+    model = from_rows([sp.csr_matrix(shares.astype(np.float32))], len(counts), neighbours)
+    model.decay.fill_(DECAY)
     return model
 
 

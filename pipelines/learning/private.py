@@ -29,7 +29,12 @@ from pipelines.learning.ranking import valid_ndcg
 from pipelines.stage import StageError, log
 
 # Of each part its weight, its floor, and by how much more noise its counts get than those of transitions: popularity needs little.
-PARTS = {"popularity": (0.15, 0.003, 3.0), "transitions": (1.5, 0.003, 1.0), "content": (0.5, 0.03, None)}
+PARTS = {
+    "popularity": (0.05, 0.003, 3.0),
+    "transitions": (2.0, 0.003, 1.0),
+    "transitions_back": (2.0, 0.01, None),  # of the same noised counts
+    "content": (0.5, 0.1, None),
+}
 SHOPPERS_A_STEP, CLIPPED, RATE, WIDTH = (
     512,
     1.0,
@@ -40,7 +45,7 @@ UNCOVERED = [
     "figures of the validation and test parts in the reports and the manifest",
     "how many events and items there were, and on which platforms",
 ]
-ERROR = 2e-3  # of epsilon, by the second accountant
+ERRORS = 2e-3, 1e-2  # of epsilon, by the second accountant: of whole releases, of sampled ones
 Release = tuple[float, float, int]  # noise over what one shopper changes, share of the shoppers that are drawn, times
 
 
@@ -51,19 +56,20 @@ def learn(settings: dict, data: Prepared) -> tuple[Blend, dict, list[dict]]:
         StageError: none of the parts that are asked for can be had privately.
     """
     asked, names, why = settings["blend"]["parts"], *had(settings, data)
-    releases = budgeted(settings["privacy"], names, SHOPPERS_A_STEP / max(len(data.train), 1))
+    releases = budgeted(settings["privacy"], names, min(SHOPPERS_A_STEP / max(len(data.train), 1), 0.5))
     rng, items, train = np.random.default_rng(secrets.randbits(256)), data.items + 1, data.train.items
     popular = noised_popularity(train, items, releases["popularity"][0], rng) if "popularity" in names else np.zeros(items)
-    parts, network = {}, None
+    both = noised_transitions(train, items, releases["transitions"][0], rng) if "transitions" in names else ()
+    pairs, parts, network = dict(zip(("transitions", "transitions_back"), both, strict=False)), {}, None
     for name in names:
-        if name == "transitions":
-            parts[name] = Evidence(noised_transitions(train, items, releases[name][0], rng), *PARTS[name][:2], mean=True)
+        if name in pairs:
+            parts[name] = Evidence(pairs[name], *PARTS[name][:2], mean=True)
         elif name == "content":
             parts[name] = Evidence(choices.item_model("content", data)[0], *PARTS[name][:2], mean=True)
         elif name != "popularity":
             network = private_network(name, settings, data, releases[name], rng)
     weight, floor, _ = PARTS["popularity"]
-    share = torch.from_numpy(popular / max(popular.max(), 1e-9)).float()
+    share = torch.from_numpy(np.maximum(popular, 0.0) / max(popular.max(), 1e-9)).float()
     bias = (weight * torch.log(floor + share))[None]
     blend = Blend(parts, bias, network and network[0], settings["max_len"], torch.zeros(items))
     blend = blend.to(device.choose(settings["accelerator"]))
@@ -97,8 +103,9 @@ def had(settings: dict, data: Prepared) -> tuple[list[str], list[str]]:
     """
     asked, why = settings["blend"]["parts"], []
     names = [name for name in PARTS if name in asked]
-    if "transitions" in names and data.items >= LARGEST:
-        names.remove("transitions")
+    if data.items >= LARGEST or "transitions" not in names:
+        names = [name for name in names if not name.startswith("transitions")]
+    if data.items >= LARGEST:
         why.append(f"transitions are left out: noise on all pairs has room for catalogues of under {LARGEST:,} items")
     if "content" in names and data.content is None:
         names.remove("content")
@@ -154,7 +161,7 @@ def statement(asked: dict, releases: dict[str, Release], names: list[str], off: 
         "delta": asked["delta"],
         "noise_multipliers": {name: noise for name, (noise, *_) in releases.items()},
         "noised": list(releases),
-        "public": [name for name in names if name not in releases] + ["the catalogue", "weights and floors"],
+        "public": [name for name in names if name == "content"] + ["the catalogue", "weights and floors"],
         "off": [*off, "refit", "teachers", "the search for a smaller graph", "histories, offers and attributes of shoppers in the artefact"],
         "uncovered": UNCOVERED,
     }  # fmt: skip
@@ -202,9 +209,10 @@ def prv_epsilon(releases: list[Release], delta: float) -> float:
     """The same by Opacus' numerical composition of privacy loss random variables (Gopi, Lee & Wutschitz 2021), of sampled ones too."""
     accountant = PRVAccountant()
     accountant.history = list(releases)
+    sampled = any(share < 1 for _, share, _ in releases)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return float(accountant.get_epsilon(delta, eps_error=ERROR)) if releases else 0.0
+        return float(accountant.get_epsilon(delta, eps_error=ERRORS[sampled])) if releases else 0.0
 
 
 def _alone(blend: Blend, name: str, names: list[str]) -> Blend:
