@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from deploy.platform import doors
 from deploy.promotion.environments import Environment, EnvironmentProblem, environments, params_of, person
 from deploy.promotion.gate import GateError
 from deploy.serving.artefact import ArtefactError
@@ -22,6 +23,9 @@ app = typer.Typer(
     help="Promote, roll back and serve Pushcart's bentos; look at a shop's files.", no_args_is_help=True, add_completion=False
 )
 
+keys = typer.Typer(help="API keys of a shop's server: who may ask for what.", no_args_is_help=True)
+app.add_typer(keys, name="key")
+Shopname = Annotated[str | None, typer.Option("--shop", help="of params.yaml; the first if left out")]
 vaults = typer.Typer(help="Who is behind a pseudonym: resolve one, see who did, rotate the master key.", no_args_is_help=True)
 app.add_typer(vaults, name="vault")
 
@@ -117,7 +121,11 @@ def _server(target: Environment, current: dict | None) -> str:
 @app.command()
 def serve(
     environment: Name = "production",
-    port: Annotated[int, typer.Option(envvar="SERVE_PORT", help="on the loopback address")] = 3000,
+    port: Annotated[int, typer.Option(envvar="SERVE_PORT")] = 3000,
+    host: Annotated[
+        str, typer.Option(help="the address that it listens on; beyond this machine, API keys are asked for")
+    ] = "127.0.0.1",
+    tls: Annotated[Path | None, typer.Option(help="the folder of `pushcart certs`; left out, it speaks in clear")] = None,
 ) -> None:
     """Serve what an environment has, following promotions and rollbacks, until Ctrl-C."""
     from deploy.platform import processes, server
@@ -127,7 +135,7 @@ def serve(
     processes.stoppable()
     try:
         processes.check_port(port, "SERVE_PORT")
-        with server.served(_checkout(), environment, port) as (url, running, log):
+        with server.served(_checkout(), environment, port, host, tls and tls.absolute()) as (url, running, log):
             typer.echo(f"{url} serves {environment}; Ctrl-C stops it")
             processes.until_one_ends({"the server": (running, log)})
     except processes.PlatformError as error:
@@ -213,6 +221,67 @@ def export_user(
     out.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     out.chmod(0o600)
     typer.echo(f"{sum(map(len, told['tables'].values())):,} rows of tables, and what else is known, are in {out}")
+
+
+@keys.command("add")
+def add_key(
+    name: Annotated[str, typer.Argument(help="who holds it; one of the same name is replaced")],
+    scope: Annotated[list[str], typer.Option(help="answers, marketing, events, items or operations; may be given several times")],
+    days: Annotated[int | None, typer.Option(help="it holds for so long; left out: until it is removed")] = None,
+    shop: Shopname = None,
+) -> None:
+    """Make an API key, shown this once, or exchange it."""
+    with _keys(shop) as file:
+        typer.echo(doors.add_key(file, name, scope, days))
+
+
+@keys.command("list")
+def list_keys(shop: Shopname = None) -> None:
+    """Who holds keys, for what, and until when."""
+    with _keys(shop) as file:
+        for name, told in doors.keys_of(file).items():
+            typer.echo(
+                _ascii(f"{name}: {', '.join(told['scopes'])}, {'until ' + told['until'] if told['until'] else 'without an end'}")
+            )
+
+
+@keys.command("remove")
+def remove_key(name: str, shop: Shopname = None) -> None:
+    """Take a key away: it opens nothing from the next request on."""
+    with _keys(shop) as file:
+        if not doors.remove_key(file, name):
+            _fail(f"there is no key {name} in {file}")
+    typer.echo(f"{name} is let in no more")
+
+
+@contextmanager
+def _keys(shop: str | None) -> Iterator[Path]:
+    """The file of a shop's keys."""
+    from deploy.platform.processes import PlatformError
+
+    shops = params_of(_checkout())["shops"]
+    name = shop or next(iter(shops))
+    if name not in shops:
+        _fail(f"there is no shop {name}; params.yaml names {', '.join(shops)}")
+    if not shops[name]["access"]:
+        _fail(f"shops.{name}.access names no file of keys; set it, such as to ~/.config/pushcart/{name}.keys")
+    try:
+        yield _checkout() / Path(shops[name]["access"]).expanduser()
+    except PlatformError as error:
+        _fail(str(error))
+
+
+@app.command()
+def certs(
+    names: Annotated[list[str], typer.Argument(help="of the server: names and addresses by which it is asked")] = [
+        "localhost",
+        "127.0.0.1",
+    ],
+    folder: Annotated[Path, typer.Option(help="where they stand")] = Path(".certs"),
+) -> None:
+    """Make a certificate for the server, by an authority of this checkout that clients trust (ca.pem)."""
+    authority, own = doors.make_certificates(folder, names)
+    typer.echo(f"{folder}/server.pem is for {', '.join(names)} until {own}; clients trust {folder}/ca.pem, until {authority}")
 
 
 @vaults.command()

@@ -3,8 +3,9 @@
 In:  data/model, data/refit, data/prepared, data/checked (categories, brands, attributes of shoppers), settings `explain`, `train.seed`.
 Out: reports/explanation.json, reports/explanation/*.png.
 
-Faithfulness is measured on a sample of test shoppers: how much less the first answer is ahead of popular items as the five most important events go, by each way to name them, beside random ones. Two
-controls: what is read off a model of shuffled weights must not do better than random; attention is shown and never called a reason.
+Faithfulness is measured on a sample of test shoppers: how much less the first answer is ahead of popular items as the five most important events go, by each way to name them, beside random ones and the newest.
+`both ends` is what servers name; `searched` looks for the five events whose absence changes most, which no way can be much better than. Controls: what is read off a model of shuffled weights must fall short of
+it; attention is shown and never called a reason.
 """
 
 from copy import deepcopy
@@ -17,12 +18,14 @@ from models import metrics
 from models.explaining.attributions import (
     Question,
     attention,
+    both_ends,
     counterfactual,
     deletion,
     insertion,
     integrated_gradients,
     leave_one_out,
     recency,
+    searched,
     shuffled,
 )
 from models.rankers.two_stage import unchanged
@@ -76,9 +79,17 @@ def faithfulness(model, again, data: Prepared, about: int, seed: int) -> tuple[d
             )
             asked = (history, times, int(first[row]), reference)
             question = Question(model, *asked)
-            falls = leave_one_out(question)
+            falls = both_ends(question)
             looked = attention(question)
-            ways = {"leave-one-out": falls, "integrated gradients": integrated_gradients(question), "attention": looked, "recency": recency(question), "shuffled weights": leave_one_out(Question(wrong, *asked))}  # fmt: skip
+            ways = {
+                "both ends": falls,
+                "leave-one-out": leave_one_out(question),
+                "integrated gradients": integrated_gradients(question),
+                "attention": looked,
+                "recency": recency(question),
+                "shuffled weights": both_ends(Question(wrong, *asked)),
+                "searched": searched(question, NAMED),
+            }
             for name, way in ways.items():
                 if way is not None:
                     curves_of = (deletion(question, way, NAMED), insertion(question, way, NAMED))
@@ -90,9 +101,9 @@ def faithfulness(model, again, data: Prepared, about: int, seed: int) -> tuple[d
             found.setdefault("random", []).append(tuple(drawn))
             shares.append(of_whom(falls, part.actions[row][-model.max_len :]))
             sizes.append(counterfactual(question, falls))
-            same.append(int(falls.argmax()) == int(leave_one_out(Question(again, *asked)).argmax()))
+            same.append(int(falls.argmax()) == int(both_ends(Question(again, *asked)).argmax()))
             if looked is not None and len(examples) < 2:
-                examples.append({"attention": looked.numpy(), "leave-one-out": falls.numpy()})
+                examples.append({"attention": looked.numpy(), "both ends": falls.numpy()})
     curves_of = {
         name: {"deletion": np.mean([d for d, _ in way], 0).tolist(), "insertion": np.mean([i for _, i in way], 0).tolist(), "shoppers": len(way)}
         for name, way in found.items()
@@ -269,7 +280,7 @@ def curves(folder, ways: dict[str, dict]) -> None:
                     way[kind],
                     marker="o",
                     label=name,
-                    linestyle="--" if name in ("random", "shuffled weights") else "-",
+                    linestyle="--" if name in ("random", "shuffled weights", "searched") else "-",
                 )
             axes.set_xticks(range(1, NAMED + 1))
             axes.legend()

@@ -311,6 +311,7 @@ class ServedShop(Section):
     proxied: bool
     lateness: float = Field(gt=0)
     learn: bool
+    access: str | None
     kafka: Kafka | None
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -42,18 +43,19 @@ def process(command: list[str], settings: dict[str, str], log: Path, cwd: Path) 
             running.kill()
 
 
-def wait_for(url: str, running: subprocess.Popen, log: Path, seconds: float) -> None:
-    """Waits until the URL answers.
+def wait_for(url: str, running: subprocess.Popen, log: Path, seconds: float, trusted: Path | None = None) -> None:
+    """Waits until the URL answers. trusted: the certificate of an authority.
 
     Raises:
         PlatformError: the process ended, or did not answer in time.
     """
     deadline = time.monotonic() + seconds
+    context = ssl.create_default_context(cafile=str(trusted)) if trusted else None
     while time.monotonic() < deadline:
         if running.poll() is not None:
             raise PlatformError(f"{_name(running)} stopped with code {running.returncode}; its log is {log}")
         try:
-            urllib.request.urlopen(url, timeout=5).read()
+            urllib.request.urlopen(url, timeout=5, context=context).read()
             return
         except (OSError, urllib.error.URLError):
             time.sleep(0.1)

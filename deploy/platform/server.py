@@ -8,30 +8,52 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from ipaddress import ip_address
 from pathlib import Path
 
 from deploy.platform.airflow import airflow
-from deploy.platform.processes import HOST, check_port, process, until_one_ends, wait_for
+from deploy.platform.doors import check_certificate
+from deploy.platform.processes import HOST, PlatformError, check_port, process, until_one_ends, wait_for
 from deploy.promotion.environments import Environment, params_of
+
+ANY = ("0.0.0.0", "::")  # every address of this machine
 
 
 @contextmanager
-def served(checkout: Path, name: str, port: int) -> Iterator[tuple[str, subprocess.Popen, Path]]:
+def served(
+    checkout: Path, name: str, port: int, host: str = HOST, certificates: Path | None = None
+) -> Iterator[tuple[str, subprocess.Popen, Path]]:
     """Serves what the environment serves, following promotions and rollbacks, and the other shops of params.yaml whose environments have something to serve; yields URL, process and log.
+
+    host: that it listens on. certificates: a folder of `pushcart certs`, for TLS; None: it speaks in clear.
+
+    Raises:
+        PlatformError: it would listen beyond this machine, and a shop asks for no API keys; or the certificate does not hold.
 
     Workers are started in the folder that the environment's link names at that moment, so one that is started later runs the code of the
     bento that is current then.
     """
     target = Environment(checkout, name)
-    settings = {
-        "PUSHCART_SHOPS": json.dumps({shop: served_with(checkout, told) for shop, told in shops_of(checkout, name).items()})
-    }
+    shops = {shop: served_with(checkout, told) for shop, told in shops_of(checkout, name).items()}
+    if not is_loopback(host) and (open_ := [shop for shop, told in shops.items() if not told["access"]]):
+        raise PlatformError(
+            f"{host} is not this machine alone, and anybody could ask {', '.join(open_)}: name a file of API keys (shops.{open_[0]}.access) and make one with `pushcart key add`"
+        )
+    settings = {"PUSHCART_SHOPS": json.dumps(shops)}
     with (
         server_folder(target.store, port) as folder,
-        serving([str(target.link / "bento")], port, folder, settings) as (url, running),
+        serving([str(target.link / "bento")], port, folder, settings, host, certificates) as (url, running),
     ):
         target.note_server(port)
         yield url, running, folder / "serve.log"
+
+
+def is_loopback(host: str) -> bool:
+    """Is it this machine alone that can ask there?"""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def shops_of(checkout: Path, environment: str) -> dict[str, dict]:
@@ -49,6 +71,7 @@ def served_with(checkout: Path, shop: dict) -> dict:
     url = params_of(checkout)["send"]["outbox"]
     outbox = str(checkout / url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None
     kept = ("keys", "origins", "rate", "proxied", "lateness", "learn")
+    access = shop["access"] and str(checkout / Path(shop["access"]).expanduser())
     return (
         {name: shop[name] for name in kept}
         | {
@@ -56,6 +79,7 @@ def served_with(checkout: Path, shop: dict) -> dict:
             "events": str(checkout / shop["events"]),
             "state": shop["state"] and os.path.expandvars(shop["state"]),
             "outbox": outbox,
+            "access": access,
         }
         | private(checkout)
     )
@@ -83,7 +107,9 @@ def server_folder(store: Path, port: int) -> Iterator[Path]:
 
 
 @contextmanager
-def serving(target: list[str], port: int, folder: Path, settings: dict[str, str]) -> Iterator[tuple[str, subprocess.Popen]]:
+def serving(
+    target: list[str], port: int, folder: Path, settings: dict[str, str], host: str = HOST, certificates: Path | None = None
+) -> Iterator[tuple[str, subprocess.Popen]]:
     """Runs `bentoml serve` on a bento or a service until it is ready; yields its URL and the process that keeps it.
 
     target: arguments that name it. folder: where it keeps its log and its counters. settings: environment variables.
@@ -96,7 +122,7 @@ def serving(target: list[str], port: int, folder: Path, settings: dict[str, str]
         "serve",
         *target,
         "--host",
-        HOST,
+        host,
         "--port",
         str(port),
         "--timeout-graceful-shutdown",
@@ -104,9 +130,15 @@ def serving(target: list[str], port: int, folder: Path, settings: dict[str, str]
     ]
     own = {"BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": str(folder / "bentoml"), "PROMETHEUS_MULTIPROC_DIR": str(counters)}
     counters.mkdir(exist_ok=True)
+    url, trusted = f"http://{HOST if host in ANY else host}:{port}", None
+    if certificates is not None:
+        check_certificate(certificates)
+        ssl = {"enabled": True, "certfile": str(certificates / "server.pem"), "keyfile": str(certificates / "server.key")}
+        (folder / "tls.json").write_text(json.dumps({"api_server": {"ssl": ssl}}), encoding="utf-8")  # YAML, too
+        own["BENTOML_CONFIG"] = str(folder / "tls.json")
+        url, trusted = url.replace("http:", "https:"), certificates / "ca.pem"
     with process(command, os.environ | own | settings, log, folder) as running:
-        url = f"http://{HOST}:{port}"
-        wait_for(f"{url}/readyz", running, log, 60)
+        wait_for(f"{url}/readyz", running, log, 60, trusted)
         yield url, running
 
 

@@ -4,6 +4,7 @@ GET /pushcart.js is the snippet; GET /search?q=... becomes POST /search; what a 
 """
 
 import json
+import logging
 import re
 import time
 from collections import OrderedDict
@@ -13,8 +14,10 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
+from deploy.serving.access import AccessError, Keys
 from deploy.serving.shops import ASKED, Settings, settings
 
+log = logging.getLogger("bentoml.pushcart")
 MAX_BODY = 1 << 20  # bytes
 ADDRESSES = 100_000  # whose rate is remembered
 BURST = 5.0  # seconds of a rate that may come at once
@@ -28,6 +31,7 @@ class Edge:
 
     def __init__(self, app):
         self.app, self._shops = app, settings()
+        self._keys = {name: Keys(Path(shop.access)) for name, shop in self._shops.items() if shop.access}
         self._left: OrderedDict[tuple[str, str], tuple[float, float]] = OrderedDict()  # of a rate, and when
 
     async def __call__(self, scope, receive, send):
@@ -51,7 +55,9 @@ class Edge:
             elif not (own or allowed):
                 answer = JSONResponse({"error": "pages of this origin may not ask for this (origins)"}, HTTPStatus.FORBIDDEN)
             else:
-                answer = self._refused(name, shop, request) if path in PUBLIC else None
+                answer = self._unknown(name, shop, path, request) or (
+                    self._refused(name, shop, request) if path in PUBLIC else None
+                )
         send = _with(send, allowed) if allowed else send
         body = answer or await _body(request)
         if body is None:  # the sender went away
@@ -75,6 +81,22 @@ class Edge:
         scope["path"] = found["path"] or "/"
         scope["raw_path"] = scope["path"].encode()
         return found["shop"], self._shops.get(found["shop"])
+
+    def _unknown(self, name: str, shop: Settings, path: str, request: Request) -> Response | None:
+        """Why somebody may not ask for this. A page's write key suffices for what pages send."""
+        if name not in self._keys or (path in PUBLIC and shop.keys):
+            return None
+        key = request.headers.get("authorization", "").removeprefix("Bearer ").strip() or request.headers.get("x-api-key", "")
+        try:
+            if self._keys[name].allow(key, path):
+                return None
+        except AccessError as error:
+            log.error("%s", error)
+            return JSONResponse(
+                {"error": "nobody can be let in: the file of API keys cannot be read"}, HTTPStatus.SERVICE_UNAVAILABLE
+            )
+        error = {"error": f"no API key that may ask for {path}: Authorization: Bearer KEY"}
+        return JSONResponse(error, HTTPStatus.UNAUTHORIZED, headers={"www-authenticate": "Bearer"})
 
     def _refused(self, name: str, shop: Settings, request: Request) -> Response | None:
         """Why events are not taken of who sends them."""

@@ -1,6 +1,6 @@
-"""Why an item is answered: the events of the shopper without which it would have scored less, and the same in words, in English and Chinese.
+"""Why an item is answered: the events of the shopper that add most to its score, and the same in words, in English and Chinese.
 
-In: what the graph that answered says to the history with each event left out, one batch. Out: a few reasons an item, strongest first. What is sensitive (serve.sensitive) counts, but is never named.
+In: what the graph that answered says to the history with each event left out, and to each event alone. Out: a few reasons an item, strongest first. What is sensitive (serve.sensitive) counts, but is never named.
 """
 
 from collections import OrderedDict
@@ -26,25 +26,30 @@ class Reason(NamedTuple):
     text: str = ""
 
 
-def falls(
+def contributions(
     scores: Callable[[np.ndarray, np.ndarray], np.ndarray], length: int, items: np.ndarray, reference: np.ndarray
 ) -> np.ndarray:
-    """(L, K): how much less each item scores, beside a reference, where an event is left out of a history of L.
+    """(L, K): what each of L events adds to each item, beside a reference: the mean of what the item loses where the event is left out of the history and of what it gains where the event is all there is. These are the
+    first and the last of the marginal contributions that Shapley's value is the mean of (Shapley 1953): of two events that say the same, leaving one out says nothing.
 
-    scores: of rows of places (B, L - 1 or L; -1 is no event) and items, (B, K + R).
+    scores: of rows of places (B, up to L; -1 is no event) and items, (B, K + R).
     """
+
+    def ahead(rows: np.ndarray) -> np.ndarray:
+        said = scores(rows, np.concatenate([items, reference]))
+        return said[:, : len(items)] - said[:, len(items) :].mean(1, keepdims=True)
+
     rows = np.full((length + 1, length), -1)
     rows[0] = np.arange(length)
     for left_out in range(length):
         rows[left_out + 1, : length - 1] = np.delete(np.arange(length), left_out)
-    said = scores(rows, np.concatenate([items, reference]))
-    ahead = said[:, : len(items)] - said[:, len(items) :].mean(1, keepdims=True)
-    return ahead[0] - ahead[1:]
+    without, alone = ahead(rows), ahead(np.arange(-1, length)[:, None])
+    return (without[0] - without[1:] + alone[1:] - alone[0]) / 2
 
 
-def of_events(fall: np.ndarray, numbers: np.ndarray, actions: np.ndarray, sensitive: np.ndarray) -> list[Reason]:
-    """The events that carry one item: those that add most to it. fall: (L,). sensitive: (L,) bool, not to be named."""
-    gains = np.maximum(fall, 0.0)
+def of_events(adds: np.ndarray, numbers: np.ndarray, actions: np.ndarray, sensitive: np.ndarray) -> list[Reason]:
+    """The events that carry one item: those that add most to it. adds: (L,). sensitive: (L,) bool, not to be named."""
+    gains = np.maximum(adds, 0.0)
     if not gains.sum() > 0:
         return []
     shares = gains / gains.sum()

@@ -21,7 +21,7 @@ from deploy.serving.changes import Catalogue, Newcomer
 from deploy.serving.decisions import Decision, Decisions
 from deploy.serving.graphs import Index, session
 from deploy.serving.histories import NOTHING, Bought, Histories, Known, LiveHistories, StoredHistories
-from deploy.serving.reasons import REFERENCE, Reason, Remembered, falls, in_words, of_events
+from deploy.serving.reasons import REFERENCE, Reason, Remembered, contributions, in_words, of_events
 from online.state import VISITOR, Gone, State
 
 ACTIONS = ("view", "favourite", "cart", "purchase")  # by their numbers in a history, from 1
@@ -117,7 +117,7 @@ class Recommender:
         self._platforms = {name: i for i, name in enumerate(self.manifest["platforms"], 1)}
         self._exclude: str = self.manifest["exclude"]
         self._unnamed = self._sensitive(self.manifest["params"]["serve"].get("sensitive", []))
-        self._falls = Remembered()
+        self._contributions = Remembered()
         self._check_probe(json.loads((folder / "probe.json").read_text(encoding="utf-8")))
 
     def recommend(
@@ -287,10 +287,10 @@ class Recommender:
         places = np.flatnonzero(numbers > 0)
         by_events: dict[int, list[Reason]] = {}
         if len(places) and len(asked.numbers):
-            fall = self._left_out(asked, numbers[places])
+            adds = self._added(asked, numbers[places])
             history, actions = asked.numbers[-self.max_len :], asked.actions[-self.max_len :]
             for column, place in enumerate(places.tolist()):
-                by_events[place] = of_events(fall[:, column], history, actions, self._unnamed[history])
+                by_events[place] = of_events(adds[:, column], history, actions, self._unnamed[history])
         explained = []
         for place, item in enumerate(shown):
             reasons = [told[item["item_id"]]] if item["item_id"] in told else []
@@ -302,8 +302,8 @@ class Recommender:
             explained.append(item | {"reasons": [self._told(one) for one in reasons], "because": in_words(reasons, self._name)})
         return explained
 
-    def _left_out(self, asked: Asked, items: np.ndarray) -> np.ndarray:
-        """(L, K): how much less the graph scores items where it does not read an event; only the newest max_len are read."""
+    def _added(self, asked: Asked, items: np.ndarray) -> np.ndarray:
+        """(L, K): what each event adds to items by the graph (reasons.py); only the newest max_len are read."""
         history, times, actions = (column[-self.max_len :] for column in (asked.numbers, asked.times, asked.actions))
         most = min(self.max_k, len(self.items))  # items that one question may ask about
         reference = np.setdiff1d(self._popular["all"][: min(REFERENCE, most // 2)], items)
@@ -327,9 +327,11 @@ class Recommender:
 
         def of_all() -> np.ndarray:
             step = most - len(reference)
-            return np.hstack([falls(scores, len(history), items[a : a + step], reference) for a in range(0, len(items), step)])
+            return np.hstack(
+                [contributions(scores, len(history), items[a : a + step], reference) for a in range(0, len(items), step)]
+            )
 
-        return self._falls.get((history.tobytes(), times.tobytes(), actions.tobytes(), platform, items.tobytes()), of_all)
+        return self._contributions.get((history.tobytes(), times.tobytes(), actions.tobytes(), platform, items.tobytes()), of_all)
 
     def _cycles(self, bought: Bought) -> dict[str, Reason]:
         """Of items that are bought again how often."""

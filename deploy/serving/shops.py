@@ -32,7 +32,7 @@ class Settings:
         follow: an environment's `current` link; None: the artefact that the bento was built with. events: the folder that events go to; None: none are taken. state: redis://..., where events since are kept; None:
             in that folder. outbox: a SQLite file that says what was sent. keys: one of which `/events` asks for; none: it asks for no key. origins: of pages that may send events. rate: requests a second from one
             address, of pages; None: any. proxied: addresses are those that a proxy tells in X-Forwarded-For. lateness: seconds after which an event is for the next retrain alone.
-            learn: whether answers use what is learnt between retrains, where somebody learns. pseudonyms: whether shoppers are known by them. vault, master_key: files that say who is behind one, and who was forgotten.
+            learn: whether answers use what is learnt between retrains, where somebody learns. access: a file of API keys (access.py), one of which all but pages name; None: nobody is asked. pseudonyms: whether shoppers are known by them. vault, master_key: files that say who is behind one, and who was forgotten.
     """
 
     follow: str | None = None
@@ -45,6 +45,7 @@ class Settings:
     proxied: bool = False
     lateness: float = 86_400.0
     learn: bool = True
+    access: str | None = None
     pseudonyms: bool = False
     vault: str | None = None
     master_key: str | None = None

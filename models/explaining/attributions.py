@@ -50,6 +50,27 @@ def leave_one_out(question: Question) -> Tensor:
     return ahead[0] - ahead[1:]
 
 
+def both_ends(question: Question) -> Tensor:
+    """(L,) float: the mean of leave_one_out and of how much further the item is ahead with an event alone than with none, the first and the last of the marginal contributions whose mean is Shapley's value (1953).
+
+    Of two events that say the same, leaving one out says nothing. What servers name (deploy/serving/reasons.py).
+    """
+    length = len(question.history)
+    alone = question.ahead(torch.cat([torch.zeros(1, length, dtype=torch.bool), torch.eye(length, dtype=torch.bool)]))
+    return (leave_one_out(question) + alone[1:] - alone[0]) / 2
+
+
+def searched(question: Question, most: int) -> Tensor:
+    """(L,) float: the events that are to go, one after the other, so that the item falls furthest; others 0. What no way to name events can be much better than."""
+    length = len(question.history)
+    kept, found = torch.ones(length, dtype=torch.bool), torch.zeros(length)
+    for place in range(min(most, length)):
+        ahead = question.ahead(kept & ~torch.eye(length, dtype=torch.bool)).masked_fill(~kept, torch.inf)
+        least = int(ahead.argmin())
+        kept[least], found[least] = False, most - place
+    return found
+
+
 def integrated_gradients(question: Question) -> Tensor | None:
     """(L,) float, of the network alone, from a history of no vectors (Sundararajan et al. 2017; Captum). None: there is no network."""
     network = network_of(question.model)

@@ -6,12 +6,14 @@ import torch
 from models.explaining.attributions import (
     Question,
     attention,
+    both_ends,
     counterfactual,
     deletion,
     insertion,
     integrated_gradients,
     leave_one_out,
     recency,
+    searched,
     shuffled,
 )
 from models.families import FAMILIES, build
@@ -76,6 +78,7 @@ def test_a_planted_rule_is_named_and_shuffled_weights_do_not_name_it():
     assert curve[0] > 0
     assert (curve >= by_recency - 1e-6).all()
     assert insertion(asked, leave_one_out(asked), 1)[0] > 0
+    assert int(both_ends(asked).argmax()) == int(searched(asked, 2).argmax()) == 0
     assert counterfactual(asked, leave_one_out(asked)) == 1
     before = {name: value.clone() for name, value in question().model.state_dict().items()}
     after = shuffled(question().model, 1).state_dict()
