@@ -273,13 +273,11 @@ def _keys(shop: str | None) -> Iterator[Path]:
 
 @app.command()
 def certs(
-    names: Annotated[list[str], typer.Argument(help="of the server: names and addresses by which it is asked")] = [
-        "localhost",
-        "127.0.0.1",
-    ],
+    names: Annotated[list[str] | None, typer.Argument(help="of the server: names and addresses by which it is asked")] = None,
     folder: Annotated[Path, typer.Option(help="where they stand")] = Path(".certs"),
 ) -> None:
     """Make a certificate for the server, by an authority of this checkout that clients trust (ca.pem)."""
+    names = names or ["localhost", "127.0.0.1"]
     authority, own = doors.make_certificates(folder, names)
     typer.echo(f"{folder}/server.pem is for {', '.join(names)} until {own}; clients trust {folder}/ca.pem, until {authority}")
 
