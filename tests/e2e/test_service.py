@@ -1,9 +1,11 @@
 """The served bento over real HTTP: answers, refusals, and a swap under load."""
 
+import http.client
 import json
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -22,7 +24,7 @@ from schemathesis.specs.openapi.checks import content_type_conformance, response
 from typer.testing import CliRunner
 
 from deploy.cli import app
-from deploy.platform import processes, server
+from deploy.platform import doors, processes, server
 from deploy.promotion.environments import Environment
 from deploy.serving.artefact import code_digest, version_of
 from deploy.serving.catalogue import Ids
@@ -205,6 +207,32 @@ def test_routes_do_as_their_openapi_document_says(url: str, mode: GenerationMode
         answers_well()
 
 
+def test_answers_say_why_on_the_swagger_page_in_two_languages(url: str, checkout: Path):
+    status, answer = post(f"{url}/recommend", {"user_id": "u000001", "k": 5, "explain": True})
+    assert status == 200
+    assert all(item["reasons"] and item["because"]["en"].startswith("Because you ") for item in answer["items"])
+    assert all("reasons" not in item for item in post(f"{url}/recommend", {"user_id": "u000001"})[1]["items"])
+    sync = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("chromium is not installed")
+    with sync.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1200, "height": 1600})
+        page.goto(url)
+        route = page.locator("div.opblock", has=page.locator("[data-path='/recommend']"))
+        route.locator(".opblock-summary").click()
+        route.get_by_role("button", name="Try it out").click()
+        route.locator("textarea").fill(json.dumps({"user_id": "u000001", "k": 2, "explain": True}))
+        route.get_by_role("button", name="Execute").click()
+        told = route.locator(".live-responses-table .highlight-code").first
+        told.wait_for(timeout=10_000)
+        page.screenshot(path=str(checkout / "swagger.png"), full_page=True)
+        assert "Because you" in told.inner_text()
+        assert "因为您" in told.inner_text()
+        browser.close()
+
+
 def test_similar(url: str, ids: list[str]):
     status, answer = post(f"{url}/similar", {"item_id": ids[0], "k": 4})
     assert status == 200
@@ -331,3 +359,48 @@ def test_a_service_manager_stops_all_of_it(finished: Path, tmp_path: Path):
             assert serving.wait(40) == 0
         with pytest.raises(urllib.error.URLError):
             get(f"http://127.0.0.1:{port}/livez")
+
+
+def test_keys_certificates_and_pseudonyms_over_the_wire(finished: Path, tmp_path: Path):
+    folder = with_production(tmp_path / "checkout", finished)
+    params = (
+        (folder / "params.yaml")
+        .read_text()
+        .replace("access: null", "access: .keys")
+        .replace("pseudonyms: false", "pseudonyms: true")
+    )
+    (folder / "params.yaml").write_text(params.replace("master_key: null", f"master_key: {tmp_path}/key"))
+    doors.make_certificates(folder / ".certs", ["127.0.0.1"])
+    key = doors.add_key(folder / ".keys", "site", ["answers", "events"], days=1)
+    trusted = ssl.create_default_context(cafile=str(folder / ".certs/ca.pem"))
+
+    def ask(path: str, body: dict, key: str | None, context: ssl.SSLContext) -> tuple[int, dict]:
+        headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
+        request = urllib.request.Request(url + path, json.dumps(body).encode(), headers)
+        try:
+            with urllib.request.urlopen(request, timeout=10, context=context) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+    with server.served(folder, "production", processes.free_port(), certificates=folder / ".certs") as (url, _, _):
+        assert url.startswith("https://")
+        assert ask("/recommend", {"user_id": "u000001"}, key, trusted)[0] == 200
+        assert ask("/recommend", {"user_id": "u000001"}, None, trusted)[0] == 401
+        assert ask("/audience", {"condition": "1 = 1"}, key, trusted)[0] == 401
+        with pytest.raises(urllib.error.URLError, match="CERTIFICATE_VERIFY_FAILED"):
+            ask("/recommend", {}, key, ssl.create_default_context())
+        with pytest.raises((urllib.error.URLError, ConnectionError, http.client.HTTPException)):
+            urllib.request.urlopen(url.replace("https:", "http:") + "/livez", timeout=5)
+        event = {"event_id": "w1", "user_id": "alice", "visitor_id": "her telephone", "event": "view", "item_id": "sku00051"}
+        assert ask("/events", {"events": [event]}, key, trusted) == (
+            202,
+            {"accepted": 1, "late": 0, "repeated": 0, "refused": []},
+        )
+        assert ask("/recommend", {"user_id": "alice"}, key, trusted)[1]["fallback"] is None  # known by what she just did
+        with chdir(folder):
+            assert CliRunner().invoke(app, ["forget", "alice", "--later"]).exit_code == 0
+        refused = ask("/events", {"events": [event | {"event_id": "w2"}]}, key, trusted)[1]["refused"]
+        assert [one["reason"] for one in refused] == ["the shopper asked to be forgotten"]
+    content = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file() and ".vault" not in path.parts)
+    assert not any(word in content for word in (b"alice", b"her telephone"))
