@@ -134,8 +134,8 @@ def serving(
     if certificates is not None:
         check_certificate(certificates)
         ssl = {"enabled": True, "certfile": str(certificates / "server.pem"), "keyfile": str(certificates / "server.key")}
-        (folder / "tls.json").write_text(json.dumps({"api_server": {"ssl": ssl}}), encoding="utf-8")  # YAML, too
-        own["BENTOML_CONFIG"] = str(folder / "tls.json")
+        (folder / "tls.yaml").write_text(json.dumps({"api_server": {"ssl": ssl}}), encoding="utf-8")  # JSON is YAML, too
+        own["BENTOML_CONFIG"] = str(folder / "tls.yaml")
         url, trusted = url.replace("http:", "https:"), certificates / "ca.pem"
     with process(command, os.environ | own | settings, log, folder) as running:
         wait_for(f"{url}/readyz", running, log, 60, trusted)

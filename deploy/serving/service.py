@@ -179,7 +179,7 @@ class Pushcart:
         recommender = self._recommender
         places = recommender.items.places([offer.item_id for offer in offers]) + 1
         found = [
-            recommender.decisions.score(self._known_as({"user_id": offer.user_id})["user_id"], int(item), offer.channel)
+            recommender.decisions.score(self._known_as({"user_id": offer.user_id}).get("user_id", ""), int(item), offer.channel)
             for offer, item in zip(offers, places, strict=True)
         ]
         return _json({"scores": found, "currency": recommender.decisions.currency, "model_version": recommender.version})
