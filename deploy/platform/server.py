@@ -136,16 +136,14 @@ def serving(
     url, trusted = f"http://{HOST if host in ANY else host}:{port}", None
     if certificates is not None:
         check_certificate(certificates)
-        ssl = {
-            "enabled": True,
-            "certfile": str(certificates / "server.pem"),
-            "keyfile": str(certificates / "server.key"),
-            "ciphers": CIPHERS,
-        }
-        (folder / "tls.yaml").write_text(
-            json.dumps({"version": 1, "api_server": {"ssl": ssl}}), encoding="utf-8"
-        )  # JSON is YAML, too
-        own["BENTOML_CONFIG"] = str(folder / "tls.yaml")
+        command += [
+            "--ssl-certfile",
+            str(certificates / "server.pem"),
+            "--ssl-keyfile",
+            str(certificates / "server.key"),
+            "--ssl-ciphers",
+            CIPHERS,
+        ]
         url, trusted = url.replace("http:", "https:"), certificates / "ca.pem"
     with process(command, os.environ | own | settings, log, folder) as running:
         wait_for(f"{url}/readyz", running, log, 60, trusted)
