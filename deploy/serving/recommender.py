@@ -116,7 +116,7 @@ class Recommender:
         self._carriers: list[str] = self.manifest["model"].get("carriers", [])
         self._platforms = {name: i for i, name in enumerate(self.manifest["platforms"], 1)}
         self._exclude: str = self.manifest["exclude"]
-        self._unnamed = self._sensitive(self.manifest["params"]["serve"].get("sensitive", []))
+        self._unnamed = self._sensitive(self.manifest["params"].get("serve", {}).get("sensitive", []))
         self._contributions = Remembered()
         self._check_probe(json.loads((folder / "probe.json").read_text(encoding="utf-8")))
 
