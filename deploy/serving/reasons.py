@@ -12,6 +12,7 @@ import numpy as np
 NAMED = 3  # events an item
 LEAST = 0.15  # of what all events add to an item, from which one is named
 REFERENCE = 50  # popular items, beside whose mean an item's score is looked at: what raises all of them is no reason for one
+LEFT_OUT, NEWEST = 20, 5  # events of a history that are left out, one at a time; and of them the newest
 KEPT = 1000  # answers whose reasons are remembered
 DID = {1: ("looked at", "看过"), 2: ("favourited", "收藏过"), 3: ("put in your cart", "加购过"), 4: ("bought", "买过")}
 
@@ -29,8 +30,9 @@ class Reason(NamedTuple):
 def contributions(
     scores: Callable[[np.ndarray, np.ndarray], np.ndarray], length: int, items: np.ndarray, reference: np.ndarray
 ) -> np.ndarray:
-    """(L, K): what each of L events adds to each item, beside a reference: the mean of what the item loses where the event is left out of the history and of what it gains where the event is all there is. These are the
-    first and the last of the marginal contributions that Shapley's value is the mean of (Shapley 1953): of two events that say the same, leaving one out says nothing.
+    """(L, K): what each of L events adds to each item, beside a reference: the mean of what the item loses where the event is left out of the history and of what it gains where the event is all there is. These are the first and the last of the marginal contributions that Shapley's value is the mean of (Shapley 1953): of two events that say the same, leaving one out says nothing.
+
+    Left out are the NEWEST events and those that gain most alone, LEFT_OUT together: of an event that is neither, leaving it out costs time and says little.
 
     scores: of rows of places (B, up to L; -1 is no event) and items, (B, K + R).
     """
@@ -39,12 +41,17 @@ def contributions(
         said = scores(rows, np.concatenate([items, reference]))
         return said[:, : len(items)] - said[:, len(items) :].mean(1, keepdims=True)
 
-    rows = np.full((length + 1, length), -1)
+    alone = ahead(np.arange(-1, length)[:, None])
+    gained = alone[1:] - alone[0]
+    telling = np.argsort(-gained.max(1), kind="stable")[: LEFT_OUT - NEWEST]
+    chosen = np.union1d(telling, np.arange(max(0, length - NEWEST), length))
+    rows = np.full((len(chosen) + 1, length), -1)
     rows[0] = np.arange(length)
-    for left_out in range(length):
-        rows[left_out + 1, : length - 1] = np.delete(np.arange(length), left_out)
-    without, alone = ahead(rows), ahead(np.arange(-1, length)[:, None])
-    return (without[0] - without[1:] + alone[1:] - alone[0]) / 2
+    for row, place in enumerate(chosen, 1):
+        rows[row, : length - 1] = np.delete(np.arange(length), place)
+    without, lost = ahead(rows), np.zeros_like(gained)
+    lost[chosen] = without[0] - without[1:]
+    return (lost + gained) / 2
 
 
 def of_events(adds: np.ndarray, numbers: np.ndarray, actions: np.ndarray, sensitive: np.ndarray) -> list[Reason]:
