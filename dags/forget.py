@@ -17,7 +17,7 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     tags=["pushcart"],
-):
+) as dag:
     BashOperator(
         task_id="erase",
         bash_command=command("deploy.cli", "forget", "--pending"),

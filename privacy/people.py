@@ -10,6 +10,7 @@ from pathlib import Path
 from privacy.vault import VISITOR, Vault, bare, opened
 
 FORGOTTEN = "the shopper asked to be forgotten"
+ON, OFF = ("true", "1", "yes", "on"), ("", "false", "0", "no", "off")
 LINKING = ("session_id", "order_id")  # by which the shop's own systems know whose an event is
 
 
@@ -87,8 +88,20 @@ def of_settings(checkout: Path, vault: str, master_key: str | None, pseudonyms: 
     return People(appears=lambda: opened(checkout, vault, master_key) if file.exists() else None)
 
 
+def is_on(variable: str) -> bool:
+    """Whether a variable of the environment is switched on.
+
+    Raises:
+        ValueError: it says neither.
+    """
+    told = os.environ.get(variable, "").lower()
+    if told not in (*ON, *OFF):
+        raise ValueError(f"{variable}: {told!r} is neither true nor false")
+    return told in ON
+
+
 def of_environment() -> People:
-    """By PUSHCART_VAULT and PUSHCART_MASTER_KEY, files; and PUSHCART_PSEUDONYMS, where it is set. Nobody is told by a command line, which everybody on the machine reads.
+    """By PUSHCART_VAULT and PUSHCART_MASTER_KEY, files; and PUSHCART_PSEUDONYMS, true or false. Nobody is told by a command line, which everybody on the machine reads.
 
     Raises:
         VaultError: see of_settings.
@@ -96,7 +109,7 @@ def of_environment() -> People:
     vault = os.environ.get("PUSHCART_VAULT")
     if not vault:
         return People()
-    return of_settings(Path.cwd(), vault, os.environ.get("PUSHCART_MASTER_KEY"), bool(os.environ.get("PUSHCART_PSEUDONYMS")))
+    return of_settings(Path.cwd(), vault, os.environ.get("PUSHCART_MASTER_KEY"), is_on("PUSHCART_PSEUDONYMS"))
 
 
 def _nothing_of(line: dict) -> dict:

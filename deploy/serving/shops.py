@@ -15,13 +15,12 @@ from deploy.serving.follow import Follower
 from deploy.serving.recommender import Recommender
 from online.intake import Intake
 from online.state import beside
-from privacy.people import People, of_settings
+from privacy.people import People, is_on, of_settings
 
 ONLY = "shop"  # the name of the one shop, where none are named
 LISTS = ("keys", "origins")
 NUMBERS = ("lateness", "rate")
 SWITCHES = ("proxied", "learn", "pseudonyms")
-ON, OFF = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
 
 @dataclass(frozen=True)
@@ -77,9 +76,7 @@ def _read(variable: str, setting: str, value: str) -> object:
     if setting in LISTS:
         return value.split(",")
     if setting in SWITCHES:
-        if value.lower() not in ON + OFF:
-            raise ValueError(f"{variable}: {value!r} is neither true nor false")
-        return value.lower() in ON
+        return is_on(variable)
     try:
         return float(value) if setting in NUMBERS else value
     except ValueError as error:

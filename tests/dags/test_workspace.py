@@ -172,3 +172,11 @@ def test_old_runs_keep_their_reports_and_lose_what_is_heavy(checkout: Path, monk
     runs = checkout / ".airflow/runs"
     assert sorted(p.parent.name for p in runs.glob("*/bento")) == ["r2", "r3"]
     assert len(list(runs.glob("*/reports"))) == 4
+
+
+def test_whoever_asks_to_be_forgotten_is_named_to_no_scheduler():
+    from dags.forget import dag
+
+    [task] = dag.tasks
+    assert "forget --pending" in task.bash_command
+    assert dag.params == {}
