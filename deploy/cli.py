@@ -171,7 +171,10 @@ def campaign(words: typer.Context) -> None:
 
 @app.command()
 def forget(
-    user: Annotated[str | None, typer.Argument(help="the shop's own id, or a pseudonym")] = None,
+    user: Annotated[
+        str | None,
+        typer.Argument(help="the shop's own id, or a pseudonym; - reads it, as everybody on a machine sees command lines"),
+    ] = None,
     pending: Annotated[bool, typer.Option("--pending", help="all who asked and are still known")] = False,
     later: Annotated[bool, typer.Option("--later", help="only take nothing in any more; --pending erases")] = False,
     lift: Annotated[bool, typer.Option("--lift", help="let one who was forgotten come again")] = False,
@@ -182,6 +185,9 @@ def forget(
     checkout = _checkout()
     if (user is None) == (not pending):
         _fail("name one shopper, or --pending")
+    if pending and not forgetting.has_vault(checkout):
+        return
+    user = sys.stdin.readline().rstrip("\n") if user == "-" else user
     try:
         vault = forgetting.vault_of(checkout)
         if lift:
@@ -214,8 +220,7 @@ def export_user(
 
     checkout = _checkout()
     try:
-        vault = forgetting.vault_of(checkout)
-        told = forgetting.tell_all(checkout, vault, vault.names([user]).get(user, user))
+        told = forgetting.tell_all(checkout, user)
     except (VaultError, RuntimeError) as error:
         _fail(str(error))
     out.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

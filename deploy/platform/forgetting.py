@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from deploy.promotion.environments import Environment, environments, params_of
 from privacy.vault import Vault, opened
@@ -22,13 +23,18 @@ class Busy(Exception):
 
 
 def vault_of(checkout: Path) -> Vault:
-    """The vault of a checkout.
+    """The vault of a checkout, which is made where there is none.
 
     Raises:
         VaultError: it cannot be opened.
     """
     told = params_of(checkout)["privacy"]
     return opened(checkout, told["vault"], told["master_key"])
+
+
+def has_vault(checkout: Path) -> bool:
+    """Whether there is one: without it nobody has a pseudonym and nobody asked to be forgotten."""
+    return (checkout / Path(params_of(checkout)["privacy"]["vault"]).expanduser()).exists()
 
 
 def forget(checkout: Path, vault: Vault, user_id: str, tell: Callable[[dict], None] = lambda done: None) -> dict:
@@ -55,9 +61,17 @@ def forget(checkout: Path, vault: Vault, user_id: str, tell: Callable[[dict], No
     return receipt
 
 
-def tell_all(checkout: Path, vault: Vault, user_id: str) -> dict:
-    """All that is known of a shopper (pipelines/rights/telling.py)."""
-    return json.loads(_rights(checkout, ["tell"], names_of(vault, user_id)))
+def tell_all(checkout: Path, user_id: str) -> dict:
+    """All that is known of a shopper (pipelines/rights/telling.py), by id or pseudonym.
+
+    Raises:
+        VaultError: the vault cannot be opened. RuntimeError: a program failed.
+    """
+    names = [user_id]
+    if has_vault(checkout):
+        vault = vault_of(checkout)
+        names = names_of(vault, vault.names([user_id]).get(user_id, user_id))
+    return json.loads("".join(_rights(checkout, ["tell"], names)))
 
 
 def names_of(vault: Vault, user_id: str) -> list[str]:
@@ -67,23 +81,33 @@ def names_of(vault: Vault, user_id: str) -> list[str]:
 
 
 def _everywhere(checkout: Path, names: list[str]) -> Iterator[dict]:
-    for line in _rights(checkout, ["forget"], names).splitlines():
-        yield json.loads(line)
+    yield from map(json.loads, _rights(checkout, ["forget"], names))
+
+    def change(bento: Path) -> bool:
+        return json.loads("".join(_rights(checkout, ["bento", str(bento)], names)))
+
     for name in environments(checkout):
-        changed = Environment(checkout, name).remake(lambda bento: json.loads(_rights(checkout, ["bento", str(bento)], names)))
+        changed = Environment(checkout, name).remake(change)
         yield {"place": f"the bentos of {name}", "count": changed, "what": "made again without them, and served"}
 
 
-def _rights(checkout: Path, words: list[str], names: list[str]) -> str:
-    """What pipelines/rights says. Names are told on standard input."""
+def _rights(checkout: Path, words: list[str], names: list[str]) -> Iterator[str]:
+    """Lines that pipelines/rights says, as it says them. Names are told on standard input.
+
+    Raises:
+        RuntimeError: it failed.
+    """
     code = str(Path(__file__).resolve().parents[2])
-    done = subprocess.run(
+    with subprocess.Popen(
         [sys.executable, "-m", "pipelines.rights", *words],
-        input=json.dumps(names), capture_output=True, text=True, cwd=checkout, env=os.environ | {"PYTHONPATH": code},
-    )  # fmt: skip
-    if done.returncode:
-        raise RuntimeError(done.stderr.strip()[-2000:])
-    return done.stdout
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=(told := TemporaryFile()), cwd=checkout, text=True, encoding="utf-8", env=os.environ | {"PYTHONPATH": code},
+    ) as running:  # fmt: skip
+        running.stdin.write(json.dumps(names))
+        running.stdin.close()
+        yield from running.stdout
+    if running.returncode:
+        told.seek(0)
+        raise RuntimeError(told.read().decode(errors="replace").strip()[-2000:])
 
 
 def _check_nothing_runs(checkout: Path) -> None:

@@ -15,7 +15,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from marketing.outbox import Outbox
 from online.state import VISITOR, Gone, open_state
 from pipelines import settings
 from pipelines.artefact import without
@@ -65,16 +64,12 @@ def forget(names: Names) -> Iterator[Done]:
             yield Done(
                 f"Kafka's topic {served.kafka.topic}", 0, "not Pushcart's: it keeps events as long as the broker is told to"
             )
-    yield Done("the outbox", _outbox().forget(names.all), "messages and opt-outs removed")
+    yield Done("the outbox", delivery.opened().forget(names.all), "messages and opt-outs removed")
     for place in PLACES:
         if Path(place).exists():
             yield from erasing.erase(Path(place), names)
     yield from versions.erase(Path.cwd(), names)
     yield Done(WEIGHTS, 0, "forgotten with the next retrain")
-
-
-def _outbox() -> Outbox:
-    return delivery.opened()
 
 
 def _visitors(folder: Path, names: list[str]) -> list[str]:

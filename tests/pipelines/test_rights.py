@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import yaml
+from typer.testing import CliRunner
 
+from benchmarks.privacy.traces import traces
+from deploy.cli import app
+from deploy.platform import forgetting
 from deploy.serving.recommender import Recommender
 from marketing.outbox import Message, Outbox
 from online.intake import Intake
@@ -182,3 +188,44 @@ def test_all_that_is_known_of_a_shopper_is_told(run: Path):
     assert len(events) == len(pl.read_parquet("data/raw/events.parquet").filter(user_id=user))
     assert {row["user_id"] for rows in told["tables"].values() for row in rows} == {user}
     assert set(told["purposes"]) >= {str(Path(place).parent) for place in told["tables"]}
+
+
+def test_the_command_line_forgets_while_others_stay_and_goes_on_where_it_was_killed(run: Path, monkeypatch: pytest.MonkeyPatch):
+    params = yaml.safe_load((run / "params.yaml").read_text())
+    params["privacy"]["master_key"] = str(run / "key")
+    (run / "params.yaml").write_text(yaml.safe_dump(params))
+    (run / "dvc.yaml").touch()
+    for words in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
+        subprocess.run(words, cwd=run, check=True, capture_output=True)
+    users = pl.read_parquet("data/prepared/users.parquet")["user_id"].to_list()
+    gone, other = users[:2]
+    events = pl.read_parquet("data/raw/events.parquet")
+    assert CliRunner().invoke(app, ["forget", "--pending"]).exit_code == 0
+    assert not (run / ".vault").exists()  # nobody asked
+    told = CliRunner().invoke(app, ["export-user", gone, "--out", "told.json"])
+    assert told.exit_code == 0, told.output
+    assert (
+        len(json.loads((run / "told.json").read_text())["tables"]["data/raw/events.parquet"])
+        == events.filter(user_id=gone).height
+    )
+    (run / "told.json").unlink()
+    lock = run / ".dvc/tmp/rwlock"
+    lock.write_text(json.dumps({"write": {"data/raw": {"pid": os.getpid(), "cmd": "dvc repro"}}, "read": {}}))
+    busy = CliRunner().invoke(app, ["forget", "-"], input=gone + "\n")
+    assert (busy.exit_code, "a run is at work" in busy.output) == (1, True)
+    lock.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(forgetting, "environments", lambda checkout: 1 / 0)  # killed before the bentos
+        assert CliRunner().invoke(app, ["forget", "--pending"]).exit_code == 1
+    vault = forgetting.vault_of(run)
+    assert vault.asked() == [gone]
+    done = CliRunner().invoke(app, ["forget", "--pending"])
+    assert done.exit_code == 0, done.output
+    assert gone not in done.output
+    assert forgetting.vault_of(run).asked() == []
+    [receipt] = (run / ".vault/receipts").iterdir()
+    assert gone not in receipt.read_text()
+    assert traces(run, [gone], left_out=[run / ".vault"]) == []
+    after = pl.read_parquet("data/raw/events.parquet")
+    assert after.equals(events.filter(pl.col("user_id").ne_missing(gone)))
+    assert after.filter(user_id=other).height > 0
