@@ -9,6 +9,7 @@
 # make bench-marketing   marketing's decisions beside published figures and the truth of the simulated shop
 # make bench-privacy     is what privacy promises so?      make bench-explain   are reasons true, and soon enough?
 # make bench-online      events over HTTP: how many, how soon they are known, none lost
+# make sbom   what an installation is made of, as CycloneDX: reports/sbom.json
 # make lint   ruff                       make clean       remove what runs left behind (keeps .venv)
 # make lock   requirements.lock again from pyproject.toml  (UPGRADE=--upgrade for newer versions)
 
@@ -17,7 +18,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo demo-live campaign up test test-fast bench bench-scale bench-read bench-marketing bench-online bench-privacy bench-explain kills lint lock clean setup
+.PHONY: demo demo-live campaign up test test-fast bench bench-scale bench-read bench-marketing bench-online bench-privacy bench-explain kills sbom lint lock clean setup
 .DEFAULT_GOAL := demo
 
 setup: $(READY)
@@ -77,6 +78,9 @@ bench-privacy: $(READY)
 
 kills: $(READY)
 	@$(BIN)/python -m benchmarks.kills
+
+sbom: $(READY)
+	@mkdir -p reports && $(BIN)/python -m cyclonedx_py requirements requirements.lock --of JSON -o reports/sbom.json && echo "reports/sbom.json"
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -411,7 +411,7 @@ def read(text: str, name: str = "params.yaml") -> Settings:
         SettingsError: see load.
     """
     try:
-        document = yaml.load(text, Yaml)  # a SafeLoader with other numbers
+        document = yaml.load(text, Yaml)  # a SafeLoader with other numbers  # nosec B506
     except yaml.YAMLError as error:
         raise SettingsError(f"{name} is no YAML: {error}") from error
     return validated(document, name)

@@ -19,7 +19,7 @@ from deploy.promotion.environments import Environment, params_of
 CIPHERS = (
     "ECDHE+AESGCM:ECDHE+CHACHA20"  # of TLS 1.2; of 1.3 all are good. BentoML's own default is of a version that no client speaks
 )
-ANY = ("0.0.0.0", "::")  # every address of this machine
+ANY = ("0.0.0.0", "::")  # every address of this machine, which is listened to where somebody says so  # nosec B104
 
 
 @contextmanager
