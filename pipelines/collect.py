@@ -15,7 +15,8 @@ from pipelines.data.pseudonyms import people, protected
 from pipelines.data.sources import source
 from pipelines.data.tables import SOURCE_ROW
 from pipelines.stage import StageError, log, output, params, run
-from privacy.people import FORGOTTEN
+
+LEFT_OUT = "the shopper asked to be forgotten, or does not consent to the use of what they did"
 
 
 def main() -> None:
@@ -35,10 +36,10 @@ def main() -> None:
         found["users"] = tables.conform(found["users"], {"user_id": pl.String}, name="users")
     found, forgotten = protected(found, people(private))
     if "left_out" in found:
-        told = pl.LazyFrame({"reason": [FORGOTTEN], "rows": [forgotten]}, schema=found["left_out"].collect_schema())
+        told = pl.LazyFrame({"reason": [LEFT_OUT], "rows": [forgotten]}, schema=found["left_out"].collect_schema())
         found["left_out"] = pl.concat([found["left_out"], told])
     elif forgotten:
-        log.info("collect: %s rows left out: %s", f"{forgotten:,}", FORGOTTEN)
+        log.info("collect: %s rows left out: %s", f"{forgotten:,}", LEFT_OUT)
     if not private["pseudonyms"]:
         log.info("collect: pseudonyms are off: all that is made knows shoppers by the shop's own ids (privacy.pseudonyms)")
     with output("data/raw") as raw, output("data/truth") as truth:

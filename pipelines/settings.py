@@ -68,6 +68,7 @@ class Privacy(Section):
     pseudonyms: bool
     vault: str = Field(min_length=1)
     master_key: str | None
+    consent: Literal["opt_out", "opt_in"]
 
 
 class Check(Section):

@@ -7,8 +7,9 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from privacy.vault import VISITOR, Vault, bare, opened
+from privacy.vault import VISITOR, Vault, VaultError, bare, opened
 
+OPT_OUT, OPT_IN = "opt_out", "opt_in"
 FORGOTTEN = "the shopper asked to be forgotten"
 ON, OFF = ("true", "1", "yes", "on"), ("", "false", "0", "no", "off")
 LINKING = ("session_id", "order_id")  # by which the shop's own systems know whose an event is
@@ -18,23 +19,50 @@ class People:
     """Safe to call from several threads.
 
     Args:
-        vault: None: there is none, so nobody was forgotten. pseudonyms: whether shoppers are known by them. appears: opens a vault that is made later, None while there is none.
+        vault: None: there is none, so nobody was forgotten. pseudonyms: whether shoppers are known by them. consent: whether what somebody did is used until they refuse (`opt_out`), or from when they consent
+            (`opt_in`). make: opens the vault, which is made where there is none. is_made: whether there is one by now.
     """
 
-    def __init__(self, vault: Vault | None = None, pseudonyms: bool = False, appears: Callable[[], Vault | None] | None = None):
-        self._vault, self.pseudonyms, self._appears = vault, pseudonyms, appears
+    def __init__(
+        self,
+        vault: Vault | None = None,
+        pseudonyms: bool = False,
+        consent: str = OPT_OUT,
+        make: Callable[[], Vault] | None = None,
+        is_made: Callable[[], bool] = lambda: False,
+    ):
+        self._vault, self.pseudonyms, self.opt_in = vault, pseudonyms, consent == OPT_IN
+        self._make, self._is_made = make, is_made
 
     @property
     def vault(self) -> Vault | None:
         """None: nobody was forgotten yet, and shoppers are known by the shop's own ids."""
-        if self._vault is None and self._appears:
-            self._vault = self._appears()
+        if self._vault is None and self._make and self._is_made():
+            self._vault = self._make()
         return self._vault
 
     def forgotten(self, ids: Iterable[str]) -> set[str]:
         """Those that asked to be forgotten."""
         vault = self.vault
         return vault.forgotten(ids) if vault else set()
+
+    def withheld(self, ids: Iterable[str]) -> set[str]:
+        """Those whose doings may not be used: they refused, or, where that is asked for, did not consent."""
+        ids, vault = list(ids), self.vault
+        said = vault.consents(ids) if vault else {}
+        return {i for i in ids if not said.get(i, not self.opt_in)}
+
+    def say(self, user_id: str, granted: bool) -> None:
+        """Keeps what a shopper says of the use of what they did.
+
+        Raises:
+            VaultError: it cannot be kept, as there is no vault and none can be made.
+        """
+        if self.vault is None and self._make is None:
+            raise VaultError("no vault is named: PUSHCART_VAULT")
+        self._vault = self._vault or self._make()
+        self.added([user_id])  # so that what they say holds for the name by which the log knows them
+        self._vault.consent(user_id, granted)
 
     def known_as(self, user_id: str) -> str:
         """The name of a shopper or visitor; of one who was never seen or was forgotten the id, which is nobody's."""
@@ -76,16 +104,16 @@ def ids_of(line: dict) -> list[str]:
     return found + ([VISITOR + line["visitor_id"]] if line.get("visitor_id") else [])
 
 
-def of_settings(checkout: Path, vault: str, master_key: str | None, pseudonyms: bool) -> People:
-    """By the settings `privacy` of params.yaml: paths start at the checkout. Without pseudonyms and without a vault nothing is made.
+def of_settings(checkout: Path, vault: str, master_key: str | None, pseudonyms: bool, consent: str = OPT_OUT) -> People:
+    """By the settings `privacy` of params.yaml: paths start at the checkout. Without pseudonyms nothing is made before it is needed.
 
     Raises:
         VaultError: the vault cannot be opened.
     """
     if pseudonyms:
-        return People(opened(checkout, vault, master_key), pseudonyms)
+        return People(opened(checkout, vault, master_key), pseudonyms, consent)
     file = checkout / Path(vault).expanduser()
-    return People(appears=lambda: opened(checkout, vault, master_key) if file.exists() else None)
+    return People(consent=consent, make=lambda: opened(checkout, vault, master_key), is_made=file.exists)
 
 
 def is_on(variable: str) -> bool:

@@ -31,6 +31,7 @@ CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WI
 CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, sealed BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS people (lookup BLOB PRIMARY KEY, pseudonym TEXT NOT NULL UNIQUE, key BLOB NOT NULL, name BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS suppressed (mark BLOB PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS consents (mark BLOB PRIMARY KEY, granted INTEGER NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS requests (mark BLOB PRIMARY KEY, name BLOB NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS looks (at REAL NOT NULL, who TEXT NOT NULL, why TEXT NOT NULL, pseudonym TEXT NOT NULL);
 """
@@ -112,21 +113,35 @@ class Vault:
         return _short(hmac.digest(self._secrets["linking"], value.encode(), "sha256"))
 
     def suppress(self, user_id: str) -> None:
-        """From now on the shopper is nobody's: no table and no door takes them. They stay in the vault until they are forgotten."""
+        """From now on the shopper is nobody's, by id and pseudonym: no table and no door takes them. They stay in the vault until they are forgotten."""
         with self._writing() as base:
-            base.execute("INSERT OR IGNORE INTO suppressed VALUES (?, ?)", (self._mark("suppression", user_id), time.time()))
+            base.executemany("INSERT OR IGNORE INTO suppressed VALUES (?, ?)", [(m, time.time()) for m in self._marks(user_id)])
 
     def lift(self, user_id: str) -> bool:
         """Lets a shopper come again, who wants to; whether they had been kept away."""
         with self._writing() as base:
-            return bool(base.execute("DELETE FROM suppressed WHERE mark = ?", (self._mark("suppression", user_id),)).rowcount)
+            gone = [base.execute("DELETE FROM suppressed WHERE mark = ?", (mark,)).rowcount for mark in self._marks(user_id)]
+        return any(gone)
+
+    def consent(self, user_id: str, granted: bool) -> None:
+        """Keeps whether a shopper consents to the use of what they did; the newest word counts."""
+        with self._writing() as base:
+            base.executemany("INSERT OR REPLACE INTO consents VALUES (?, ?, ?)", [(m, granted, time.time()) for m in self._marks(user_id)])  # fmt: skip
+
+    def consents(self, ids: Iterable[str]) -> dict[str, bool]:
+        """What was said by those who said anything."""
+        if not self._base().execute("SELECT 1 FROM consents LIMIT 1").fetchone():
+            return {}
+        marks = {self._mark("suppression", i): i for i in ids}
+        return {marks[mark]: bool(granted) for mark, granted in self._of("consents", "mark", "mark, granted", list(marks))}
 
     def forget(self, user_id: str) -> None:
         """Destroys a shopper's key, and what is known of who they were; what was overwritten does not stay in the file."""
-        pseudonym = self.known(user_id)
+        pseudonym, marks = self.known(user_id), self._marks(user_id)
         with self._writing() as base:
             base.execute("DELETE FROM people WHERE lookup = ?", (self._mark("lookup", user_id),))
             base.execute("DELETE FROM requests WHERE mark = ?", (self._mark("suppression", user_id),))
+            base.executemany("DELETE FROM consents WHERE mark = ?", [(mark,) for mark in marks])
             base.execute("DELETE FROM looks WHERE pseudonym = ?", (pseudonym,))
         self._base().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
@@ -187,6 +202,10 @@ class Vault:
         key = secrets.token_bytes(KEY)
         told = PREFIX + _short(hmac.digest(key, user_id.encode(), "sha256"))
         return self._mark("lookup", user_id), told, _seal(self._master, key, told), _seal(key, user_id, told)
+
+    def _marks(self, user_id: str) -> list[bytes]:
+        """By which a shopper is known to be left alone: of the id and of the pseudonym, by which logs name them."""
+        return [self._mark("suppression", name) for name in {user_id, visible(user_id, self.known(user_id) or user_id)}]
 
     def _mark(self, secret: str, user_id: str) -> bytes:
         return hmac.digest(self._secrets[secret], user_id.encode(), "sha256")[:16]
@@ -282,7 +301,6 @@ def _fill(file: Path, master: Path) -> None:
     key, partial = secrets.token_bytes(KEY), file.with_name(f".{file.name}.new")
     partial.unlink(missing_ok=True)
     base = _connected(partial)
-    base.executescript(TABLES)
     base.execute("INSERT INTO facts VALUES ('master', ?)", (_fingerprint(key),))
     base.executemany(
         "INSERT INTO secrets VALUES (?, ?)", [(name, _seal(key, secrets.token_bytes(KEY), name)) for name in SECRETS]
@@ -311,7 +329,7 @@ def _next(master: Path) -> Path:
 
 def _connected(file: Path) -> sqlite3.Connection:
     base = sqlite3.connect(file, timeout=60, isolation_level=None)
-    base.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA secure_delete = ON;")
+    base.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA secure_delete = ON;" + TABLES)
     return base
 
 

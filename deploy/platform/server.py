@@ -92,7 +92,7 @@ def private(checkout: Path) -> dict:
     """What says by which names shoppers are known: settings of deploy/serving/shops.py."""
     told = params_of(checkout)["privacy"]
     named = {name: told[name] and str(checkout / Path(told[name]).expanduser()) for name in ("vault", "master_key")}
-    return named | {"pseudonyms": told["pseudonyms"]}
+    return named | {name: told[name] for name in ("pseudonyms", "consent")}
 
 
 @contextmanager

@@ -13,13 +13,14 @@ from pathlib import Path
 SCOPES = {
     "answers": "what to recommend: /recommend, /search, /similar, /trending, /version",
     "marketing": "what to send whom, and who there is: /decide, /score, /bid, /audience",
-    "events": "what shoppers did: /events",
+    "events": "what shoppers did, and what they consent to: /events, /consent",
     "items": "what is new of items: /items",
     "operations": "/metrics",
 }
 ROUTES = {
     **dict.fromkeys(("/decide", "/score", "/bid", "/audience"), "marketing"),
     "/events": "events",
+    "/consent": "events",
     "/items": "items",
     "/metrics": "operations",
     **dict.fromkeys(("/", "/docs.json", "/livez", "/readyz", "/healthz", "/pushcart.js"), None),  # say nothing of the shop

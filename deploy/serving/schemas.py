@@ -155,6 +155,16 @@ class ItemsRequest(Strict):
     )
 
 
+class ConsentRequest(Strict):
+    user_id: ItemId | None = None
+    visitor_id: ItemId | None = None
+    history: bool = Field(description="whether what they did may be used: to answer them, and to learn from")
+
+
+class ConsentResponse(Described):
+    history: bool
+
+
 class SearchRequest(Strict):
     q: str = Field(min_length=1, max_length=2000, description="what is searched for")
     k: int = Field(10, ge=1, le=1000)
@@ -237,6 +247,9 @@ class RecommendResponse(Described):
         description="the shopper's search within the last half hour that nothing followed: what it finds weighs in"
     )
     unchecked: list[str] = Field(description="what could not be asked for just now")
+    withheld: list[str] = Field(
+        description="`history`: the shopper does not consent to the use of what they did, so the context alone answers"
+    )
 
 
 class SearchResponse(Described):

@@ -1,7 +1,7 @@
 """The bento: recommendations over HTTP. Serves the artefact it was built with; where PUSHCART_FOLLOW names an environment's
 `current` link, it follows that link and swaps to what was promoted or rolled back without refusing a request.
 
-POST /events, /items, /recommend, /search (and GET), /trending, /similar, /decide, /score, /bid, /audience, /version, of one of several shops as /shops/NAME/...; from BentoML: /livez, /readyz, /metrics, /docs.json (OpenAPI), / (Swagger UI).
+POST /events, /items, /consent, /recommend, /search (and GET), /trending, /similar, /decide, /score, /bid, /audience, /version, of one of several shops as /shops/NAME/...; from BentoML: /livez, /readyz, /metrics, /docs.json (OpenAPI), / (Swagger UI).
 """
 
 import asyncio
@@ -27,6 +27,7 @@ from starlette.responses import Response
 from deploy.serving.artefact import large, read_manifest
 from deploy.serving.audience import BadCondition
 from deploy.serving.bidding import Budget, Market, bid
+from deploy.serving.decisions import Decision
 from deploy.serving.edge import Edge
 from deploy.serving.events import Door
 from deploy.serving.recommender import BadFilter, Recommender, UnknownItem
@@ -35,6 +36,8 @@ from deploy.serving.schemas import (
     AudienceResponse,
     BidRequest,
     BidResponse,
+    ConsentRequest,
+    ConsentResponse,
     DecideRequest,
     DecideResponse,
     EventsRequest,
@@ -54,11 +57,13 @@ from deploy.serving.schemas import (
     TrendingResponse,
 )
 from deploy.serving.shops import ASKED, Shop, settings
+from privacy.people import ids_of
 from privacy.vault import VISITOR, VaultError, bare
 
 log = logging.getLogger("bentoml.pushcart")
 OWN_ARTEFACT = Path(__file__).resolve().parents[2] / "artefact"
 SWITCH = 0.0005  # seconds after which a thread that writes events lets answers go on
+NOT_ALLOWED = Decision(why="they do not consent to the use of what they did")
 DRAIN = 1.0  # seconds from the last connection that is accepted to the end
 
 
@@ -98,7 +103,9 @@ class Pushcart:
         """Items for a shopper or a history, best first. Unknown shoppers and empty histories get what is popular."""
         recommender = self._recommender
         self._check(asked["k"], recommender)
-        asked |= {name: asked[name].model_dump() for name in ("filters", "context")} | self._known_as(asked)
+        asked |= {name: asked[name].model_dump() for name in ("filters", "context")}
+        withheld = self._withheld(asked)
+        asked |= dict.fromkeys(("user_id", "visitor_id", "history")) if withheld else self._known_as(asked)
         if (seen := asked.pop("exclude_seen")) is not None:
             asked["exclude"] = asked["exclude"] or ("seen" if seen else "nothing")
         with bad_filters_told():  # reasons take many times as long: on a thread, so that answers without them do not wait
@@ -106,7 +113,21 @@ class Pushcart:
                 await asyncio.to_thread(recommender.recommend, **asked) if asked["explain"] else recommender.recommend(**asked)
             )
         self._answers.labels(answer.fallback or "none", answer.scope or "none", recommender.version).inc()
-        return _json(vars(answer) | {"request_id": uuid.uuid4().hex, "model_version": recommender.version})
+        told = vars(answer) | {"withheld": withheld, "request_id": uuid.uuid4().hex, "model_version": recommender.version}
+        return _json(told)
+
+    @bentoml.api(route="/consent", input_spec=ConsentRequest, output_spec=ConsentResponse)
+    async def consent(self, user_id: str | None, visitor_id: str | None, history: bool) -> ConsentResponse:
+        """Whether what somebody did may be used: known to the next answer, to the next retrain, and for good. 503 where it cannot be kept."""
+        if not (user_id or visitor_id):
+            raise InvalidArgument("user_id is missing, and visitor_id too")
+        try:
+            for one in ids_of({"user_id": user_id, "visitor_id": visitor_id}):
+                await asyncio.to_thread(self._shop.people.say, one, history)
+        except VaultError as error:
+            log.error("%s", error)
+            return _json({"error": "it cannot be kept: the vault cannot be used"}, HTTPStatus.SERVICE_UNAVAILABLE)
+        return _json({"history": history})
 
     @bentoml.api(route="/events", input_spec=EventsRequest, output_spec=EventsResponse)
     async def events(self, events: list[dict]) -> EventsResponse:
@@ -132,7 +153,8 @@ class Pushcart:
         self._check(asked["k"], recommender)
         asked |= {name: asked[name].model_dump() for name in ("filters", "context")}
         with bad_filters_told():
-            found = recommender.search(q, **asked | self._known_as(asked))
+            who = dict.fromkeys(("user_id", "visitor_id")) if self._withheld(asked) else self._known_as(asked)
+            found = recommender.search(q, **asked | who)
         request = uuid.uuid4().hex
         event = {name: asked[name] for name in ("user_id", "visitor_id") if asked[name]}
         if self._shop.door is not None and event:
@@ -164,10 +186,14 @@ class Pushcart:
     async def decide(self, **asked) -> DecideResponse:
         """What to send this shopper now and by which channel, or nothing and why."""
         recommender = self._recommender
-        asked |= {name: asked[name].model_dump() for name in ("filters", "context")} | self._known_as(asked)
+        asked |= {name: asked[name].model_dump() for name in ("filters", "context")}
+        withheld = self._withheld(asked)
+        asked |= self._known_as(asked)
         with bad_filters_told():
             found, item = (
-                await asyncio.to_thread(recommender.decide, **asked) if asked["explain"] else recommender.decide(**asked)
+                (NOT_ALLOWED, None)
+                if withheld
+                else (await asyncio.to_thread(recommender.decide, **asked) if asked["explain"] else recommender.decide(**asked))
             )
         told = vars(found) | {"item": item, "currency": recommender.decisions.currency}
         told |= {"terms": recommender.decisions.terms(found)} if asked["explain"] else {}
@@ -178,8 +204,13 @@ class Pushcart:
         """Of offers what they are to bring; null of one that is none of those that were found for the shopper."""
         recommender = self._recommender
         places = recommender.items.places([offer.item_id for offer in offers]) + 1
+        withheld = self._shop.people.withheld({offer.user_id for offer in offers})
         found = [
-            recommender.decisions.score(self._known_as({"user_id": offer.user_id}).get("user_id", ""), int(item), offer.channel)
+            None
+            if offer.user_id in withheld
+            else recommender.decisions.score(
+                self._known_as({"user_id": offer.user_id}).get("user_id", ""), int(item), offer.channel
+            )
             for offer, item in zip(offers, places, strict=True)
         ]
         return _json({"scores": found, "currency": recommender.decisions.currency, "model_version": recommender.version})
@@ -188,15 +219,20 @@ class Pushcart:
     async def bid(self, **asked) -> BidResponse:
         """What to bid for showing this shopper something by this channel, and what to show; or why not to bid."""
         recommender = self._recommender
+        withheld = self._withheld(asked)
         asked |= self._known_as(asked)
         with bad_filters_told():
-            found, item = recommender.decide(
-                asked["user_id"],
-                asked["filters"].model_dump(),
-                asked["context"].model_dump(),
-                [asked["channel"]],
-                asked["topic"],
-                present=True,
+            found, item = (
+                (NOT_ALLOWED, None)
+                if withheld
+                else recommender.decide(
+                    asked["user_id"],
+                    asked["filters"].model_dump(),
+                    asked["context"].model_dump(),
+                    [asked["channel"]],
+                    asked["topic"],
+                    present=True,
+                )
             )
         budget, market = asked["budget"], asked["market"]
         offer = (
@@ -234,6 +270,14 @@ class Pushcart:
         """Which model answers, and what it was made from (the artefact's manifest); `problem` says why a newer one does not, `between` how much what was learnt since weighs."""
         learnt = self._recommender.between
         return self._recommender.manifest | {"problem": self._shop.problem, "between": learnt and learnt.weight}
+
+    def _withheld(self, asked: dict) -> list[str]:
+        """What may not be used to answer whoever is asked about."""
+        try:
+            return ["history"] if self._shop.people.withheld(ids_of(asked)) else []
+        except VaultError as error:
+            log.error("%s", error)
+            raise ServiceUnavailable("nobody can be recognised: the vault cannot be used") from error
 
     def _known_as(self, asked: dict) -> dict[str, str]:
         """By which names whoever is asked about is known here."""

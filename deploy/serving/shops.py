@@ -31,7 +31,7 @@ class Settings:
         follow: an environment's `current` link; None: the artefact that the bento was built with. events: the folder that events go to; None: none are taken. state: redis://..., where events since are kept; None:
             in that folder. outbox: a SQLite file that says what was sent. keys: one of which `/events` asks for; none: it asks for no key. origins: of pages that may send events. rate: requests a second from one
             address, of pages; None: any. proxied: addresses are those that a proxy tells in X-Forwarded-For. lateness: seconds after which an event is for the next retrain alone.
-            learn: whether answers use what is learnt between retrains, where somebody learns. access: a file of API keys (access.py), one of which all but pages name; None: nobody is asked. pseudonyms: whether shoppers are known by them. vault, master_key: files that say who is behind one, and who was forgotten.
+            learn: whether answers use what is learnt between retrains, where somebody learns. consent: whether what somebody did is used until they refuse (`opt_out`) or from when they consent (`opt_in`). access: a file of API keys (access.py), one of which all but pages name; None: nobody is asked. pseudonyms: whether shoppers are known by them. vault, master_key: files that say who is behind one, and who was forgotten.
     """
 
     follow: str | None = None
@@ -46,6 +46,7 @@ class Settings:
     learn: bool = True
     access: str | None = None
     pseudonyms: bool = False
+    consent: str = "opt_out"
     vault: str | None = None
     master_key: str | None = None
 
@@ -98,9 +99,9 @@ class Shop:
 
     def __init__(self, name: str, settings: Settings, own: Path, leads: bool):
         self.door: Door | None = None
-        self.people, state = People(), None
+        self.people, state = People(consent=settings.consent), None
         if settings.vault:
-            self.people = of_settings(Path.cwd(), settings.vault, settings.master_key, settings.pseudonyms)
+            self.people = of_settings(Path.cwd(), settings.vault, settings.master_key, settings.pseudonyms, settings.consent)
         if settings.events:
             intake = Intake(Path(settings.events), settings.state, name, settings.lateness, self.people)
             self.door, state = Door(intake), intake.state

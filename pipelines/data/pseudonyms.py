@@ -1,4 +1,4 @@
-"""What of the canonical tables may leave `collect`: pseudonyms instead of shoppers' ids where settings say so, and no row of anybody who asked to be forgotten.
+"""What of the canonical tables may leave `collect`: pseudonyms instead of shoppers' ids where settings say so, and no row of anybody who asked to be forgotten or does not consent.
 
 In: the tables of a source. Out: the same, with how many rows of events were left out. Lost, where pseudonyms are on: the texts of records that could not be read, as ids may stand in them.
 """
@@ -27,15 +27,15 @@ def people(settings: dict) -> People:
 
 
 def protected(tables: dict[str, pl.LazyFrame], people: People) -> tuple[dict[str, pl.LazyFrame], int]:
-    """The tables as the rest of the house may know them, and how many rows of events are left out, of shoppers who were forgotten."""
-    if people.vault is None:
+    """The tables as the rest of the house may know them, and how many rows of events are left out, of shoppers who were forgotten or do not consent to the use of what they did."""
+    if people.vault is None and not people.opt_in:
         return tables, 0
     named, found, ids = (
         [name for name, table in tables.items() if "user_id" in table.collect_schema()],
         dict(tables),
         _ids(tables),
     )
-    gone, out = sorted(people.forgotten(ids)), 0
+    gone, out = sorted(people.forgotten(ids) | people.withheld(ids)), 0
     if gone:
         theirs = pl.col("user_id").is_in(gone)
         out = tables["events"].select(theirs.sum()).collect(engine="streaming").item()

@@ -34,6 +34,7 @@ from tests.deploy.test_environments import bento
 
 pytestmark = pytest.mark.e2e
 ROUTES = {
+    "/consent",
     "/events",
     "/items",
     "/search",
@@ -167,6 +168,22 @@ def test_an_event_changes_the_next_answer_of_every_worker_and_is_kept(url: str, 
     assert all(bought not in {i["item_id"] for i in post(f"{url}/recommend", {"user_id": user})[1]["items"]} for _ in range(10))
     kept = [e["event_id"] for path in log.files(checkout / ".events/log") for e, _ in log.read(path)]
     assert sorted(e for e in kept if e.startswith("e2e-")) == ["e2e-1", "e2e-3"]  # a file a worker
+
+
+def test_who_does_not_consent_is_answered_from_the_context_alone(url: str, checkout: Path, ids: list[str]):
+    params = (checkout / "params.yaml").read_text()
+    assert "master_key: null" in params
+    assert post(f"{url}/recommend", {"user_id": "u000002"})[1]["withheld"] == []
+    assert post(f"{url}/consent", {"user_id": "u000002", "history": False}) == (200, {"history": False})
+    for _ in range(10):  # every worker knows
+        _, answer = post(f"{url}/recommend", {"user_id": "u000002"})
+        assert (answer["fallback"], answer["withheld"], answer["repeats"]) == ("popular", ["history"], [])
+    _, beside = post(f"{url}/recommend", {"user_id": "u000002", "context": {"item_id": ids[3]}})
+    assert (beside["fallback"], beside["withheld"]) == (None, ["history"])
+    assert "consent" in post(f"{url}/decide", {"user_id": "u000002"})[1]["why"]
+    assert post(f"{url}/consent", {"user_id": "u000002", "history": True})[0] == 200
+    assert post(f"{url}/recommend", {"user_id": "u000002"})[1]["withheld"] == []
+    assert post(f"{url}/consent", {"history": True})[0] == 400
 
 
 def test_what_to_send_now_is_decided_or_why_not(url: str, finished: Path):

@@ -23,6 +23,7 @@ from online.intake import Intake
 from pipelines.artefact import without
 from pipelines.rights import erasing, versions
 from pipelines.rights.erasing import Names
+from pipelines.stage import StageError
 from privacy.people import FORGOTTEN, People
 from privacy.vault import Vault
 from tests.conftest import run_stages
@@ -148,6 +149,19 @@ def test_pseudonyms_stand_in_everything_that_collect_makes(workspace):
     again = pl.read_parquet("data/raw/events.parquet")
     assert again.equals(events.filter(pl.col("user_id").ne_missing(users[0])))
     assert len(pl.read_parquet("data/raw/users.parquet")) == len(users) - 1
+
+
+def test_who_does_not_consent_is_not_learnt_from(workspace):
+    folder = workspace(privacy__master_key="../key")
+    run_stages("collect")
+    before = pl.read_parquet("data/raw/events.parquet")
+    user = pl.read_parquet("data/raw/users.parquet")["user_id"][0]
+    Vault(folder / ".vault/vault.sqlite", folder / "../key").consent(user, False)
+    run_stages("collect")
+    assert pl.read_parquet("data/raw/events.parquet").equals(before.filter(pl.col("user_id").ne_missing(user)))
+    workspace(privacy__master_key="../key", privacy__consent="opt_in")
+    with pytest.raises(StageError, match="holds no events"):
+        run_stages("collect")  # nobody consented
 
 
 def test_without_a_vault_ids_stay_and_none_is_made(workspace):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from privacy.people import People
 from privacy.vault import Vault, VaultError, opened, places
 
 
@@ -51,6 +52,23 @@ def test_who_is_forgotten_has_no_pseudonym_and_does_not_come_back(files: tuple[P
     assert told["alice"].encode() in content
     assert vault.lift("alice")
     assert vault.pseudonyms(["alice"])["alice"] != told["alice"]
+
+
+def test_the_newest_word_on_consent_counts_by_id_and_by_pseudonym(files: tuple[Path, Path]):
+    vault = Vault(*files)
+    told = vault.pseudonyms(["alice", "bob"])
+    assert vault.consents(["alice"]) == {}
+    vault.consent("alice", False)
+    vault.consent("bob", True)
+    assert vault.consents(["alice", "bob", told["alice"], "carol"]) == {"alice": False, "bob": True, told["alice"]: False}
+    assert People(vault).withheld(["alice", "bob", "carol"]) == {"alice"}
+    assert People(vault, consent="opt_in").withheld(["alice", "bob", "carol"]) == {"alice", "carol"}
+    vault.consent("alice", True)
+    assert vault.consents(["alice", told["alice"]]) == {"alice": True, told["alice"]: True}
+    vault.suppress("bob")
+    assert vault.forgotten([told["bob"]]) == {told["bob"]}  # the log names them so until it is erased
+    vault.forget("alice")
+    assert vault.consents(["alice"]) == {}
 
 
 def test_a_forgotten_key_is_not_left_in_the_file(files: tuple[Path, Path]):
