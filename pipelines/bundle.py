@@ -43,19 +43,22 @@ def main() -> None:
     data, network = prepared.load(), saved.load("data/refit")
     items = pl.read_parquet(PREPARED / "items.parquet").sort("item")
     histories = pl.read_parquet(PREPARED / "histories.parquet")
-    offers, shoppers = (pl.read_parquet(f"data/{name}.parquet") for name in ("uplift/offers", "segments/shoppers"))
-    repeats, shape = pl.read_parquet("data/segments/repeats.parquet"), read_json("data/refit/model.json")
-    if private := shape.get("privacy"):  # nothing of any shopper
-        data, histories = replace(data, full=data.full.rows([])), histories.clear()
-        offers, shoppers, repeats = offers.clear(), shoppers.clear(), repeats.clear()
-        most_popular = {"all": by_bias(network, _listed(items))}
-    else:
-        most_popular = popular(histories, _listed(items), data.platforms, data.ordered_only)
+    private = read_json("data/refit/model.json").get("privacy")
+    most_popular = (
+        {"all": by_bias(network, _listed(items))}
+        if private
+        else popular(histories, _listed(items), data.platforms, data.ordered_only)
+    )
     with output("artefact") as folder:
         graphs, found = [Path("data/served/model.onnx")], None
         if settings["serve"]["index_recall"] is not None:
             found = index.build(network, data, settings["serve"], folder)
             graphs += [index.GRAPHS / name for name in ("query.onnx", "among.onnx")]
+        tables = [pl.read_parquet(f"data/{name}.parquet") for name in ("uplift/offers", "segments/shoppers", "segments/repeats")]
+        if private:  # nothing of any shopper
+            data, histories = replace(data, full=data.full.rows([])), histories.clear()
+            tables = [table.clear() for table in tables]
+        offers, shoppers, repeats = tables
         write(
             folder,
             data,

@@ -34,6 +34,7 @@ STAGES = (
     "compress",
     "refit",
     "replay",
+    "explain",
     "predict",
     "uplift",
     "bundle",
@@ -50,7 +51,7 @@ def small_params() -> dict:
     params["source"]["data"] = str(ROOT / "pipelines/data/sources/shop.yaml")
     params["source"]["shop"] |= {"shoppers": 300, "items": 120, "days": 30}
     params["train"] |= {"model": "sasrec", "width": 32, "layers": 1, "heads": 2, "epochs": 3, "max_len": 20, "batch_users": 32}
-    params["evaluate"]["bootstrap"] = 50
+    params["evaluate"]["bootstrap"], params["explain"]["shoppers"] = 50, 10
     params["compress"]["steps"] = {"table": ["int8", "int4"], "layers": ["weight4"], "units": [0.5]}
     return params
 

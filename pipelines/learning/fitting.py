@@ -44,7 +44,11 @@ SHAPE = ("width", "layers", "heads", "dropout", "max_len", "gated", "id_dropout"
 RATES = ("learning_rate", "weight_decay")
 CHECKPOINTS = Path("data/.checkpoints")
 # What a training's outcome depends on beside data and settings: not how a graph is served.
-CODE = ("models/*.py", "models/[!s]*/*.py", "pipelines/learning/*.py")
+CODE = (
+    "models/*.py",
+    *(f"models/{part}/*.py" for part in ("encoders", "rankers", "retrieval", "training")),
+    "pipelines/learning/*.py",
+)
 DATA = ("histories.parquet", "flat/*.npy", "impressions.parquet", "items.parquet", "content.parquet")
 FINISHED: list[Path] = []  # checkpoints of trainings that this process ended, until their models are saved
 SCORES_VALIDATED = 300_000_000  # scores that an epoch's validation computes, about

@@ -43,7 +43,7 @@ def test_a_stage_added_to_the_file_appears_as_a_task(tmp_path: Path):
     assert task.retry_exponential_backoff
     assert "Tell people" in task.doc_md
     assert [t.task_id for t in ends(tasks)[0]] == ["collect"]
-    assert [t.task_id for t in ends(tasks)[1]] == ["plan", "report", "notify"]
+    assert [t.task_id for t in ends(tasks)[1]] == ["explain", "plan", "report", "notify"]
 
 
 def test_folders_connect_with_what_is_inside_them(tmp_path: Path):
@@ -113,6 +113,7 @@ def test_the_dag_of_the_project():
         "source",
         "data",
         "mapping",
+        "pseudonyms",
         "split",
         "model",
         "rank_by",
