@@ -2,10 +2,26 @@
 
 import logging
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 log = logging.getLogger("bentoml.pushcart")
+
+
+class Asked(NamedTuple):
+    """What the model is asked: a history (L,), oldest first, and what may be answered.
+
+    Attributes:
+        numbers, times, actions: see histories.History. exclude: item numbers. allowed: (1, V + 1) bool.
+    """
+
+    numbers: np.ndarray
+    times: np.ndarray
+    actions: np.ndarray
+    platform: str | None
+    exclude: np.ndarray
+    allowed: np.ndarray
 
 
 def session(path: Path, threads: int):

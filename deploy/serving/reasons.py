@@ -9,6 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from deploy.serving.catalogue import Ids
+from deploy.serving.changes import Catalogue
+from deploy.serving.graphs import Asked
+from deploy.serving.histories import Bought
+
+ACTIONS = ("view", "favourite", "cart", "purchase")  # by their numbers in a history, from 1
 NAMED = 3  # events an item
 LEAST = 0.15  # of what all events add to an item, from which one is named
 REFERENCE = 50  # popular items, beside whose mean an item's score is looked at: what raises all of them is no reason for one
@@ -93,6 +99,103 @@ def in_words(reasons: list[Reason], name: Callable[[int], str]) -> dict[str, str
     english, chinese = list(dict.fromkeys(english)), list(dict.fromkeys(chinese))
     joined = ", ".join(english[:-1]) + (" and " if len(english) > 1 else "") + english[-1]
     return {"en": f"Because {joined}.", "zh": f"因为{'，'.join(chinese)}。"}
+
+
+class Explainer:
+    """Why an artefact answers what it answers.
+
+    Args:
+        items: ids. catalogue: what is known of items. answer: what the graph says to inputs: items, scores, ... popular: numbers, most popular first. platforms: by name. max_len: events that the graph reads. max_k: items that it answers.
+    """
+
+    def __init__(
+        self,
+        items: Ids,
+        catalogue: Catalogue,
+        answer: Callable[[dict[str, np.ndarray]], list[np.ndarray]],
+        popular: np.ndarray,
+        platforms: dict[str, int],
+        max_len: int,
+        max_k: int,
+    ):
+        self._items, self._catalogue, self._answer, self._popular = items, catalogue, answer, popular
+        self._platforms, self._max_len, self._most = platforms, max_len, min(max_k, len(items))
+        self._unnamed = np.zeros(len(items) + 1, dtype=bool)
+        self._remembered = Remembered()
+
+    def leave_unnamed(self, categories: list[str]) -> None:
+        """Categories, by path or its beginning, of which no reason names an item."""
+        if categories and "category" in self._catalogue.columns:
+            column = self._catalogue.columns["category"]
+            codes = [code for name in categories for code in column.codes.get(name, [])]
+            self._unnamed[1:] = np.isin(column.values, codes)
+
+    def explained(self, shown: list[dict], asked: Asked, told: dict[str, Reason]) -> list[dict]:
+        """Items with why they are there: `reasons` and `because`. told: what is known to be a reason for some of them."""
+        numbers = self._items.places([item["item_id"] for item in shown]) + 1
+        places = np.flatnonzero(numbers > 0)
+        by_events: dict[int, list[Reason]] = {}
+        if len(places) and len(asked.numbers):
+            adds = self.added(asked, numbers[places])
+            history, actions = asked.numbers[-self._max_len :], asked.actions[-self._max_len :]
+            for column, place in enumerate(places.tolist()):
+                by_events[place] = of_events(adds[:, column], history, actions, self._unnamed[history])
+        explained = []
+        for place, item in enumerate(shown):
+            reasons = [told[item["item_id"]]] if item["item_id"] in told else []
+            newcomer = self._catalogue.newcomers.get(item["item_id"]) if numbers[place] == 0 else None
+            if newcomer is not None and len(newcomer.alike) and not self._unnamed[newcomer.alike[0]]:
+                reasons.append(Reason("company", int(newcomer.alike[0])))
+            reasons = reasons + by_events.get(place, []) or [Reason("popular")]
+            explained.append(item | {"reasons": [self._shown(one) for one in reasons], "because": in_words(reasons, self._name)})
+        return explained
+
+    def added(self, asked: Asked, items: np.ndarray) -> np.ndarray:
+        """(L, K): what each event adds to items by the graph; of the newest events that it reads."""
+        history, times, actions = (column[-self._max_len :] for column in (asked.numbers, asked.times, asked.actions))
+        reference = np.setdiff1d(self._popular[: min(REFERENCE, self._most // 2)], items)
+        platform, step = self._platforms.get(asked.platform, 0), self._most - len(reference)
+
+        def scores(rows: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+            allowed = np.zeros((1, len(self._items) + 1), dtype=bool)
+            allowed[0, wanted] = True
+            columns = {"history": history, "times": times, "actions": actions}
+            inputs = {name: np.where(rows >= 0, column[rows], 0) for name, column in columns.items()} | {
+                "platform": np.full(len(rows), platform),
+                "exclude": np.zeros((len(rows), 1), np.int64),
+                "allowed": np.repeat(allowed, len(rows), 0),
+            }
+            found, said, *_ = self._answer(inputs)
+            order = np.argsort(wanted)
+            at = np.minimum(np.searchsorted(wanted, found, sorter=order), len(wanted) - 1)
+            answered = np.full((len(rows), len(wanted) + 1), np.nan)
+            np.put_along_axis(answered, np.where(np.isfinite(said), order[at], len(wanted)), said, 1)
+            return answered[:, :-1]
+
+        def of_all() -> np.ndarray:
+            parts = [items[start : start + step] for start in range(0, len(items), step)]
+            return np.hstack([contributions(scores, len(history), part, reference) for part in parts])
+
+        key = history.tobytes(), times.tobytes(), actions.tobytes(), platform, items.tobytes()
+        return self._remembered.get(key, of_all)
+
+    def cycles(self, bought: Bought) -> dict[str, Reason]:
+        """Of items that are bought again how often."""
+        known = np.flatnonzero(np.isfinite(bought.rhythm[:, 0]))
+        names, days = self._items[bought.items[known] - 1], np.exp(bought.rhythm[known, 0])
+        return {name: Reason("cycle", text=f"{day:.0f}") for name, day in zip(names, days.tolist(), strict=True)}
+
+    def _shown(self, reason: Reason) -> dict:
+        """A reason as answers show it."""
+        named = None if reason.item is None else self._items[np.array([reason.item - 1])][0]
+        action = ACTIONS[reason.action - 1] if reason.kind == "event" and reason.action > 0 else None
+        return {"kind": reason.kind, "item_id": named, "action": action, "share": reason.share}
+
+    def _name(self, number: int) -> str:
+        """An item's title, its id where it has none."""
+        at = np.array([number - 1])
+        titles = self._catalogue.columns["title"][at] if "title" in self._catalogue.columns else [None]
+        return titles[0] or self._items[at][0]
 
 
 class Remembered:

@@ -9,7 +9,6 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -19,12 +18,11 @@ from deploy.serving.between import PRIOR, Learnt, newest, read
 from deploy.serving.catalogue import Column, Ids, mapped
 from deploy.serving.changes import Catalogue, Newcomer
 from deploy.serving.decisions import Decision, Decisions
-from deploy.serving.graphs import Index, session
+from deploy.serving.graphs import Asked, Index, session
 from deploy.serving.histories import NOTHING, Bought, Histories, Known, LiveHistories, StoredHistories
-from deploy.serving.reasons import REFERENCE, Reason, Remembered, contributions, in_words, of_events
+from deploy.serving.reasons import Explainer, Reason
 from online.state import VISITOR, Gone, State
 
-ACTIONS = ("view", "favourite", "cart", "purchase")  # by their numbers in a history, from 1
 SEEN = 1  # the action of an event of which only the item is given
 SHOWN = ("title", "category", "brand", "price", "in_stock")  # of an item, null where it is not known
 PROBE_SAME = 0.8  # share of the probe's first ten answers that this machine must give as well
@@ -55,21 +53,6 @@ class Recommendation:
     repeats: list[dict]  # what the shopper bought and is due to buy again, likeliest first; score: the chance within a week
     query: str | None = None  # the shopper's search just now, which weighed in
     unchecked: list[str] = field(default_factory=list)  # what could not be asked for
-
-
-class Asked(NamedTuple):
-    """What the model is asked: a history (L,), oldest first, and what may be answered.
-
-    Attributes:
-        numbers, times, actions: see histories.History. exclude: item numbers. allowed: (1, V + 1) bool.
-    """
-
-    numbers: np.ndarray
-    times: np.ndarray
-    actions: np.ndarray
-    platform: str | None
-    exclude: np.ndarray
-    allowed: np.ndarray
 
 
 class Recommender:
@@ -116,8 +99,10 @@ class Recommender:
         self._carriers: list[str] = self.manifest["model"].get("carriers", [])
         self._platforms = {name: i for i, name in enumerate(self.manifest["platforms"], 1)}
         self._exclude: str = self.manifest["exclude"]
-        self._unnamed = self._sensitive(self.manifest["params"].get("serve", {}).get("sensitive", []))
-        self._contributions = Remembered()
+        self._explainer = Explainer(
+            self.items, self.catalogue, self._answer, self._popular["all"], self._platforms, self.max_len, self.max_k
+        )
+        self._explainer.leave_unnamed(self.manifest["params"].get("serve", {}).get("sensitive", []))
         self._check_probe(json.loads((folder / "probe.json").read_text(encoding="utf-8")))
 
     def recommend(
@@ -182,8 +167,8 @@ class Recommender:
             shown = fused(shown, matching)
         if explain:
             found = {item["item_id"] for item in matching} if query else set()
-            shown = self._explained(shown[:k], asked, {item: Reason("query", text=query) for item in found})
-            repeats = self._explained(repeats, asked, self._cycles(known.bought))
+            shown = self._explainer.explained(shown[:k], asked, {item: Reason("query", text=query) for item in found})
+            repeats = self._explainer.explained(repeats, asked, self._explainer.cycles(known.bought))
         fallback = None if len(numbers) else "popular"
         return Recommendation(shown[:k], fallback, scope, unknown, repeats, query, list(known.unchecked))
 
@@ -256,7 +241,7 @@ class Recommender:
         shown = self._shown(np.array([found.item]), np.array([found.worth]))
         if explain:
             asked = Asked(*known.history, known.platform, np.zeros(0, np.int64), self.catalogue.open)
-            shown = self._explained(shown, asked, self._cycles(known.bought))
+            shown = self._explainer.explained(shown, asked, self._explainer.cycles(known.bought))
         return found, shown[0]
 
     def similar(self, item_id: str, k: int = 10) -> list[dict]:
@@ -280,85 +265,6 @@ class Recommender:
         chances = bought.chances(now)[due]
         best = np.argsort(-chances, kind="stable")[:k]
         return self._shown(bought.items[due][best], chances[best])
-
-    def _explained(self, shown: list[dict], asked: Asked, told: dict[str, Reason]) -> list[dict]:
-        """Items with why they are there. told: what is known to be a reason for some of them."""
-        numbers = self.items.places([item["item_id"] for item in shown]) + 1
-        places = np.flatnonzero(numbers > 0)
-        by_events: dict[int, list[Reason]] = {}
-        if len(places) and len(asked.numbers):
-            adds = self._added(asked, numbers[places])
-            history, actions = asked.numbers[-self.max_len :], asked.actions[-self.max_len :]
-            for column, place in enumerate(places.tolist()):
-                by_events[place] = of_events(adds[:, column], history, actions, self._unnamed[history])
-        explained = []
-        for place, item in enumerate(shown):
-            reasons = [told[item["item_id"]]] if item["item_id"] in told else []
-            if item["item_id"] in self.catalogue.newcomers and numbers[place] == 0:
-                alike = self.catalogue.newcomers[item["item_id"]].alike
-                reasons += [Reason("company", int(alike[0]))] if len(alike) else []
-            reasons += by_events.get(place, [])
-            reasons = reasons or [Reason("popular")]
-            explained.append(item | {"reasons": [self._told(one) for one in reasons], "because": in_words(reasons, self._name)})
-        return explained
-
-    def _added(self, asked: Asked, items: np.ndarray) -> np.ndarray:
-        """(L, K): what each event adds to items by the graph (reasons.py); only the newest max_len are read."""
-        history, times, actions = (column[-self.max_len :] for column in (asked.numbers, asked.times, asked.actions))
-        most = min(self.max_k, len(self.items))  # items that one question may ask about
-        reference = np.setdiff1d(self._popular["all"][: min(REFERENCE, most // 2)], items)
-        platform = self._platforms.get(asked.platform, 0)
-
-        def scores(rows: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-            allowed = np.zeros((1, len(self.items) + 1), dtype=bool)
-            allowed[0, wanted] = True
-            inputs = {name: np.where(rows >= 0, column[rows], 0) for name, column in (("history", history), ("times", times), ("actions", actions))}  # fmt: skip
-            inputs |= {
-                "platform": np.full(len(rows), platform),
-                "exclude": np.zeros((len(rows), 1), np.int64),
-                "allowed": np.repeat(allowed, len(rows), 0),
-            }
-            found, said, *_ = self._session.run(None, {name: inputs[name] for name in self._read})
-            order = np.argsort(wanted)
-            at = np.minimum(np.searchsorted(wanted, found, sorter=order), len(wanted) - 1)
-            answered = np.full((len(rows), len(wanted) + 1), np.nan)
-            np.put_along_axis(answered, np.where(np.isfinite(said), order[at], len(wanted)), said, 1)
-            return answered[:, :-1]
-
-        def of_all() -> np.ndarray:
-            step = most - len(reference)
-            return np.hstack(
-                [contributions(scores, len(history), items[a : a + step], reference) for a in range(0, len(items), step)]
-            )
-
-        return self._contributions.get((history.tobytes(), times.tobytes(), actions.tobytes(), platform, items.tobytes()), of_all)
-
-    def _cycles(self, bought: Bought) -> dict[str, Reason]:
-        """Of items that are bought again how often."""
-        known = np.flatnonzero(np.isfinite(bought.rhythm[:, 0]))
-        days = np.exp(bought.rhythm[known, 0])
-        return {
-            i: Reason("cycle", text=f"{d:.0f}") for i, d in zip(self.items[bought.items[known] - 1], days.tolist(), strict=True)
-        }
-
-    def _told(self, reason: Reason) -> dict:
-        """A reason as answers show it."""
-        named = None if reason.item is None else self.items[np.array([reason.item - 1])][0]
-        action = ACTIONS[reason.action - 1] if reason.kind == "event" and reason.action > 0 else None
-        return {"kind": reason.kind, "item_id": named, "action": action, "share": reason.share}
-
-    def _name(self, number: int) -> str:
-        [item] = self._shown(np.array([number]), np.zeros(1))
-        return item["title"] or item["item_id"]
-
-    def _sensitive(self, categories: list[str]) -> np.ndarray:
-        """(V + 1,) bool: items that no reason names."""
-        unnamed = np.zeros(len(self.items) + 1, dtype=bool)
-        if categories and "category" in self.catalogue.columns:
-            column = self.catalogue.columns["category"]
-            codes = [code for name in categories for code in column.codes.get(name, [])]
-            unnamed[1:] = np.isin(column.values, codes)
-        return unnamed
 
     def _known(self, user_id: str | None, visitor_id: str | None) -> Known:
         shopper = user_id or (visitor_id and VISITOR + visitor_id)
@@ -392,9 +298,13 @@ class Recommender:
         }
         if self._index and (found := self._index.nearest(inputs, k)):
             return *found, []
-        items, scores, *carried = self._session.run(None, {name: inputs[name] for name in self._read})
+        items, scores, *carried = self._answer(inputs)
         real = np.isfinite(scores[0])[:k]
         return items[0][:k][real], scores[0][:k][real], carried[0][0][:k][real].tolist() if carried else []
+
+    def _answer(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """What the graph says to those of the inputs that it reads."""
+        return self._session.run(None, {name: inputs[name] for name in self._read})
 
     def rank(self, history: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Numbers and scores of the model's answer to item numbers (L,), oldest first, and (V + 1,) what might be answered: nothing of the history."""
@@ -532,7 +442,7 @@ class Recommender:
         allowed = np.arange(len(self.items) + 1)[None] > 0
         for case in probe["cases"]:
             inputs = {k: np.array(v, dtype=np.int64) for k, v in case["inputs"].items()} | {"allowed": allowed}
-            items, scores, *_ = self._session.run(None, {name: inputs[name] for name in self._read})
+            items, scores, *_ = self._answer(inputs)
             expected, count = np.array(case["scores"]), len(case["items"])
             same = np.isin(items[0][:count], case["items"]).mean()
             spread = max(expected[0] - expected[-1], 1e-3)

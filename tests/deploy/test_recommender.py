@@ -19,7 +19,7 @@ from deploy.serving.artefact import ArtefactError, large, version_of
 from deploy.serving.catalogue import Column, Ids
 from deploy.serving.histories import NOTHING, History, Known
 from deploy.serving.reasons import REFERENCE
-from deploy.serving.recommender import SHOWN, Asked, BadFilter, Recommender, UnknownItem
+from deploy.serving.recommender import SHOWN, BadFilter, Recommender, UnknownItem
 from pipelines.artefact.catalogue import catalogue
 from pipelines.artefact.catalogue import ids as id_columns
 from pipelines.bundle import write_graphs
@@ -375,7 +375,7 @@ def test_a_reason_is_the_event_that_adds_most_to_an_items_score(finished: Path):
     number = recommender.items.places([told.items[0]["item_id"]])[0] + 1
     actions = histories["actions"][0].to_numpy()[-len(history) :]
     seconds = histories["timestamps"][0].dt.epoch("s").to_numpy()[-len(history) :]
-    asked = Asked(
+    asked = graphs.Asked(
         history.astype(np.int64), seconds, actions.astype(np.int64), None, np.zeros(1, np.int64), recommender.catalogue.open
     )
 
@@ -398,7 +398,7 @@ def test_a_reason_is_the_event_that_adds_most_to_an_items_score(finished: Path):
 
     places = np.arange(len(history))
     by_hand = [(ahead(places >= 0) - ahead(places != p) + ahead(places == p) - ahead(places < 0)) / 2 for p in places]
-    added = recommender._added(asked, np.array([number]))[:, 0]
+    added = recommender._explainer.added(asked, np.array([number]))[:, 0]
     np.testing.assert_allclose(added, by_hand, atol=0.1 * np.abs(by_hand).max())
 
 
@@ -407,7 +407,7 @@ def test_what_is_sensitive_carries_an_item_and_is_never_named(finished: Path, tm
     recommender = Recommender(tmp_path / "artefact")
     column = recommender.catalogue.columns["category"]
     user = recommender.histories.users[np.arange(1)][0]
-    recommender._unnamed = recommender._sensitive(sorted({name.split(" > ")[0] for name in column.names}))
+    recommender._explainer.leave_unnamed(sorted({name.split(" > ")[0] for name in column.names}))
     for item in recommender.recommend(user, explain=True).items:
         assert [reason["item_id"] for reason in item["reasons"]] == [None] * len(item["reasons"])
         assert item["because"]["en"] == "Because it fits what you did here."
