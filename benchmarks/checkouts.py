@@ -13,8 +13,8 @@ from pipelines.settings import Yaml
 SMALL = {"model": "sasrec", "width": 32, "layers": 1, "epochs": 2, "max_len": 20}  # of `train`
 
 
-def ran(checkout: Path, stage: str | None = None, **changed: dict) -> Path:
-    """A clone in which all stages ran, or one and what it needs. changed: sections of params.yaml, and what is new in them."""
+def ran(checkout: Path, *stages: str, **changed: dict) -> Path:
+    """A clone in which some stages ran, and what they need. changed: sections of params.yaml, and what is new in them."""
     subprocess.run(["git", "clone", "-q", str(ROOT), str(checkout)], check=True)
     file = checkout / "params.yaml"
     params = yaml.load(file.read_text(encoding="utf-8"), Yaml)
@@ -23,7 +23,7 @@ def ran(checkout: Path, stage: str | None = None, **changed: dict) -> Path:
     file.write_text(yaml.safe_dump(params), encoding="utf-8")
     for words in (["add", "-A"], ["-c", "user.name=bench", "-c", "user.email=bench@localhost", "commit", "-qm", "small"]):
         subprocess.run(["git", *words], cwd=checkout, check=True)
-    repro(checkout, stage)
+    repro(checkout, *stages)
     return checkout
 
 
@@ -33,10 +33,10 @@ def shop(shoppers: int, items: int, days: int) -> dict:
     return {"shop": shipped | {"shoppers": shoppers, "items": items, "days": days}}
 
 
-def repro(checkout: Path, stage: str | None = None) -> None:
+def repro(checkout: Path, *stages: str) -> None:
     """Raises: RuntimeError: a stage failed."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    command = [sys.executable, "-m", "dvc", "repro", "-q", *([stage] if stage else [])]
+    command = [sys.executable, "-m", "dvc", "repro", "-q", *stages]
     done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, env=os.environ | {"PATH": path})
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])

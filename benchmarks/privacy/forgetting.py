@@ -20,6 +20,8 @@ def forget_one(scratch: Path, tiny: bool) -> list[float]:
     """Traces of one who was forgotten, in everything but the vault; rows that came back with another import; seconds of the forgetting."""
     checkout = ran(
         scratch / "checkout",
+        "bundle",
+        "plan",
         source=shop(*((300, 120, 30) if tiny else (3000, 600, 60))),
         train=SMALL,
         compress={"steps": {"table": ["int8"]}},

@@ -11,6 +11,7 @@ from models.families import FAMILIES, build
 from models.retrieval.private_counts import BOUND, FADING, REACH, noised_popularity, noised_transitions
 from models.sequences import Ragged
 from models.training.private import NextItemLoss, shopper_gradients, step
+from pipelines.learning import private
 from pipelines.learning.private import budgeted, gaussian_epsilon, prv_epsilon
 
 SHAPE = {
@@ -93,7 +94,8 @@ def test_both_accountants_say_what_was_asked_for(epsilon: float):
     assert prv_epsilon(list(releases.values()), 1e-6) == pytest.approx(epsilon, rel=0.02)
 
 
-def test_a_network_gets_a_share_of_the_budget():
+def test_a_network_gets_a_share_of_the_budget(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(private, "ERRORS", (0.1, 0.1))  # sooner
     releases = budgeted({"epsilon": 8.0, "delta": 1e-6, "steps": 100}, ["popularity", "transitions", "sasrec"], 0.05)
     assert releases["sasrec"][1:] == (0.05, 100)
     assert 7.5 < prv_epsilon(list(releases.values()), 1e-6) <= 8.0

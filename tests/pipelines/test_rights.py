@@ -203,6 +203,7 @@ def test_all_that_is_known_of_a_shopper_is_told(run: Path):
     assert set(told["purposes"]) >= {str(Path(place).parent) for place in told["tables"]}
 
 
+@pytest.mark.e2e
 def test_the_command_line_forgets_while_others_stay_and_goes_on_where_it_was_killed(run: Path, monkeypatch: pytest.MonkeyPatch):
     params = yaml.safe_load((run / "params.yaml").read_text())
     params["privacy"]["master_key"] = str(run / "key")
