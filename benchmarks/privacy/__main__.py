@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.figures import take_rows
-from benchmarks.privacy.forgetting import forget_one
+from benchmarks.privacy.forgetting import among_many, forget_one
 from benchmarks.privacy.learning import audit, equal, quality, steps
 
 # By name: how it is taken, and of each figure its name, what is asked for at least, the aim, and whether less is better.
@@ -21,6 +21,7 @@ ROWS: dict[str, tuple[Callable[[Path, bool], list[float | None]], list[tuple[str
         ("... places where they stand again after another import", 0, 0, True),
         ("... seconds", 60, 60, True),
     ]),
+    "many": (among_many, [("one of 10^6 shoppers leaves tables of 6 10^7 rows, a log of 10^6 lines and an artefact: seconds", 60, 60, True)]),
     "gradients": (equal, [
         ("sum of gradients of shoppers beside the batch's, of the largest, the family where it differs most", 1e-5, 1e-5, True),
         ("epsilon of two accountants apart, share", 0.02, 0.02, True),

@@ -6,13 +6,19 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from benchmarks.checkouts import SMALL, ran, repro, shop
 from benchmarks.privacy.traces import LONG, traces
+from benchmarks.serving import over_http
 from deploy.platform import forgetting
 from deploy.promotion.environments import Environment
 from online.intake import Intake
+from pipelines.artefact.catalogue import ids
+from pipelines.artefact.without import BY_OFFSETS
+from pipelines.rights import erasing
+from pipelines.rights.erasing import Names
 from privacy.people import People
 
 
@@ -52,3 +58,48 @@ def forget_one(scratch: Path, tiny: bool) -> list[float]:
     repro(checkout, "collect")
     back = traces(checkout, [own, known], left_out=left_out)
     return [len(after), len(back), seconds]
+
+
+def among_many(scratch: Path, tiny: bool) -> list[float]:
+    """Seconds in which one of 10^6 shoppers leaves what a shop of that size has: tables of 20 events each, a log of 10^6 lines, and an artefact. Made by this, as simulating so many takes longer."""
+    shoppers, events, items = 10_000 if tiny else 1_000_000, 20, 10_000
+    users = pl.Series("user_id", [f"p_{number:024d}" for number in range(shoppers)])
+    rng, raw, log = np.random.default_rng(0), scratch / "data/raw", scratch / ".events/log"
+    for folder in (raw, log):
+        folder.mkdir(parents=True)
+    everybody = pl.DataFrame({"user_id": users}).select(pl.col("user_id").repeat_by(events).explode())
+    table = everybody.with_columns(
+        item_id=pl.Series(rng.integers(0, items, len(everybody))).cast(pl.String), price=pl.Series(rng.random(len(everybody)))
+    )
+    for name in ("raw/events", "checked", "segments"):
+        file = scratch / "data" / f"{name}.parquet"
+        file.parent.mkdir(exist_ok=True)
+        table.write_parquet(file)
+    line = '{{"event_id":"{}","user_id":"{}","event":"view","item_id":"1","timestamp":"2026-03-01T00:00:00+00:00","at":1772323200.0,"received":1772323200.0}}\n'
+    with (log / f"http.1.{0:020d}.open").open("w") as file:
+        file.writelines(line.format(number, user) for number, user in enumerate(users))
+    offsets = np.arange(shoppers + 1) * events
+    arrays = (
+        {f"{name}_offsets": offsets for name in BY_OFFSETS}
+        | ids("user_ids", users)
+        | {"user_zones": np.zeros(shoppers, np.uint16)}
+    )
+    artefact = over_http.large_catalogue(scratch / "shop", 500) / "artefact"
+    whole = {
+        f"{name}_{column}": np.load(artefact / f"{name}_{column}.npy")
+        for name, columns in BY_OFFSETS.items()
+        for column in columns
+    }
+    arrays |= {name: np.resize(array, (offsets[-1], *array.shape[1:])) for name, array in whole.items()}
+    for name, array in arrays.items():
+        np.save(artefact / f"{name}.npy", array)
+    names, started = Names([users[shoppers // 2]]), time.perf_counter()
+    done = [
+        *erasing.erase(scratch / "data", names),
+        *erasing.erase(scratch / ".events", names),
+        *erasing.erase(artefact.parent, names),
+    ]
+    seconds = time.perf_counter() - started
+    if len(done) < 5:
+        raise RuntimeError(f"not everything was looked at: {done}")
+    return [seconds]
