@@ -12,7 +12,8 @@ from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import BaseOperator, ExceptionRetryPolicy, RetryAction, RetryRule
 from airflow.sdk.exceptions import AirflowException
 
-ENVIRONMENT = {"DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1"}
+# A run works in a clone; the vault of shoppers and the outbox are the checkout's.
+ENVIRONMENT = {"DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1", "PUSHCART_CHECKOUT": str(Path(__file__).resolve().parent.parent)}
 REFUSAL = Path("reports/refusal.json")  # of a run: which stage refused, and why
 
 

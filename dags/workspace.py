@@ -74,9 +74,6 @@ def open_run(checkout: Path, run_id: str, form: dict, environment: str) -> Path:
         if not data.exists():
             raise RunError(f"source.data: {data} is not there")
         params["source"]["data"] = str(data)
-    for key in ("vault", "master_key"):
-        if params["privacy"][key]:
-            params["privacy"][key] = str(checkout / Path(params["privacy"][key]).expanduser())
     if params["source"]["name"] == "log" and params["source"]["until"] is None:
         params["source"]["until"] = datetime.now(UTC).isoformat()  # events go on coming in while the run reads them
     if isinstance(params["source"]["mapping"], str):

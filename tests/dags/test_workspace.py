@@ -12,7 +12,7 @@ import yaml
 from dags import workspace
 from dags.workspace import RunError, baseline, close_run, committed, open_run, ready, run_name, save_run
 from deploy.promotion.environments import Environment
-from tests.conftest import small_params
+from tests.conftest import ROOT, small_params
 
 PARAMS = small_params() | {"shop_name": None}
 PARAMS["source"] |= {"name": "files", "data": "in.txt"}
@@ -180,3 +180,21 @@ def test_whoever_asks_to_be_forgotten_is_named_to_no_scheduler():
     [task] = dag.tasks
     assert "forget --pending" in task.bash_command
     assert dag.params == {}
+
+
+def test_a_run_knows_the_vault_of_the_checkout_and_names_no_folder_of_the_machine(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from dags.stages import ENVIRONMENT
+    from pipelines.data.pseudonyms import people
+
+    clone = open_run(checkout, "r", {"privacy.pseudonyms": True}, "production")
+    told = yaml.safe_load((clone / "params.yaml").read_text(encoding="utf-8"))["privacy"]
+    assert told == PARAMS["privacy"] | {"pseudonyms": True}
+    assert Path(ENVIRONMENT["PUSHCART_CHECKOUT"]) == ROOT
+    monkeypatch.chdir(clone)
+    monkeypatch.setenv("PUSHCART_CHECKOUT", str(checkout))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(checkout / "config"))
+    assert people(told).pseudonyms
+    assert (checkout / ".vault/vault.sqlite").exists()
+    assert not (clone / ".vault").exists()
