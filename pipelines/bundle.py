@@ -21,7 +21,7 @@ from online import search
 from pipelines.artefact import graph, index
 from pipelines.artefact.audience import write_shoppers
 from pipelines.artefact.bento import build_bento
-from pipelines.artefact.catalogue import catalogue, similar, stored_histories, stored_purchases
+from pipelines.artefact.catalogue import catalogue, codes, similar, stored_histories, stored_purchases
 from pipelines.artefact.decisions import decisions
 from pipelines.artefact.manifest import PARAMS, facts, seal
 from pipelines.artefact.popular import by_bias, popular
@@ -73,12 +73,14 @@ def main() -> None:
             histories["user_id"], items, offers, checked("items"), checked("users"), planning, segmenting["time_zone"]
         )
         write_marketing(folder, decided, shoppers)
+        if settings["serve"]["encrypted"]:
+            save(folder, {"item_codes": codes(items)}, {})
         said = facts(settings, shop_name(), network, data, data.platforms, len(histories))
         if private:
             said |= {"privacy": private, "cutoff": 0}
             said["data"]["histories_sha256"] = hashlib.sha256(b"").hexdigest()
         version = seal(folder, said | {"index": found})
-    build_bento(version, *(["faiss-cpu"] if found else []))
+    build_bento(version, *(["faiss-cpu"] if found else []), *(["tenseal"] if settings["serve"]["encrypted"] else []))
     size = sum(f.stat().st_size for f in Path("artefact").iterdir())
     log.info("bundle: bento pushcart:%s, artefact %s bytes", version, f"{size:,}")
 

@@ -284,6 +284,7 @@ class Serve(Section):
     exclude: Literal["auto", "seen", "bought", "bought_and_not_due", "nothing"]
     index_recall: Annotated[float, Field(gt=0, le=1)] | None
     sensitive: list[str]
+    encrypted: bool
 
 
 class Gate(Section):

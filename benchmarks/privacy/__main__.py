@@ -13,6 +13,7 @@ from pathlib import Path
 from benchmarks.figures import take_rows
 from benchmarks.privacy.forgetting import among_many, forget_one
 from benchmarks.privacy.learning import audit, equal, quality, steps
+from benchmarks.privacy.scoring import encrypted
 
 # By name: how it is taken, and of each figure its name, what is asked for at least, the aim, and whether less is better.
 ROWS: dict[str, tuple[Callable[[Path, bool], list[float | None]], list[tuple[str, float, float, bool]]]] = {
@@ -33,6 +34,11 @@ ROWS: dict[str, tuple[Callable[[Path, bool], list[float | None]], list[tuple[str
     "quality": (quality, [
         ("NDCG@10 at epsilon 8 on Beauty with titles, over noised popularity's", 2, 3, False),
         ("... on 100,000 simulated shoppers, over the plain model's", 0.8, 0.9, False),
+    ]),
+    "encrypted": (encrypted, [
+        ("4,096 items x 64, encrypted features: share of scores equal to those of integers", 1, 1, False),
+        ("... server, ms", 100, 75, True),
+        ("... sent up, MB", 6, 6, True),
     ]),
     "step": (steps, [("a step of private training of a network, over a plain one", 6, 4, True)]),
 }  # fmt: skip

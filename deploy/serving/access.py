@@ -12,13 +12,13 @@ from pathlib import Path
 
 SCOPES = {
     "answers": "what to recommend: /recommend, /search, /similar, /trending, /version",
-    "marketing": "what to send whom, and who there is: /decide, /score, /bid, /audience",
+    "marketing": "what to send whom, and who there is: /decide, /score, /score_encrypted, /bid, /audience",
     "events": "what shoppers did, and what they consent to: /events, /consent",
     "items": "what is new of items: /items",
     "operations": "/metrics",
 }
 ROUTES = {
-    **dict.fromkeys(("/decide", "/score", "/bid", "/audience"), "marketing"),
+    **dict.fromkeys(("/decide", "/score", "/score_encrypted", "/bid", "/audience"), "marketing"),
     "/events": "events",
     "/consent": "events",
     "/items": "items",

@@ -19,6 +19,7 @@ from deploy.serving.shops import ASKED, Settings, settings
 
 log = logging.getLogger("bentoml.pushcart")
 MAX_BODY = 1 << 20  # bytes
+LARGE = {"/score_encrypted": 12 << 20}  # of routes whose bodies are ciphertexts
 ADDRESSES = 100_000  # whose rate is remembered
 BURST = 5.0  # seconds of a rate that may come at once
 PUBLIC = ("/events",)  # what pages may call
@@ -59,7 +60,7 @@ class Edge:
                     self._refused(name, shop, request) if path in PUBLIC else None
                 )
         send = _with(send, allowed) if allowed else send
-        body = answer or await _body(request)
+        body = answer or await _body(request, LARGE.get(path, MAX_BODY))
         if body is None:  # the sender went away
             return None
         if isinstance(body, Response):
@@ -129,11 +130,11 @@ PREFLIGHT = {
 }
 
 
-async def _body(request: Request) -> bytes | Response | None:
-    """The body, or a refusal where it is over MAX_BODY, before it is read into memory; None: the sender went away."""
-    refused = JSONResponse({"error": f"the body may have at most {MAX_BODY} bytes"}, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+async def _body(request: Request, most: int) -> bytes | Response | None:
+    """The body, or a refusal where it has more bytes, before it is read into memory; None: the sender went away."""
+    refused = JSONResponse({"error": f"the body may have at most {most} bytes"}, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
     declared = request.headers.get("content-length", "0")
-    if not declared.isdigit() or int(declared) > MAX_BODY:
+    if not declared.isdigit() or int(declared) > most:
         return refused
     body, more = b"", True
     while more:  # a chunked body declares no length
@@ -142,7 +143,7 @@ async def _body(request: Request) -> bytes | Response | None:
             return None
         body += message.get("body", b"")
         more = message.get("more_body", False)
-        if len(body) > MAX_BODY:
+        if len(body) > most:
             return refused
     return body
 

@@ -22,6 +22,7 @@ from deploy.serving.graphs import Asked, Index, session
 from deploy.serving.histories import NOTHING, Bought, Histories, Known, LiveHistories, StoredHistories
 from deploy.serving.reasons import Explainer, Reason
 from online.state import VISITOR, Gone, State
+from privacy import encrypted
 
 SEEN = 1  # the action of an event of which only the item is given
 SHOWN = ("title", "category", "brand", "price", "in_stock")  # of an item, null where it is not known
@@ -92,6 +93,7 @@ class Recommender:
         if histories is None and state is not None:
             self.histories = LiveHistories(self.histories, state, self.manifest["cutoff"])
         self.audience = Audience(folder)
+        self._codes = mapped(folder / "item_codes.npy") if (folder / "item_codes.npy").is_file() else None
         self.decisions = Decisions(folder, Ids(folder, "user_ids"), outbox)
         self._session = session(folder / "model.onnx", cores() if large(self.manifest) else 1)
         self._index = Index(folder, self.manifest["index"]) if self.manifest.get("index") else None
@@ -255,6 +257,14 @@ class Recommender:
             raise UnknownItem(item_id)
         found = self._similar[number] > 0
         return self._shown(self._similar[number][found][:k], self._similarity[number][found][:k])
+
+    def score_encrypted(self, context: bytes, query: list[bytes]) -> list[bytes] | None:
+        """Ciphertexts of all items' scores, of features that nobody here may know (privacy/encrypted.py); None: this artefact has no codes.
+
+        Raises:
+            ValueError: what was sent is no query.
+        """
+        return None if self._codes is None else encrypted.score(context, query, self._codes.tolist())
 
     def _due(self, bought: Bought, now: float, allowed: np.ndarray, blocked: np.ndarray, k: int) -> list[dict]:
         """What may be bought again by now, likeliest first."""

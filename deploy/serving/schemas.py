@@ -284,6 +284,19 @@ class ScoreResponse(Described):
     model_version: str
 
 
+class EncryptedRequest(Strict):
+    context: str = Field(max_length=10_000, description="base64: parameters, without any key (privacy/encrypted.py, Client.ask)")
+    query: list[Annotated[str, Field(max_length=200_000)]] = Field(
+        min_length=64, max_length=64, description="base64: a ciphertext a coordinate"
+    )
+
+
+class EncryptedResponse(Described):
+    scores: list[str] = Field(description="base64: ciphertexts, 4,096 items each, in the order of `items`")
+    items: list[str]
+    model_version: str
+
+
 class BidResponse(Described):
     bid: float | None = Field(description="money for one impression; null: do not bid")
     item: Item | None = Field(description="what to show")

@@ -1,10 +1,11 @@
 """The bento: recommendations over HTTP. Serves the artefact it was built with; where PUSHCART_FOLLOW names an environment's
 `current` link, it follows that link and swaps to what was promoted or rolled back without refusing a request.
 
-POST /events, /items, /consent, /recommend, /search (and GET), /trending, /similar, /decide, /score, /bid, /audience, /version, of one of several shops as /shops/NAME/...; from BentoML: /livez, /readyz, /metrics, /docs.json (OpenAPI), / (Swagger UI).
+POST /events, /items, /consent, /recommend, /search (and GET), /trending, /similar, /decide, /score, /bid, /audience, /score_encrypted, /version, of one of several shops as /shops/NAME/...; from BentoML: /livez, /readyz, /metrics, /docs.json (OpenAPI), / (Swagger UI).
 """
 
 import asyncio
+import base64
 import contextlib
 import ctypes
 import gc
@@ -12,6 +13,7 @@ import json
 import logging
 import signal
 import sys
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from http import HTTPStatus
@@ -40,6 +42,8 @@ from deploy.serving.schemas import (
     ConsentResponse,
     DecideRequest,
     DecideResponse,
+    EncryptedRequest,
+    EncryptedResponse,
     EventsRequest,
     EventsResponse,
     ItemsRequest,
@@ -63,6 +67,7 @@ from privacy.vault import VISITOR, VaultError, bare
 log = logging.getLogger("bentoml.pushcart")
 OWN_ARTEFACT = Path(__file__).resolve().parents[2] / "artefact"
 SWITCH = 0.0005  # seconds after which a thread that writes events lets answers go on
+APART = 0.2  # seconds, at least, that an encrypted question takes a worker
 NOT_ALLOWED = Decision(why="they do not consent to the use of what they did")
 DRAIN = 1.0  # seconds from the last connection that is accepted to the end
 
@@ -84,6 +89,7 @@ class Pushcart:
         }
         self._answers = Counter("pushcart_answers", "Recommendations answered", ["fallback", "scope", "model_version"])
         self._events = Counter("pushcart_events", "Rows of events", ["outcome"])
+        self._encrypting = asyncio.Lock()
         for shop in self._shops.values():
             shop.recommender.recommend(history=shop.recommender.items[np.zeros(1, int)])  # warm before ready
         gc.collect()
@@ -264,6 +270,28 @@ class Pushcart:
         except BadCondition as error:
             raise InvalidArgument(str(error)) from error
         return _json({"size": size, "sample": users, "model_version": recommender.version})
+
+    @bentoml.api(route="/score_encrypted", input_spec=EncryptedRequest, output_spec=EncryptedResponse)
+    async def score_encrypted(self, context: str, query: list[str]) -> EncryptedResponse:
+        """Scores of all items for features that this server does not know: ciphertexts in, ciphertexts out. One at a time, so that nobody copies the catalogue's codes in passing: 429 while another is answered."""
+        if self._encrypting.locked():
+            return _json({"error": "another is being answered"}, HTTPStatus.TOO_MANY_REQUESTS)
+        recommender = self._recommender
+        async with self._encrypting:
+            started = time.monotonic()
+            try:
+                sent = [base64.b64decode(one, validate=True) for one in (context, *query)]
+                found = await asyncio.to_thread(recommender.score_encrypted, sent[0], sent[1:])
+            except ValueError as error:
+                raise InvalidArgument(str(error)) from error
+            if found is None:
+                raise InvalidArgument("this model has no codes to score by (serve.encrypted)")
+            await asyncio.sleep(max(0.0, APART - (time.monotonic() - started)))
+        told = {
+            "scores": [base64.b64encode(one).decode() for one in found],
+            "items": recommender.items[np.arange(len(recommender.items))],
+        }
+        return _json(told | {"model_version": recommender.version})
 
     @bentoml.api(route="/version")
     def version(self) -> dict:

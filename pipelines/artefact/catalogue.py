@@ -15,6 +15,8 @@ from models.retrieval.item_to_item import as_matrix
 from models.retrieval.network import NextItemNetwork
 from models.retrieval.sparse_item_model import SparseItemModel, from_rows
 from models.sequences import Sequences
+from online import search
+from privacy import encrypted
 
 EXACT = 20_000  # items up to which the most similar are found by comparing all pairs
 NEVER = 1 << 62  # seconds, when what is not bought again is due
@@ -51,6 +53,12 @@ def ids(name: str, values: pl.Series) -> dict[str, np.ndarray]:
         f"{name}_hashes": hashes[order],
         f"{name}_order": order.astype(np.int32 if len(order) < 1 << 31 else np.int64),
     }
+
+
+def codes(items: pl.DataFrame) -> np.ndarray:
+    """What is written of items as privacy/encrypted.py codes it: (WIDTH, V) int8, in order of item number."""
+    texts = items.select(pl.concat_str([c for c in ("title", "category", "brand") if c in items.columns], separator=" ", ignore_nulls=True)).to_series()  # fmt: skip
+    return np.array([encrypted.features(search.words(text or "")) for text in texts], dtype=np.int8).T.copy()
 
 
 def hash_of(text: bytes) -> int:

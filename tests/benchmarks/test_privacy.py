@@ -23,7 +23,7 @@ def taken(rows: dict, file: str, name: str, monkeypatch: pytest.MonkeyPatch, tmp
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("name", ["forgetting", "gradients", "audit"])
+@pytest.mark.parametrize("name", ["forgetting", "gradients", "audit", "encrypted"])
 def test_privacy_is_what_it_promises(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     found = taken(ROWS, "privacy.json", name, monkeypatch, tmp_path)
     assert [row["name"] for row in found.values() if not row["met"]] == []

@@ -43,6 +43,7 @@ ROUTES = {
     "/similar",
     "/decide",
     "/score",
+    "/score_encrypted",
     "/bid",
     "/audience",
     "/version",
