@@ -239,7 +239,19 @@ print(json.dumps(sorted(opened)))
 
 
 @pytest.mark.parametrize(
-    "stage", ["check", "prepare", "segment", "check_prepared", "evaluate", "export", "refit", "replay", "explain", "bundle"]
+    "stage",
+    [
+        "check",
+        "prepare",
+        "segment",
+        "check_prepared",
+        "evaluate",
+        "export",
+        "refit",
+        "replay",
+        "bundle",
+        pytest.param("explain", marks=pytest.mark.e2e),
+    ],
 )
 def test_a_stage_depends_on_all_the_files_that_it_opens(stage: str, run: Path):
     done = subprocess.run(

@@ -192,6 +192,7 @@ def test_what_comes_in_is_kept_by_pseudonym_and_who_was_forgotten_not_at_all(tmp
     assert FORGOTTEN.encode() in content
 
 
+@pytest.mark.e2e
 def test_all_that_is_known_of_a_shopper_is_told(run: Path):
     user = pl.read_parquet("data/prepared/users.parquet")["user_id"][0]
     command = [sys.executable, "-m", "pipelines.rights", "tell"]
