@@ -7,20 +7,17 @@
 Prints a line a row and writes reports/online.json: {"rows": [{"name", "value", "at_least", "aim", "met", "device"}]}.
 """
 
-import argparse
-import json
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.figures import cpu, row
+from benchmarks.figures import take_rows
 from benchmarks.online.answers import meanwhile, reflected, throughput, without_redis
 from benchmarks.online.engines import equal, memory, tables
 from benchmarks.online.kills import kills
 from benchmarks.online.replay import replay
 from benchmarks.serving import over_http
-from pipelines.stage import write_json
 
 # By name: how it is taken, and of each figure its name, what is asked for at least, the aim, and whether less is better.
 ROWS: dict[str, tuple[Callable[[Path, Path, int, bool], list[float]], list[tuple[str, float, float, bool]]]] = {
@@ -72,23 +69,17 @@ ROWS: dict[str, tuple[Callable[[Path, Path, int, bool], list[float]], list[tuple
 
 
 def main() -> None:
-    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cli.add_argument("--row", choices=ROWS, help="one row alone; the others stay as they were taken")
-    cli.add_argument("--tiny", action="store_true")
-    cli.add_argument("--out", type=Path, default=Path("reports"))
-    chosen, report = cli.parse_args(), {}
-    file = chosen.out / "online.json"
-    if chosen.row and file.exists():
-        report = {one["name"]: one for one in json.loads(file.read_text(encoding="utf-8"))["rows"]}
-    with TemporaryDirectory() as scratch:
-        items = 500 if chosen.tiny else 10_000
-        bento = over_http.large_catalogue(Path(scratch) / "shop", items) / "bento"
-        for name, (take, figures) in ROWS.items():
-            if chosen.row in (None, name):
-                values = take(bento, Path(scratch) / name, items, chosen.tiny)
-                for value, (told, at_least, aim, less) in zip(values, figures, strict=True):
-                    report[told] = row(told, value, at_least, aim, cpu(), less)
-                write_json(file, {"rows": list(report.values())})
+    with TemporaryDirectory() as shared:
+        bento = cache(lambda items: over_http.large_catalogue(Path(shared) / "shop", items) / "bento")  # of all rows
+
+        def on_bento(take: Callable[[Path, Path, int, bool], list[float]]) -> Callable[[Path, bool], list[float]]:
+            def taken(scratch: Path, tiny: bool) -> list[float]:
+                items = 500 if tiny else 10_000
+                return take(bento(items), scratch / "row", items, tiny)
+
+            return taken
+
+        take_rows(__doc__, {name: (on_bento(take), figures) for name, (take, figures) in ROWS.items()}, "online.json")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import sys
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 
@@ -110,8 +111,8 @@ class Pushcart:
         recommender = self._recommender
         self._check(asked["k"], recommender)
         asked |= {name: asked[name].model_dump() for name in ("filters", "context")}
-        withheld = self._withheld(asked)
-        asked |= dict.fromkeys(("user_id", "visitor_id", "history")) if withheld else self._known_as(asked)
+        who = self._who(asked)
+        asked |= dict.fromkeys(("user_id", "visitor_id", "history")) if who is None else who
         if (seen := asked.pop("exclude_seen")) is not None:
             asked["exclude"] = asked["exclude"] or ("seen" if seen else "nothing")
         with bad_filters_told():  # reasons take many times as long: on a thread, so that answers without them do not wait
@@ -119,7 +120,8 @@ class Pushcart:
                 await asyncio.to_thread(recommender.recommend, **asked) if asked["explain"] else recommender.recommend(**asked)
             )
         self._answers.labels(answer.fallback or "none", answer.scope or "none", recommender.version).inc()
-        told = vars(answer) | {"withheld": withheld, "request_id": uuid.uuid4().hex, "model_version": recommender.version}
+        told = vars(answer) | {"withheld": [] if who is not None else ["history"]}
+        told |= {"request_id": uuid.uuid4().hex, "model_version": recommender.version}
         return _json(told)
 
     @bentoml.api(route="/consent", input_spec=ConsentRequest, output_spec=ConsentResponse)
@@ -158,9 +160,9 @@ class Pushcart:
         recommender = self._recommender
         self._check(asked["k"], recommender)
         asked |= {name: asked[name].model_dump() for name in ("filters", "context")}
+        who = self._who(asked)
         with bad_filters_told():
-            who = dict.fromkeys(("user_id", "visitor_id")) if self._withheld(asked) else self._known_as(asked)
-            found = recommender.search(q, **asked | who)
+            found = recommender.search(q, **asked | (dict.fromkeys(("user_id", "visitor_id")) if who is None else who))
         request = uuid.uuid4().hex
         event = {name: asked[name] for name in ("user_id", "visitor_id") if asked[name]}
         if self._shop.door is not None and event:
@@ -193,14 +195,7 @@ class Pushcart:
         """What to send this shopper now and by which channel, or nothing and why."""
         recommender = self._recommender
         asked |= {name: asked[name].model_dump() for name in ("filters", "context")}
-        withheld = self._withheld(asked)
-        asked |= self._known_as(asked)
-        with bad_filters_told():
-            found, item = (
-                (NOT_ALLOWED, None)
-                if withheld
-                else (await asyncio.to_thread(recommender.decide, **asked) if asked["explain"] else recommender.decide(**asked))
-            )
+        found, item = await self._decided(asked)
         told = vars(found) | {"item": item, "currency": recommender.decisions.currency}
         told |= {"terms": recommender.decisions.terms(found)} if asked["explain"] else {}
         return _json(told | {"model_version": recommender.version})
@@ -210,13 +205,11 @@ class Pushcart:
         """Of offers what they are to bring; null of one that is none of those that were found for the shopper."""
         recommender = self._recommender
         places = recommender.items.places([offer.item_id for offer in offers]) + 1
-        withheld = self._shop.people.withheld({offer.user_id for offer in offers})
+        names = {user: self._who({"user_id": user}) for user in {offer.user_id for offer in offers}}
         found = [
             None
-            if offer.user_id in withheld
-            else recommender.decisions.score(
-                self._known_as({"user_id": offer.user_id}).get("user_id", ""), int(item), offer.channel
-            )
+            if (who := names[offer.user_id]) is None
+            else recommender.decisions.score(who.get("user_id", ""), int(item), offer.channel)
             for offer, item in zip(offers, places, strict=True)
         ]
         return _json({"scores": found, "currency": recommender.decisions.currency, "model_version": recommender.version})
@@ -225,21 +218,8 @@ class Pushcart:
     async def bid(self, **asked) -> BidResponse:
         """What to bid for showing this shopper something by this channel, and what to show; or why not to bid."""
         recommender = self._recommender
-        withheld = self._withheld(asked)
-        asked |= self._known_as(asked)
-        with bad_filters_told():
-            found, item = (
-                (NOT_ALLOWED, None)
-                if withheld
-                else recommender.decide(
-                    asked["user_id"],
-                    asked["filters"].model_dump(),
-                    asked["context"].model_dump(),
-                    [asked["channel"]],
-                    asked["topic"],
-                    present=True,
-                )
-            )
+        wanted = {name: asked[name].model_dump() for name in ("filters", "context")} | {"channels": [asked["channel"]]}
+        found, item = await self._decided(wanted | {"user_id": asked["user_id"], "topic": asked["topic"], "present": True})
         budget, market = asked["budget"], asked["market"]
         offer = (
             None
@@ -299,18 +279,12 @@ class Pushcart:
         learnt = self._recommender.between
         return self._recommender.manifest | {"problem": self._shop.problem, "between": learnt and learnt.weight}
 
-    def _withheld(self, asked: dict) -> list[str]:
-        """What may not be used to answer whoever is asked about."""
-        try:
-            return ["history"] if self._shop.people.withheld(ids_of(asked)) else []
-        except VaultError as error:
-            log.error("%s", error)
-            raise ServiceUnavailable("nobody can be recognised: the vault cannot be used") from error
-
-    def _known_as(self, asked: dict) -> dict[str, str]:
-        """By which names whoever is asked about is known here."""
+    def _who(self, asked: dict) -> dict[str, str] | None:
+        """By which names whoever is asked about is known here; None: they do not consent to the use of what they did."""
         people, found = self._shop.people, {}
         try:
+            if people.withheld(ids_of(asked)):
+                return None
             if asked.get("user_id"):
                 found["user_id"] = people.known_as(asked["user_id"])
             if asked.get("visitor_id"):
@@ -319,6 +293,15 @@ class Pushcart:
             log.error("%s", error)
             raise ServiceUnavailable("nobody can be recognised: the vault cannot be used") from error
         return found
+
+    async def _decided(self, asked: dict) -> tuple[Decision, dict | None]:
+        """What recommender.decide says to what is asked, of those who consent."""
+        who = self._who(asked)
+        if who is None:
+            return NOT_ALLOWED, None
+        decide = partial(self._recommender.decide, **asked | who)
+        with bad_filters_told():
+            return await asyncio.to_thread(decide) if asked.get("explain") else decide()
 
     async def _kept(self, keep: Callable[[Door], Awaitable[dict]]) -> dict | Response:
         """What became of what came in, or 503."""
