@@ -21,7 +21,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 RUN_FOLDER = "{{ ti.xcom_pull(task_ids='open') }}"
 NAME, LEAP = "{{ params.campaign }}", "{{ '--leap' if params.leap else '' }}"
 NOT_YET = 99  # as pipelines/delivery ends where there is something to wait for
-HOME = f"export PUSHCART_CHECKOUT={shlex.quote(str(CHECKOUT))}; "
+HOME = f"export PUSHCART_CHECKOUT={shlex.quote(str(CHECKOUT))}; "  # of sensors; operators of a run have it from dags/stages.py
 
 
 def names() -> list[str]:
@@ -83,7 +83,7 @@ with DAG(
         task_id="plan", stage="plan", single=False, run=RUN_FOLDER, doc_md="The plan, and all that it follows from."
     )
     fill = RunOperator(
-        task_id="fill", bash_command=HOME + command("pipelines.delivery", "fill", NAME), run=RUN_FOLDER,
+        task_id="fill", bash_command=command("pipelines.delivery", "fill", NAME), run=RUN_FOLDER,
         doc_md="The plan's messages into the outbox; those that are there already stay as they are.",
     )  # fmt: skip
     approve = wait_until("approve", 20, 14, "A plan that costs more than its file allows waits for a person.", "approved", NAME)
