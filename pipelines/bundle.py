@@ -21,19 +21,20 @@ from online import search
 from pipelines.artefact import graph, index
 from pipelines.artefact.audience import write_shoppers
 from pipelines.artefact.bento import build_bento
-from pipelines.artefact.catalogue import catalogue, codes, similar, stored_histories, stored_purchases
+from pipelines.artefact.catalogue import catalogue, codes, looks_the_same, similar, similar_by, stored_histories, stored_purchases
 from pipelines.artefact.decisions import decisions
 from pipelines.artefact.manifest import PARAMS, facts, seal
 from pipelines.artefact.popular import by_bias, popular
 from pipelines.data.tables import checked
 from pipelines.learning import prepared, saved
-from pipelines.learning.prepared import PREPARED, Prepared
+from pipelines.learning.prepared import EMBEDDED, PREPARED, Prepared
 from pipelines.learning.saved import Model
 from pipelines.stage import log, output, params, read_json, run, shop_name
 
 ALIGNED = 64  # bytes, of where a tensor begins in model.data
 MAPPED = 1024  # bytes of a tensor from which it stands in model.data, which onnxruntime maps into memory
 SIMILAR = 100  # neighbours kept an item
+SIMILAR_BY = 50  # ... of each way by which items may be asked to be similar
 PROBES = 8  # histories whose answers the artefact remembers
 
 
@@ -109,7 +110,11 @@ def write(
         stored_histories(users, data.full, data.origin)
         | stored_purchases(users, repeats, items)
         | {"similar_items": neighbours, "similar_scores": similarity}
+        | similar_by(first_stage(network), data.embedded, min(SIMILAR_BY, data.items - 1), _listed(items))
     )
+    near = EMBEDDED / "near.parquet"
+    if near.exists() and len(pairs := pl.read_parquet(near)):
+        arrays["looks_the_same"] = looks_the_same(pairs, data.items)
     save(folder, arrays, names | {"popular": most_popular})
     texts = items.filter("listed").select(pl.col("item").alias("number"), *(c for c in search.WEIGHTS if c in items.columns))
     search.build(folder / "search.sqlite", texts.iter_rows(named=True))

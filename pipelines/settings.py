@@ -16,11 +16,11 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 Share = Annotated[float, Field(ge=0, le=1)]
 NetworkName = Literal["mlp", "ncf", "two_tower", "cnn", "gru", "sasrec", "hstu"]
 PartName = Literal[
-    "popularity", "transitions", "transitions_back", "two_hops", "item_knn", "ease", "content", "mlp", "ncf", "two_tower", "cnn", "gru",
+    "popularity", "transitions", "transitions_back", "two_hops", "item_knn", "ease", "content", "text", "look", "sound", "mlp", "ncf", "two_tower", "cnn", "gru",
     "sasrec", "hstu",
 ]  # fmt: skip
 ModelName = Literal[
-    "auto", "popularity", "transitions", "transitions_back", "two_hops", "item_knn", "ease", "content", "mlp", "ncf", "two_tower", "cnn", "gru",
+    "auto", "popularity", "transitions", "transitions_back", "two_hops", "item_knn", "ease", "content", "text", "look", "sound", "mlp", "ncf", "two_tower", "cnn", "gru",
     "sasrec", "hstu", "din", "dien", "fusion",
 ]  # fmt: skip
 Event = Literal["view", "search", "favourite", "cart", "purchase", "impression", "holdout", "click"]
@@ -52,6 +52,7 @@ class Shop(Section):
     items: int = Field(ge=2)
     days: int = Field(ge=1)
     dirt: Share
+    content: Literal["plain", "looks", "apart"]
 
 
 class Source(Section):
@@ -99,6 +100,22 @@ class Prepare(Section):
         if self.valid_share + self.test_share >= 1:
             raise ValueError("valid_share and test_share together leave nothing to train on")
         return self
+
+
+class EmbedLimits(Section):
+    bytes: int = Field(ge=1)
+    pixels: int = Field(ge=1)
+    seconds: float = Field(gt=0)
+
+
+class Embed(Section):
+    text: Literal["use"] | None
+    look: Literal["efficientnet"] | None
+    sound: Literal["log_mel"] | None
+    hosts: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+$")]]
+    limits: EmbedLimits
+    cache: str = Field(min_length=1)
+    duplicate: Share
 
 
 class Segment(Section):
@@ -326,6 +343,7 @@ class Settings(Section):
     check: Check
     baseline: Baseline
     prepare: Prepare
+    embed: Embed
     segment: Segment
     predict: Predict
     uplift: Uplift

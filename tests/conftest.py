@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,7 @@ STAGES = (
     "prepare",
     "segment",
     "check_prepared",
+    "embed",
     "train",
     "evaluate",
     "export",
@@ -51,6 +53,7 @@ def small_params() -> dict:
     params["source"]["data"] = str(ROOT / "pipelines/data/sources/shop.yaml")
     params["source"]["shop"] |= {"shoppers": 300, "items": 120, "days": 30}
     params["train"] |= {"model": "sasrec", "width": 32, "layers": 1, "heads": 2, "epochs": 3, "max_len": 20, "batch_users": 32}
+    params["embed"]["cache"] = str(Path(tempfile.gettempdir()) / f"pushcart-test-vectors-{os.getuid()}.sqlite")
     params["evaluate"]["bootstrap"], params["explain"]["shoppers"] = 50, 10
     params["compress"]["steps"] = {"table": ["int8", "int4"], "layers": ["weight4"], "units": [0.5]}
     return params

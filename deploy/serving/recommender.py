@@ -24,6 +24,7 @@ from deploy.serving.reasons import Explainer, Reason
 from online.state import VISITOR, Gone, State
 from privacy import encrypted
 
+WAYS = ("look", "text", "sound", "behaviour")  # by which items may be asked to be similar
 SEEN = 1  # the action of an event of which only the item is given
 SHOWN = ("title", "category", "brand", "price", "in_stock")  # of an item, null where it is not known
 PROBE_SAME = 0.8  # share of the probe's first ten answers that this machine must give as well
@@ -37,6 +38,10 @@ FUSED = 60  # ranks added before they are inverted (reciprocal rank fusion, Corm
 
 class UnknownItem(Exception):
     """An item that the catalogue does not have."""
+
+
+class UnknownWay(Exception):
+    """A way to be similar that this artefact does not know; the message names those that it does."""
 
 
 class BadFilter(Exception):
@@ -88,7 +93,13 @@ class Recommender:
         self.between: Learnt | None = None
         popular = json.loads((folder / "popular.json").read_text(encoding="utf-8"))
         self._popular = {name: np.array(numbers, dtype=np.int64) for name, numbers in popular.items()}
-        self._similar, self._similarity = mapped(folder / "similar_items.npy"), mapped(folder / "similar_scores.npy")
+        ways = {way: f"_{way}" for way in WAYS if (folder / f"similar_{way}_items.npy").is_file()} | {None: ""}
+        self._similar = {
+            way: (mapped(folder / f"similar{name}_items.npy"), mapped(folder / f"similar{name}_scores.npy"))
+            for way, name in ways.items()
+        }
+        same = folder / "looks_the_same.npy"
+        self._looks_the_same = mapped(same) if same.is_file() else None
         self.histories = histories or StoredHistories(folder)
         if histories is None and state is not None:
             self.histories = LiveHistories(self.histories, state, self.manifest["cutoff"])
@@ -155,7 +166,7 @@ class Recommender:
         searched = now - known.query_at < SESSION and (not len(when) or known.query_at >= when[-1])
         query = known.query if searched else None
         newcomers = self._newcomers(filters, known.others, way) if len(numbers) else {}
-        most = self.max_k if query or newcomers else k
+        most = self.max_k if query or newcomers or self._looks_the_same is not None else k
         asked = Asked(numbers, times, actions, platform, left_out, allowed)
         if len(numbers):
             shown, scope = self._by_model(asked, most), None
@@ -167,6 +178,7 @@ class Recommender:
             matching = self._matching(query, filters, allowed, left_out)
             matching = [item for item in matching if item["score"] >= RELEVANT * matching[0]["score"]]
             shown = fused(shown, matching)
+        shown = self._one_of_each(shown)
         if explain:
             found = {item["item_id"] for item in matching} if query else set()
             shown = self._explainer.explained(shown[:k], asked, {item: Reason("query", text=query) for item in found})
@@ -246,17 +258,24 @@ class Recommender:
             shown = self._explainer.explained(shown, asked, self._explainer.cycles(known.bought))
         return found, shown[0]
 
-    def similar(self, item_id: str, k: int = 10) -> list[dict]:
-        """The k items most like this one, by the cosine of their vectors.
+    def similar(self, item_id: str, k: int = 10, by: str | None = None) -> list[dict]:
+        """The k items most like this one: by what they look, sound or read like (the cosine of vectors), by what shoppers did, or by all that the model knows.
+
+        by: one of WAYS, or None.
 
         Raises:
             UnknownItem: the catalogue does not have it.
+            UnknownWay: the artefact does not know the way.
         """
         number = self.items.places([item_id])[0] + 1
         if not number:
             raise UnknownItem(item_id)
-        found = self._similar[number] > 0
-        return self._shown(self._similar[number][found][:k], self._similarity[number][found][:k])
+        if by not in self._similar:
+            known = [way for way in self._similar if way] or ["none"]
+            raise UnknownWay(f"nothing is known of what items {by} like; of these it is: {', '.join(known)}")
+        numbers, scores = (array[number] for array in self._similar[by])
+        found = numbers > 0
+        return self._one_of_each(self._shown(numbers[found], scores[found]))[:k]
 
     def score_encrypted(self, context: bytes, query: list[bytes]) -> list[bytes] | None:
         """Ciphertexts of all items' scores, of features that nobody here may know (privacy/encrypted.py); None: this artefact has no codes.
@@ -279,6 +298,14 @@ class Recommender:
     def _known(self, user_id: str | None, visitor_id: str | None) -> Known:
         shopper = user_id or (visitor_id and VISITOR + visitor_id)
         return self.histories.of(shopper, self.items) if shopper else NOTHING
+
+    def _one_of_each(self, shown: list[dict]) -> list[dict]:
+        """Items without those that look and read the same as one before them."""
+        if self._looks_the_same is None or not shown:
+            return shown
+        groups = self._looks_the_same[self.items.places([item["item_id"] for item in shown]) + 1].tolist()  # 0 of newcomers
+        first = {group: i for i, group in reversed(list(enumerate(groups)))}
+        return [item for i, (item, group) in enumerate(zip(shown, groups, strict=True)) if not group or first[group] == i]
 
     def _by_model(self, asked: Asked, k: int) -> list[dict]:
         """What the model answers to a history, mixed with what was learnt since."""

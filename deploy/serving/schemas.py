@@ -82,6 +82,9 @@ class RecommendRequest(Strict):
 class SimilarRequest(Strict):
     item_id: ItemId
     k: int = Field(10, ge=1, le=1000)
+    by: Literal["look", "text", "sound", "behaviour"] | None = Field(
+        None, description="what they look, read or sound like, or what shoppers did; all that the model knows if left out"
+    )
 
 
 class DecideRequest(Strict):

@@ -33,7 +33,7 @@ from deploy.serving.bidding import Budget, Market, bid
 from deploy.serving.decisions import Decision
 from deploy.serving.edge import Edge
 from deploy.serving.events import Door
-from deploy.serving.recommender import BadFilter, Recommender, UnknownItem
+from deploy.serving.recommender import BadFilter, Recommender, UnknownItem, UnknownWay
 from deploy.serving.schemas import (
     AudienceRequest,
     AudienceResponse,
@@ -180,12 +180,14 @@ class Pushcart:
         return _json({"items": found, "scope": scope, "model_version": recommender.version})
 
     @bentoml.api(route="/similar", input_spec=SimilarRequest, output_spec=SimilarResponse)
-    async def similar(self, item_id: str, k: int) -> SimilarResponse:
-        """Items most like one item. 404 if the catalogue does not have it."""
+    async def similar(self, item_id: str, k: int, by: str | None) -> SimilarResponse:
+        """Items most like one item. 404 if the catalogue does not have it, 400 if it does not know items by what is asked for."""
         recommender = self._recommender
         self._check(k, recommender)
         try:
-            items = recommender.similar(item_id, k)
+            items = recommender.similar(item_id, k, by)
+        except UnknownWay as error:
+            raise InvalidArgument(str(error)) from error
         except UnknownItem as error:
             raise NotFound(f"the catalogue has no item {item_id!r}") from error
         return _json({"items": items, "model_version": recommender.version})

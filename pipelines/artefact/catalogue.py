@@ -11,16 +11,17 @@ import scipy.sparse as sp
 import torch
 
 from models.retrieval.blend import Blend
+from models.retrieval.content import telling
 from models.retrieval.item_to_item import as_matrix
+from models.retrieval.neighbours import nearest
 from models.retrieval.network import NextItemNetwork
 from models.retrieval.sparse_item_model import SparseItemModel, from_rows
 from models.sequences import Sequences
 from online import search
+from pipelines.learning.blending import COMPARED
 from privacy import encrypted
 
-EXACT = 20_000  # items up to which the most similar are found by comparing all pairs
 NEVER = 1 << 62  # seconds, when what is not bought again is due
-PROBES, PER_LIST = 16, 64  # lists looked through of an inverted file, and items a list, for larger catalogues
 
 
 def catalogue(items: pl.DataFrame) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
@@ -97,8 +98,6 @@ def similar(network: NextItemNetwork | SparseItemModel | Blend, k: int, listed: 
     """Each item's k nearest among the listed ones: numbers (V, k) int32, padded with 0, and cosines (or neighbours' weights) (V, k) float16.
     Of a blend its parts say what is near, and its network where it has no others.
 
-    Over EXACT items they are found by an inverted file (FAISS), which looks at a share of the catalogue that shrinks as it grows.
-
     listed: (V,) bool, false of padding and of items that may not be answered.
     """
     if isinstance(network, Blend):
@@ -108,21 +107,36 @@ def similar(network: NextItemNetwork | SparseItemModel | Blend, k: int, listed: 
         weights, order = (part[:, :k] for part in shown.sort(1, descending=True))
         numbers = network.items.gather(1, order).masked_fill(weights <= 0, 0)
         return numbers.numpy().astype(np.int32), weights.numpy().astype(np.float16)
-    listed = torch.from_numpy(listed)
-    vectors = torch.nn.functional.normalize(network.embeddings().detach(), dim=1)
-    if len(vectors) > EXACT:
-        return _similar_by_lists(vectors.numpy(), k, listed.numpy())
-    numbers, cosines = [], []
-    for start in range(0, len(vectors), 1024):
-        block = vectors[start : start + 1024] @ vectors.T
-        block[:, ~listed] = -torch.inf
-        rows = torch.arange(len(block))
-        block[rows, rows + start] = -torch.inf
-        top = block.topk(k)
-        found = top.values > -torch.inf
-        numbers.append(top.indices.where(found, 0).numpy().astype(np.int32))
-        cosines.append(top.values.where(found, 0.0).numpy().astype(np.float16))
-    return np.concatenate(numbers), np.concatenate(cosines)
+    numbers, cosines = nearest(network.embeddings().detach().numpy(), k, listed)
+    return numbers.astype(np.int32), cosines.astype(np.float16)
+
+
+def similar_by(
+    network: NextItemNetwork | SparseItemModel | Blend, vectors: dict[str, np.ndarray], k: int, listed: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Each item's k nearest by what shoppers did alone, and by each kind of its vectors: see similar."""
+    found = {kind: nearest(telling(one), k, listed & one.any(1)) for kind, one in vectors.items()}
+    behaviour = Blend({n: p for n, p in network.parts.items() if n not in COMPARED}, network.bias, network.network, network.max_len, network.groups) if isinstance(network, Blend) else network  # fmt: skip
+    found["behaviour"] = similar(behaviour, k, listed)
+    return {
+        f"similar_{kind}_{what}": array.astype(dtype)
+        for kind, pair in found.items()
+        for what, array, dtype in zip(("items", "scores"), pair, (np.int32, np.float16), strict=True)
+    }
+
+
+def looks_the_same(pairs: pl.DataFrame, items: int) -> np.ndarray:
+    """The group of near-duplicates that each item belongs to, the smallest number in it; 0 of an item like no other. (V,) int32
+
+    pairs: of items, columns item and other. items: in the vocabulary.
+    """
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    ends = pairs["item"].to_numpy(), pairs["other"].to_numpy()
+    _, label = connected_components(coo_matrix((np.ones(len(pairs), bool), ends), shape=(items + 1, items + 1)), directed=False)
+    sizes, first = np.bincount(label), np.unique(label, return_index=True)[1]
+    return np.where(sizes[label] > 1, first[label], 0).astype(np.int32)
 
 
 def neighbours_of_a_blend(blend: Blend, k: int) -> SparseItemModel:
@@ -135,22 +149,3 @@ def neighbours_of_a_blend(blend: Blend, k: int) -> SparseItemModel:
         total = said if total is None else total + said
     total = sp.csr_matrix((len(blend.groups), len(blend.groups)), dtype=np.float32) if total is None else total
     return from_rows([total.tocsr()], total.shape[0], k)
-
-
-def _similar_by_lists(vectors: np.ndarray, k: int, listed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """See similar: vectors (V, D) float32 of length 1."""
-    import faiss
-
-    chosen = np.flatnonzero(listed)
-    lists = max(1, len(chosen) // PER_LIST)
-    index = faiss.index_factory(vectors.shape[1], f"IVF{min(lists, 65536)},Flat", faiss.METRIC_INNER_PRODUCT)
-    index.cp.max_points_per_centroid = PER_LIST
-    index.train(vectors[chosen])
-    index.add_with_ids(vectors[chosen], chosen)
-    index.nprobe = PROBES
-    cosines, numbers = index.search(vectors, k + 1)
-    cosines[(numbers == np.arange(len(vectors))[:, None]) | (numbers < 0)] = -np.inf
-    order = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
-    cosines, numbers = np.take_along_axis(cosines, order, 1), np.take_along_axis(numbers, order, 1)
-    found = np.isfinite(cosines)
-    return np.where(found, numbers, 0).astype(np.int32), np.where(found, cosines, 0).astype(np.float16)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jsonschema import Draft202012Validator, ValidationError
 
-from pipelines.learning.prepared import PREPARED, Prepared
+from pipelines.learning.prepared import EMBEDDED, PREPARED, Prepared
 from pipelines.learning.saved import Model
 from pipelines.stage import StageError, read_json, write_json
 
@@ -67,6 +67,7 @@ def facts(settings: dict, shop: str, network: Model, data: Prepared, platforms: 
         "quality": {"passed": quality["passed"], "verified": read_json("reports/verified.json")["passed"]},
         "parity": refit["parity"],
         "refit": {k: v for k, v in refit.items() if k != "parity"},
+        "encoders": read_json(EMBEDDED / "encoders.json") if (EMBEDDED / "encoders.json").exists() else {},
         "compression": {k: v for k, v in compression.items() if k != "candidates"},
         "inputs": {
             "history": "int64 (batch, length), item numbers from 1, padded with 0 on the right",

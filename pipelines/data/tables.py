@@ -50,7 +50,8 @@ ITEMS = {
     "cost": pl.Float64,
     "in_stock": pl.Boolean,
     "stock": pl.Float64,
-    "image": pl.String,
+    "image": pl.String,  # a file beside the shop's data, a data URI, or an address
+    "sound": pl.String,
 }
 
 # Where in the source a row came from (1 = first data row), so that a broken row can be found there.

@@ -22,7 +22,7 @@ from models.retrieval.network import NextItemNetwork
 from models.retrieval.sparse_item_model import SparseItemModel
 from models.sequences import Sequences
 from pipelines.learning import choices, device, fitting
-from pipelines.learning.prepared import Prepared
+from pipelines.learning.prepared import KINDS, Prepared
 from pipelines.learning.ranking import batches
 from pipelines.learning.saved import ITEM_MODELS, Model
 from pipelines.stage import log
@@ -38,6 +38,7 @@ FITTED = 1e-6  # share by which a step must raise the likelihood
 GROUPS = 3  # of shoppers, by how popular the newest item of their history is
 SHOWN = 1.0  # standard errors that weights by group must bring
 FOLDS = 2
+COMPARED = ("content", *KINDS)  # parts that no history changes
 SURE = 2.6  # standard errors by which a model must be ahead of popularity to be more than luck (one side in 200)
 # What the blend may lose with all the parts that it is served without: standard errors of the paired differences, or a share of its NDCG@10.
 HURTS, SLIGHT = 0.25, 0.002
@@ -97,9 +98,10 @@ def choose(settings: dict, data: Prepared, network: tuple[NextItemNetwork, dict]
     log.info("train: %s are counted in %.1f s", ", ".join(parts) or "no parts", time.perf_counter() - started)
     network, curves, why = (network, [], []) if network else _network(settings, data)
     started = time.perf_counter()
-    asked = candidates(parts, popular, network, earlier, part, settings["max_len"])
+    asked, vectors_help = worth_asking(parts, popular, network, earlier, part, settings)
     names = [name for name in settings["blend"]["parts"] if name in asked.columns] or ["popularity"]
     weights, gains, report = fitted(asked, names)
+    report["valid_ndcg@10"] |= vectors_help
     log.info("train: the blend is fitted on %s shoppers in %.1f s", f"{len(part):,}", time.perf_counter() - started)
     ahead = _errors(gains - asked.gains(asked.columns["popularity"]))
     if ahead <= SURE:
@@ -107,7 +109,7 @@ def choose(settings: dict, data: Prepared, network: tuple[NextItemNetwork, dict]
         shape = {"model": "popularity", "recipe": recipe}
         reason = f"nothing beats popularity for sure on the validation part (NDCG@10: {_listed(report['valid_ndcg@10'])})"
     else:
-        model, shape = built(settings, data, _recipe(weights, parts, network), network, parts.get("content"))
+        model, shape = built(settings, data, _recipe(weights, parts, network), network, parts)
         reason = _reason(weights, report, ahead)
         proposed = [name for name in settings["blend"]["parts"] if name in weights]
         if proposed != settings["blend"]["parts"]:
@@ -123,14 +125,14 @@ def built(
     data: Prepared,
     recipe: dict,
     network: tuple[NextItemNetwork, dict] | None = None,
-    content: SparseItemModel | None = None,
+    compared: dict[str, SparseItemModel] | None = None,
 ) -> tuple[Blend, dict]:
     """The blend of a recipe, learnt from these data, and its shape, which holds the recipe.
 
-    network: trained already, with its shape; None: it is trained by the recipe, where the blend has one. content: compared already, which no
-    history changes.
+    network: trained already, with its shape; None: it is trained by the recipe, where the blend has one. compared: parts that are there already, of
+    which those of COMPARED no history changes.
     """
-    models, popular, _ = counted(recipe["parts"], data, content)
+    models, popular, _ = counted(recipe["parts"], data, compared)
     parts = {}
     for name, model in models.items():
         one = recipe["parts"][name]
@@ -198,26 +200,28 @@ def asked_of(data: Prepared) -> Sequences:
 
 
 def counted(
-    names: Collection[str], data: Prepared, content: SparseItemModel | None = None
+    names: Collection[str], data: Prepared, compared: dict[str, SparseItemModel] | None = None
 ) -> tuple[dict[str, SparseItemModel], np.ndarray, list[str]]:
     """The parts that are neither popularity nor a network; recent popularity (V,) float32 as a share of the largest; why some parts are left out.
 
-    What nobody has met takes after what it reads like, in what is counted and in popularity. content: compared already, which no history changes.
+    What nobody has met takes after what it is like, in what is counted and in popularity. compared: see built.
     """
     left_out, parts, new = [], {}, not data.popularity[1:].all()
-    if content is None and data.content is not None and (new or "content" in names):
-        content = choices.item_model("content", data)[0]
+    there = [name for name in COMPARED if (data.content is not None if name == "content" else name in data.embedded)]
+    compared = {name: (compared or {}).get(name) or choices.item_model(name, data)[0] for name in there if new or name in names}
     for name in names:
-        if name == "content" and content is None:
+        if name == "content" and name not in there:
             left_out.append("nothing is written of the items, so there is no content")
         elif name == "ease" and data.items > SMALL:
             left_out.append(f"ease is for catalogues of up to {SMALL:,} items")
+        elif name in COMPARED:
+            parts |= {name: compared[name]} if name in compared else {}
         elif name in ITEM_MODELS and name != "popularity":
-            parts[name] = content if name == "content" else choices.item_model(name, data)[0]
+            parts[name] = choices.item_model(name, data)[0]
     popular = (data.recency / max(data.recency.max(), 1e-9)).astype(np.float32)
-    if content is not None and new:
-        near = alike(content, data.popularity > 0)
-        parts = {name: part if name == "content" else lent(part, near) for name, part in parts.items()}
+    if compared and new:
+        near = alike(compared.values(), data.popularity > 0)
+        parts = {name: part if name in compared else lent(part, near) for name, part in parts.items()}
         popular += near @ popular
     return parts, popular, left_out
 
@@ -315,6 +319,22 @@ def candidates(
         columns[network[1]["model"]] = _logits(network[0], part, row, column)
     group = newest_groups(data, GROUPS)[part.items.last()]
     return Asked(row, column, column == part.targets[row], reached, group, columns)
+
+
+def worth_asking(
+    parts: dict[str, SparseItemModel], popular: np.ndarray, network: tuple | None, data: Prepared, part: Sequences, settings: dict
+) -> tuple[Asked, dict[str, float]]:
+    """Candidates, with vectors of items among the parts only where they are shown to help, as words mostly say the same; and the NDCG@10 with and without."""
+    plain = {name: model for name, model in parts.items() if name not in KINDS}
+    asked = candidates(plain, popular, network, data, part, settings["max_len"])
+    if plain.keys() == parts.keys():
+        return asked, {}
+    more = candidates(parts, popular, network, data, part, settings["max_len"])
+    without, gains = (
+        crossed(a, [name for name in settings["blend"]["parts"] if name in a.columns] or ["popularity"]) for a in (asked, more)
+    )
+    shown = {"with vectors": round(float(gains.mean()), 4), "without vectors": round(float(without.mean()), 4)}
+    return (more if _errors(gains - without) > SHOWN else asked), shown
 
 
 def _named_by(network: NextItemNetwork, part: Sequences) -> tuple[np.ndarray, np.ndarray]:

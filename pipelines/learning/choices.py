@@ -1,10 +1,12 @@
 """What the validation part decides after training: the weight of the prior, the blend of retriever and ranker, which item model."""
 
+from functools import partial
+
 import torch
 
 from models.batches import Histories
 from models.rankers.two_stage import TwoStage
-from models.retrieval.content import content
+from models.retrieval.content import content, embedded
 from models.retrieval.evidence import Evidence
 from models.retrieval.item_to_item import ease, incidence, item_knn, transitions, two_hops
 from models.retrieval.network import NextItemNetwork
@@ -73,9 +75,12 @@ def item_model(name: str, data: Prepared, recent: bool | None = None) -> tuple[S
         "two_hops": lambda: two_hops(transitions(data.train.items, items, NEIGHBOURS // 2)),
         "ease": lambda: ease(incidence(data.train.items, items)),
         "content": lambda: content(data.content),
+        **{kind: partial(embedded, vectors) for kind, vectors in data.embedded.items()},
     }
     if name == "content" and data.content is None:
         raise StageError("train.model: nothing is written of the items (prepare.content), so there is no content to compare")
+    if name not in makers:
+        raise StageError(f"train.model: there are no vectors of items for {name!r} (settings embed, reports/embedded.json)")
     try:
         return makers[name](), {}
     except ValueError as error:

@@ -35,7 +35,7 @@ from models.training.rank_learner import RankImpressions
 from pipelines.learning import choices, device, saved
 from pipelines.learning.callbacks import Curves, Patience, PlainProgress, StepSeed, StopAfter
 from pipelines.learning.captured import CapturedSteps
-from pipelines.learning.prepared import PREPARED, Prepared
+from pipelines.learning.prepared import EMBEDDED, PREPARED, Prepared
 from pipelines.learning.ranking import SAMPLE
 from pipelines.learning.saved import Model
 from pipelines.stage import StageError, log, read_json, write_json
@@ -371,7 +371,7 @@ def exclusive(folder: Path) -> Iterator[None]:
 def fingerprint(settings: dict, recipe: dict | None = None) -> str:
     """Names a training by all that goes in: settings and recipe, the bytes of the prepared data and of the code."""
     digest = hashlib.sha256(json.dumps([settings, recipe], sort_keys=True).encode())
-    for folder, patterns in ((PREPARED, DATA), (Path(), CODE)):
+    for folder, patterns in ((PREPARED, DATA), (EMBEDDED, ("*.npy",)), (Path(), CODE)):
         for path in sorted(p for pattern in patterns for p in folder.glob(pattern)):
             digest.update(path.as_posix().encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:16]

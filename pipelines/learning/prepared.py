@@ -1,7 +1,7 @@
 """Reads data/prepared for the stages that train and measure: histories as arrays, the parts of the split, features of items."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     import polars as pl
     import scipy.sparse as sp
 
-PREPARED = Path("data/prepared")
+PREPARED, EMBEDDED = Path("data/prepared"), Path("data/embedded")
+KINDS = ("text", "look", "sound")  # of vectors of items
 NUMBERS = ("log_price", "relative_price", "log_popularity", "click_rate", "purchase_rate")  # of items, standardised
 RECENT = 30  # days in which an event comes to count half
 MONEY = ("log_price", "relative_price")  # those of them that tell a price
@@ -44,6 +45,9 @@ class Prepared:
     ordered_only: bool = False
     origin: int = 0  # seconds from 1970 to the time 0 of histories
     content: "sp.csr_matrix | None" = None  # (V, T) counts of words in what is written of each item; None: nothing is
+    embedded: dict[str, np.ndarray] = field(
+        default_factory=dict
+    )  # of KINDS, where there are any: (V, D) float16, zeros of items that have none
 
     @property
     def items(self) -> int:
@@ -110,7 +114,13 @@ def load() -> Prepared:
         ordered_only=facts["ordered_only"],
         origin=facts["origin"],
         content=_content(len(features) + 1, facts["terms"]),
+        embedded=vectors(),
     )  # fmt: skip
+
+
+def vectors() -> dict[str, np.ndarray]:
+    """What items read, look and sound like, as `embed` wrote it."""
+    return {kind: np.load(file, mmap_mode="r") for kind in KINDS if (file := EMBEDDED / f"{kind}.npy").exists()}
 
 
 def mapped(folder: Path) -> Sequences:

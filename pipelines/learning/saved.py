@@ -14,7 +14,18 @@ from models.retrieval.sparse_item_model import SparseItemModel
 from pipelines.stage import output, read_json, write_json
 
 Model = NextItemNetwork | SparseItemModel | Blend | TwoStage
-ITEM_MODELS = ("popularity", "transitions", "transitions_back", "two_hops", "item_knn", "ease", "content")
+ITEM_MODELS = (
+    "popularity",
+    "transitions",
+    "transitions_back",
+    "two_hops",
+    "item_knn",
+    "ease",
+    "content",
+    "text",
+    "look",
+    "sound",
+)
 
 
 def save(folder: str | Path, shape: dict, model: Model) -> None:

@@ -114,6 +114,7 @@ def test_the_dag_of_the_project():
         "data",
         "mapping",
         "pseudonyms",
+        "content",
         "split",
         "model",
         "rank_by",

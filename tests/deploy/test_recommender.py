@@ -19,9 +19,10 @@ from deploy.serving.artefact import ArtefactError, large, version_of
 from deploy.serving.catalogue import Column, Ids
 from deploy.serving.histories import NOTHING, History, Known
 from deploy.serving.reasons import REFERENCE
-from deploy.serving.recommender import SHOWN, BadFilter, Recommender, UnknownItem
+from deploy.serving.recommender import SHOWN, BadFilter, Recommender, UnknownItem, UnknownWay
 from pipelines.artefact.catalogue import catalogue
 from pipelines.artefact.catalogue import ids as id_columns
+from pipelines.artefact.manifest import seal
 from pipelines.bundle import write_graphs
 from pipelines.stage import StageError
 from tests.conftest import run_stages
@@ -224,6 +225,29 @@ def test_similar_items_do_not_hold_the_item_itself(recommender: Recommender, ids
     found = recommender.similar(ids[0], 10)
     assert len(found) == 10
     assert ids[0] not in {i["item_id"] for i in found}
+
+
+def test_items_are_similar_by_what_is_asked_for(recommender: Recommender, ids: list[str]):
+    found = {by: [i["item_id"] for i in recommender.similar(ids[0], 5, by)] for by in (None, "text", "behaviour")}
+    assert all(len(items) == 5 and ids[0] not in items for items in found.values())
+    assert found["text"] != found["behaviour"]
+    with pytest.raises(UnknownWay, match="look like; of these it is: text, behaviour"):
+        recommender.similar(ids[0], 5, "look")
+
+
+def test_of_items_that_look_the_same_a_list_shows_one(finished: Path, recommender: Recommender, ids: list[str], tmp_path: Path):
+    first = [i["item_id"] for i in recommender.recommend(history=ids[:5], k=4).items]
+    folder = tmp_path / "a"
+    shutil.copytree(finished / "artefact", folder)
+    same = np.zeros(recommender.manifest["items"] + 1, np.int32)
+    numbers = recommender.items.places(first[:3]) + 1
+    same[numbers] = numbers.min()
+    np.save(folder / "looks_the_same.npy", same)
+    (folder / "manifest.json").unlink()
+    seal(folder, {k: v for k, v in recommender.manifest.items() if k not in ("schema", "version", "model_bytes", "files")})
+    answers = [i["item_id"] for i in Recommender(folder).recommend(history=ids[:5], k=4).items]
+    assert answers[:2] == [first[0], first[3]]
+    assert len(answers) == 4
 
 
 def test_a_filter_without_its_column_is_refused(recommender: Recommender, finished: Path, tmp_path: Path):

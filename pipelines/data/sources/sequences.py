@@ -1,7 +1,7 @@
 """Sequence files of the Amazon benchmarks: `user item item ...` a line, oldest first, no times.
 
 In: a .txt file, or a folder holding one and, optionally, `*_item2attributes.json` (item -> attribute ids); beside it the CSV file that
-`source.titles` names (columns item, title).
+`source.titles` names (columns item, title and, if it has them, further ones of the canonical items).
 Out: events (all of them purchases, one a day from 2000-01-01, so that order is kept) and items.
 """
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from pipelines.data.tables import TIMESTAMP
+from pipelines.data.tables import ITEMS, TIMESTAMP
 from pipelines.stage import StageError
 
 
@@ -48,7 +48,11 @@ def read(data: Path, settings: dict) -> dict[str, pl.LazyFrame]:
         items = items.join(described, on="item_id", how="left", maintain_order="left")
     items = items.with_columns(title=pl.format("Item {}", "item_id"))
     if settings.get("titles"):
-        items = items.update(_titles(files[0].parent / settings["titles"]), on="item_id")
+        told = _titles(files[0].parent / settings["titles"])
+        further = [c for c in told.collect_schema() if c not in items.collect_schema()]
+        items = items.update(told.drop(further), on="item_id").join(
+            told.select("item_id", *further), on="item_id", how="left", maintain_order="left"
+        )
     return {"events": events, "items": items}
 
 
@@ -59,4 +63,6 @@ def _titles(path: Path) -> pl.LazyFrame:
     titles = pl.scan_csv(path, infer_schema=False)
     if missing := {"item", "title"} - set(titles.collect_schema()):
         raise StageError(f"source.titles: {path} has no column {', '.join(sorted(missing))}")
-    return titles.select(item_id="item", title="title").drop_nulls().unique("item_id", keep="first", maintain_order=True)
+    further = [c for c in titles.collect_schema() if c in ITEMS and c not in ("item_id", "title")]
+    told = titles.select(pl.col("item").alias("item_id"), "title", *(pl.col(c).cast(ITEMS[c], strict=False) for c in further))
+    return told.drop_nulls(["item_id", "title"]).unique("item_id", keep="first", maintain_order=True)

@@ -22,7 +22,7 @@ import numpy as np
 import polars as pl
 import yaml
 
-from pipelines.data.sources import persuasion
+from pipelines.data.sources import looks, persuasion
 from pipelines.data.tables import EVENT_KINDS, TIMESTAMP
 
 START = np.datetime64("2026-01-01T00:00:00", "us")
@@ -49,7 +49,7 @@ def read(data: Path, settings: dict) -> dict[str, pl.LazyFrame]:
     words = yaml.safe_load(data.read_text(encoding="utf-8"))
     knobs = settings["shop"]
     rng = np.random.default_rng(knobs["seed"])
-    items, world = _catalogue(words, knobs["items"], rng)
+    items, world = _catalogue(words, knobs["items"], knobs["content"], rng)
     users, tastes = _shoppers(words, knobs["shoppers"], rng)
     users, tastes, goods = _hidden(words, users, tastes, items, world, rng.spawn(1)[0])
     world |= {
@@ -85,7 +85,7 @@ def _in_order(parts: list[pl.DataFrame]) -> pl.DataFrame:
     return events.with_columns(event_id=pl.format("e{}", pl.int_range(1, pl.len() + 1)))
 
 
-def _catalogue(words: dict, count: int, rng: np.random.Generator) -> tuple[pl.DataFrame, dict]:
+def _catalogue(words: dict, count: int, content: str, rng: np.random.Generator) -> tuple[pl.DataFrame, dict]:
     """Items with titles in two languages, and the latent world they live in (arrays over the items)."""
     categories = words["categories"]
     number = {c["name"]: i for i, c in enumerate(categories)}
@@ -101,21 +101,32 @@ def _catalogue(words: dict, count: int, rng: np.random.Generator) -> tuple[pl.Da
         latin, chinese = words["brands"][brand[i]].split()
         titles.append(f"{latin} {adjective} {noun}, {colour} / {chinese}{adjective_zh}{noun_zh}（{colour_zh}）")
         descriptions.append(
-            f"A {adjective.lower()} {noun} in {colour} by {latin}. {chinese}出品的{adjective_zh}{noun_zh}，{colour_zh}。"
+            f"A{'n' * (adjective[0] in 'AEIOU')} {adjective.lower()} {noun} in {colour} by {latin}. {chinese}出品的{adjective_zh}{noun_zh}，{colour_zh}。"
         )
     complements = [[number[name] for name in c["complements"]] for c in categories]
+    [stocked, seen] = rng.spawn(2)  # draws of their own, so that the others stay as they are
+    shown = {}
+    if content != "plain":
+        told = looks.described(style, seen)
+        texts = [(t.split(" / "), d.split(". "), look) for t, d, look in zip(titles, descriptions, told, strict=True)]
+        titles = [" / ".join(_in_languages(title, i, content)) for i, (title, _, _) in enumerate(texts)]
+        descriptions = [
+            " ".join(_in_languages((f"{english}: {look[0]}.", f"{chinese.removesuffix('。')}：{look[1]}。"), i, content))
+            for i, (_, (english, chinese), look) in enumerate(texts)
+        ]
+        shown = {"image": looks.drawn(style, seen)}
     items = pl.DataFrame(
         {
             "item_id": [f"sku{i + 1:05d}" for i in range(count)],
             "title": titles,
             "description": descriptions,
+            **shown,
             "category": [categories[c]["name"] for c in category],
             "brand": [words["brands"][b] for b in brand],
             "price": price,
             "in_stock": rng.random(count) > 0.05,
         }
     )
-    [stocked] = rng.spawn(1)  # draws of its own, so that the others stay as they are
     items = items.with_columns(
         cost=(pl.col("price") * pl.Series(stocked.uniform(0.4, 0.85, count))).round(1),
         stock=pl.Series(stocked.geometric(0.01, count) + 5).cast(pl.Float64) * pl.col("in_stock"),
@@ -132,6 +143,11 @@ def _catalogue(words: dict, count: int, rng: np.random.Generator) -> tuple[pl.Da
         "in_stock": items["in_stock"].to_numpy(),
     }
     return items, world
+
+
+def _in_languages(both: tuple[str, str] | list[str], item: int, content: str) -> list[str]:
+    """A text in English and Chinese, or in one of them where items' languages stand apart."""
+    return [both[item % 2]] if content == "apart" else list(both)
 
 
 def _shoppers(words: dict, count: int, rng: np.random.Generator) -> tuple[pl.DataFrame, dict]:

@@ -1,0 +1,1 @@
+"""Do encoders of texts, pictures and words know what they should?"""
