@@ -23,7 +23,7 @@ def test_the_projects_graph():
     assert tuple(s.name for s in stages) == STAGES
     before = upstream(stages)
     assert before["check"] == {"collect", "freshness"}
-    assert before["train"] == {"prepare", "check_prepared"}
+    assert before["train"] == {"prepare", "check_prepared", "embed"}
     assert {"refit", "replay", "compress", "evaluate", "check"} <= before["bundle"]
 
 

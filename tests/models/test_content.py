@@ -55,18 +55,18 @@ def test_what_all_texts_of_a_language_share_tells_nothing():
 
 
 def test_new_items_take_after_what_the_first_model_names():
-    vectors = np.zeros((5, 4), np.float32)
-    vectors[1:] = np.eye(4) + 0.1
-    vectors[4] = vectors[1] + 0.01
+    vectors = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
+    vectors[0], vectors[4] = 0, vectors[1] + 0.01
     reads, looks_like = vectors.copy(), vectors.copy()
     reads[3] = 0  # nothing is written of it
     looks_like[3] = vectors[2] + 0.01
-    known = np.array([False, True, True, False, False])
+    known = np.arange(20) > 0
+    known[[3, 4]] = False
     near = alike([embedded(reads), embedded(looks_like)], known).toarray()
     assert near[3].argmax() == 2
     assert near[4].argmax() == 1
     assert near[[3, 4]].sum(1) == pytest.approx(1)
-    assert not near[[0, 1, 2]].any()
+    assert not near[known].any()
 
 
 def test_items_without_a_vector_are_near_nothing():

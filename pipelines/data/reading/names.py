@@ -43,6 +43,7 @@ COLUMN_NAMES = {
     "in_stock": ("instock", "available", "availability", "有货", "是否有货", "在库"),
     "stock": ("stock", "stocklevel", "inventory", "库存", "库存量"),
     "image": ("image", "imageurl", "picture", "图片", "主图", "商品图片"),
+    "sound": ("sound", "audio", "soundurl", "audiourl", "音频"),
 }  # fmt: skip
 # In a table of items alone the key is often called so.
 ITEM_KEYS = ("id", "code", "编号", "编码")

@@ -38,7 +38,7 @@ EVENTS_OWN = (
     "propensity",
     "expected",
 )
-ITEMS_OWN = ("title", "description", "category", "brand", "price", "cost", "in_stock", "stock", "image")
+ITEMS_OWN = ("title", "description", "category", "brand", "price", "cost", "in_stock", "stock", "image", "sound")
 
 
 @dataclass
