@@ -28,7 +28,7 @@ from pipelines.stage import chart, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT  # where data/quality and reports/quality stand
-CODE = ("pipelines", "marketing", "campaigns", "models", "expectations", "deploy", "online", "privacy")
+CODE = ("pipelines", "marketing", "campaigns", "models", "expectations", "deploy", "online", "privacy", "service", "help")
 STAGES = tuple(yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"])  # in the order data flows
 SETTINGS = yaml.safe_load((ROOT / "benchmarks" / "quality.yaml").read_text(encoding="utf-8"))
 log = logging.getLogger("pushcart")

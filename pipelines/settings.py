@@ -118,6 +118,13 @@ class Embed(Section):
     duplicate: Share
 
 
+class Assist(Section):
+    enabled: bool
+    pages: str = Field(min_length=1)
+    utterances: str = Field(min_length=1)
+    corrected: str | None
+
+
 class Segment(Section):
     new_days: float = Field(gt=0)
     active_days: float = Field(gt=0)
@@ -320,6 +327,12 @@ class Kafka(Section):
     settings: str | None = None
 
 
+class Rewording(Section):
+    url: str = Field(pattern=r"^https?://")
+    model: str = Field(min_length=1)
+    key: str | None = None
+
+
 class ServedShop(Section):
     environment: str
     events: str = Field(min_length=1)
@@ -331,6 +344,8 @@ class ServedShop(Section):
     lateness: float = Field(gt=0)
     learn: bool
     access: str | None
+    identity: str | None
+    reword: Rewording | None
     kafka: Kafka | None
 
 
@@ -344,6 +359,7 @@ class Settings(Section):
     baseline: Baseline
     prepare: Prepare
     embed: Embed
+    assist: Assist
     segment: Segment
     predict: Predict
     uplift: Uplift

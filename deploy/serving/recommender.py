@@ -80,7 +80,7 @@ class Recommender:
         outbox: Path | None = None,
         between: Path | None = None,
     ):
-        self.manifest = verified(folder)
+        self.manifest, self.folder = verified(folder), folder
         self.version: str = self.manifest["version"]
         self.max_k: int = self.manifest["max_k"]
         self.max_len: int = self.manifest["max_len"]
@@ -223,7 +223,7 @@ class Recommender:
         allowed, blocked = self._filtered(filters)
         numbers, weights, scope = self._trend(context.get("platform"), _moment(context))
         open_ = allowed[0, numbers] & ~np.isin(numbers, blocked)
-        return self._shown(numbers[open_][:k], weights[open_][:k]), scope
+        return self.shown(numbers[open_][:k], weights[open_][:k]), scope
 
     def decide(
         self,
@@ -252,7 +252,7 @@ class Recommender:
         found.unchecked.extend(known.unchecked)
         if found.item is None:
             return found, None
-        shown = self._shown(np.array([found.item]), np.array([found.worth]))
+        shown = self.shown(np.array([found.item]), np.array([found.worth]))
         if explain:
             asked = Asked(*known.history, known.platform, np.zeros(0, np.int64), self.catalogue.open)
             shown = self._explainer.explained(shown, asked, self._explainer.cycles(known.bought))
@@ -275,7 +275,7 @@ class Recommender:
             raise UnknownWay(f"nothing is known of what items {by} like; of these it is: {', '.join(known)}")
         numbers, scores = (array[number] for array in self._similar[by])
         found = numbers > 0
-        return self._one_of_each(self._shown(numbers[found], scores[found]))[:k]
+        return self._one_of_each(self.shown(numbers[found], scores[found]))[:k]
 
     def score_encrypted(self, context: bytes, query: list[bytes]) -> list[bytes] | None:
         """Ciphertexts of all items' scores, of features that nobody here may know (privacy/encrypted.py); None: this artefact has no codes.
@@ -293,7 +293,7 @@ class Recommender:
             return []
         chances = bought.chances(now)[due]
         best = np.argsort(-chances, kind="stable")[:k]
-        return self._shown(bought.items[due][best], chances[best])
+        return self.shown(bought.items[due][best], chances[best])
 
     def _known(self, user_id: str | None, visitor_id: str | None) -> Known:
         shopper = user_id or (visitor_id and VISITOR + visitor_id)
@@ -317,7 +317,7 @@ class Recommender:
             open_ = asked.allowed[0].copy()
             open_[asked.exclude] = False
             found, scores = (part[:k] for part in learnt.mixed(asked.numbers, found, scores, open_))
-        shown = self._shown(found, scores)
+        shown = self.shown(found, scores)
         for item, number in zip(shown, found.tolist(), strict=True):
             if number in carriers:
                 item["part"] = self._carriers[carriers[number]]
@@ -371,7 +371,7 @@ class Recommender:
             order, scope = np.concatenate([trend, order[~np.isin(order, trend)]]), f"trending:{whose}"
         order = order[allowed[0, order] & ~np.isin(order, exclude)][:k]
         scores = 1.0 / np.arange(1, len(order) + 1)  # a rank's reciprocal: ordered, and plainly no model score
-        return self._shown(order, scores), scope
+        return self.shown(order, scores), scope
 
     def _trend(self, platform: str | None, now: float) -> tuple[np.ndarray, np.ndarray, str]:
         """Numbers of items, what was done to them within the hour, most first, and of whom; looked up once a minute."""
@@ -423,7 +423,7 @@ class Recommender:
         found = self.catalogue.find(query, 2 * self.max_k)
         numbers = np.array([number for number, _ in found if isinstance(number, int)], dtype=np.int64)
         open_ = set(numbers[allowed[0, numbers]].tolist()) - out
-        shown = iter(self._shown(np.array([n for n in numbers.tolist() if n in open_], dtype=np.int64), np.zeros(len(open_))))
+        shown = iter(self.shown(np.array([n for n in numbers.tolist() if n in open_], dtype=np.int64), np.zeros(len(open_))))
         listed = []
         for key, score in found:
             if isinstance(key, int):
@@ -463,7 +463,8 @@ class Recommender:
             raise BadFilter(f"this catalogue has no {name}, so it cannot be filtered by")
         return self.catalogue.columns[name]
 
-    def _shown(self, numbers: np.ndarray, scores: np.ndarray) -> list[dict]:
+    def shown(self, numbers: np.ndarray, scores: np.ndarray) -> list[dict]:
+        """Items by number as answers show them."""
         ids = self.items[numbers - 1]
         shown = [{"item_id": i, "score": round(score, 6)} for i, score in zip(ids, scores.tolist(), strict=True)]
         for name in SHOWN:

@@ -87,6 +87,60 @@ class SimilarRequest(Strict):
     )
 
 
+class AssistRequest(Strict):
+    message: Annotated[str, Field(min_length=1, max_length=2000)]
+    user_id: ItemId | None = Field(None, description="who writes, as the shop says")
+    proof: Annotated[str, Field(max_length=128)] | None = Field(
+        None,
+        description="that they are signed in: UNTIL.HMAC-SHA256 of `UNTIL.user_id` under the shop's secret; without it no purchases are shown",
+    )
+    item_id: ItemId | None = Field(None, description="what they look at")
+
+
+class Source(Described):
+    page: str
+    heading: str
+
+
+class Said(Described):
+    text: str
+    source: Source | None = Field(description="of the shop's help pages, whose words these are; null of a fixed phrase")
+
+
+class Found(Described):
+    item_id: str
+    score: float
+    title: str | None
+    category: str | None
+    brand: str | None
+    price: float | None
+    in_stock: bool | None
+    why: list[str]
+
+
+class Bought(Described):
+    item_id: str
+    title: str | None
+    day: str
+
+
+class AssistResponse(Described):
+    intent: str | None = Field(description="what is wanted; null where that is not known")
+    confidence: float
+    intents: list[str] = Field(description="where several things are wanted, all of them")
+    language: str
+    texts: list[Said]
+    reworded: str | None = Field(
+        description="the quotes in a generative model's words, where every figure, date, link and name stands in them"
+    )
+    items: list[Found]
+    orders: list[Bought]
+    next: list[str]
+    person: bool = Field(description="whether a person takes it")
+    handover_id: str | None
+    model_version: str
+
+
 class DecideRequest(Strict):
     user_id: ItemId
     channels: list[Annotated[str, Field(max_length=64)]] | None = Field(

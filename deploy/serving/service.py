@@ -1,7 +1,7 @@
 """The bento: recommendations over HTTP. Serves the artefact it was built with; where PUSHCART_FOLLOW names an environment's
 `current` link, it follows that link and swaps to what was promoted or rolled back without refusing a request.
 
-POST /events, /items, /consent, /recommend, /search (and GET), /trending, /similar, /decide, /score, /bid, /audience, /score_encrypted, /version, of one of several shops as /shops/NAME/...; from BentoML: /livez, /readyz, /metrics, /docs.json (OpenAPI), / (Swagger UI).
+POST /events, /items, /consent, /recommend, /search (and GET), /trending, /similar, /assist (GET /chat.html is a page for it), /decide, /score, /bid, /audience, /score_encrypted, /version, of one of several shops as /shops/NAME/...; from BentoML: /livez, /readyz, /metrics, /docs.json (OpenAPI), / (Swagger UI).
 """
 
 import asyncio
@@ -35,6 +35,8 @@ from deploy.serving.edge import Edge
 from deploy.serving.events import Door
 from deploy.serving.recommender import BadFilter, Recommender, UnknownItem, UnknownWay
 from deploy.serving.schemas import (
+    AssistRequest,
+    AssistResponse,
     AudienceRequest,
     AudienceResponse,
     BidRequest,
@@ -191,6 +193,23 @@ class Pushcart:
         except UnknownItem as error:
             raise NotFound(f"the catalogue has no item {item_id!r}") from error
         return _json({"items": items, "model_version": recommender.version})
+
+    @bentoml.api(route="/assist", input_spec=AssistRequest, output_spec=AssistResponse)
+    async def assist(self, message: str, user_id: str | None, proof: str | None, item_id: str | None) -> AssistResponse:
+        """What to tell a customer: quotes of the shop's help pages, items, own purchases, or that a person takes it. 404 where this model was made without help pages (assist.enabled), 503 where a hand-over cannot be kept."""
+        recommender, desk = self._recommender, self._shop.desk
+        assistant = await asyncio.to_thread(desk.assistant, recommender)
+        if assistant is None:
+            raise NotFound("this model answers no customers: it was made without help pages (assist.enabled)")
+        who = self._who({"user_id": user_id}) or {}
+        try:
+            answer, number = await asyncio.to_thread(
+                desk.answer, assistant, recommender, message, item_id, user_id, who.get("user_id"), proof
+            )
+        except OSError as error:
+            return _json({"error": f"the hand-over cannot be kept: {error.strerror}"}, HTTPStatus.SERVICE_UNAVAILABLE)
+        told = {name: value for name, value in vars(answer).items() if name != "summary"}
+        return _json(told | {"handover_id": number, "model_version": recommender.version})
 
     @bentoml.api(route="/decide", input_spec=DecideRequest, output_spec=DecideResponse)
     async def decide(self, **asked) -> DecideResponse:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 
+from deploy.serving.desk import Desk
 from deploy.serving.events import Door
 from deploy.serving.follow import Follower
 from deploy.serving.recommender import Recommender
@@ -31,7 +32,7 @@ class Settings:
         follow: an environment's `current` link; None: the artefact that the bento was built with. events: the folder that events go to; None: none are taken. state: redis://..., where events since are kept; None:
             in that folder. outbox: a SQLite file that says what was sent. keys: one of which `/events` asks for; none: it asks for no key. origins: of pages that may send events. rate: requests a second from one
             address, of pages; None: any. proxied: addresses are those that a proxy tells in X-Forwarded-For. lateness: seconds after which an event is for the next retrain alone.
-            learn: whether answers use what is learnt between retrains, where somebody learns. consent: whether what somebody did is used until they refuse (`opt_out`) or from when they consent (`opt_in`). access: a file of API keys (access.py), one of which all but pages name; None: nobody is asked. pseudonyms: whether shoppers are known by them. vault, master_key: files that say who is behind one, and who was forgotten.
+            learn: whether answers use what is learnt between retrains, where somebody learns. consent: whether what somebody did is used until they refuse (`opt_out`) or from when they consent (`opt_in`). access: a file of API keys (access.py), one of which all but pages name; None: nobody is asked. pseudonyms: whether shoppers are known by them. vault, master_key: files that say who is behind one, and who was forgotten. identity, reword: see desk.py.
     """
 
     follow: str | None = None
@@ -49,6 +50,8 @@ class Settings:
     consent: str = "opt_out"
     vault: str | None = None
     master_key: str | None = None
+    identity: str | None = None
+    reword: dict | None = None
 
 
 @cache
@@ -78,6 +81,11 @@ def _read(variable: str, setting: str, value: str) -> object:
         return value.split(",")
     if setting in SWITCHES:
         return is_on(variable)
+    if setting == "reword":
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"{variable}: not a JSON object of url, model and key: {error}") from error
     try:
         return float(value) if setting in NUMBERS else value
     except ValueError as error:
@@ -105,6 +113,8 @@ class Shop:
         if settings.events:
             intake = Intake(Path(settings.events), settings.state, name, settings.lateness, self.people)
             self.door, state = Door(intake), intake.state
+        handovers = beside(Path(settings.events)) / "handovers" if settings.events else None
+        self.desk = Desk(handovers, Path(settings.identity) if settings.identity else None, settings.reword)
         outbox = Path(settings.outbox) if settings.outbox else None
         between = beside(Path(settings.events)) / "between" if settings.events and settings.learn else None
         more = {"state": state, "outbox": outbox, "between": between}

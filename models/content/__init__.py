@@ -1,1 +1,1 @@
-"""What items read, look and sound like, as vectors. Arrays and texts in, arrays out; encoders' weights come with their packages, nothing is fetched."""
+"""What items look and sound like, as vectors (what they read: service/meaning.py). Arrays in, arrays out; encoders' weights come with their packages, nothing is fetched."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from pipelines.artefact.manifest import ONLINE, PRIVACY, SERVING
+from pipelines.artefact.manifest import BESIDE, SERVING
 from pipelines.stage import StageError, output
 
 BENTO_TIME = "1970-01-01T00:00:00+00:00"  # the bento is named by content, so the hour it was built says nothing
@@ -23,7 +23,7 @@ def build_bento(version: str, *more: str) -> None:
         shutil.copytree("artefact", context / "artefact")
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(SERVING, context / "deploy" / "serving", ignore=ignored)
-        for package in (ONLINE, PRIVACY):
+        for package in BESIDE:
             shutil.copytree(package, context / package, ignore=ignored)
         shutil.copy("deploy/__init__.py", context / "deploy")
         # The service pins what it imports and nothing else: no torch, no training code.
@@ -31,7 +31,7 @@ def build_bento(version: str, *more: str) -> None:
             "service": "deploy.serving.service:Pushcart",
             "name": "pushcart",
             "labels": {"version": version},
-            "include": ["deploy/*.py", "deploy/serving/*", "online/*", "privacy/*", "artefact/*"],
+            "include": ["deploy/*.py", "deploy/serving/*", "online/*", "privacy/*", "service/*", "artefact/*"],
             "python": {
                 "packages": pinned(
                     "bentoml",

@@ -11,13 +11,15 @@ from pipelines.learning.prepared import EMBEDDED, PREPARED, Prepared
 from pipelines.learning.saved import Model
 from pipelines.stage import StageError, read_json, write_json
 
-SERVING, ONLINE, PRIVACY = (
+SERVING, BESIDE = (
     Path("deploy/serving"),
-    Path("online"),
-    Path("privacy"),
+    (Path("online"), Path("privacy"), Path("service")),
 )  # read as files: what serves is part of the version
-CODE = ("pipelines", "models", "deploy/serving", "online", "privacy", "expectations")
+CODE = ("pipelines", "models", "deploy/serving", "online", "privacy", "service", "expectations")
 PARAMS = ("prepare", "train", "compress", "serve")
+
+
+SERVED = (".py", ".json", ".js", ".html")  # of files that serve
 
 
 def seal(folder: Path, facts: dict) -> str:
@@ -108,7 +110,7 @@ def sha256(path: Path) -> str:
 def serving_digest() -> str:
     """One hash of the code that serves; deploy/serving/artefact.py computes the same."""
     digest = hashlib.sha256()
-    for path in sorted(p for part in (SERVING, ONLINE, PRIVACY) for p in part.iterdir() if p.suffix in (".py", ".json", ".js")):
+    for path in sorted(p for part in (SERVING, *BESIDE) for p in part.iterdir() if p.suffix in SERVED):
         digest.update(path.as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 

@@ -5,16 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.content import pictures, sounds, texts
+from models.content import pictures, sounds
 from models.retrieval.content import alike, embedded, telling
 from models.retrieval.item_to_item import as_matrix
 from models.retrieval.neighbours import nearest
 from pipelines.data.media import Source, picture
 from pipelines.data.sources import looks
+from service import meaning
 
 
 def test_texts_that_mean_the_same_are_near_in_either_language():
-    found = texts.encode(["a warm winter coat", "一件保暖的冬季外套", "wireless earphones", "无线耳机", " "])
+    found = meaning.encode(["a warm winter coat", "一件保暖的冬季外套", "wireless earphones", "无线耳机", " "])
     likeness = found @ found.T
     assert likeness[0, 1] > max(likeness[0, 2], likeness[0, 3])
     assert likeness[2, 3] > max(likeness[2, 0], likeness[2, 1])

