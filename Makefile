@@ -9,6 +9,7 @@
 # make bench-marketing   marketing's decisions beside published figures and the truth of the simulated shop
 # make bench-privacy     is what privacy promises so?      make bench-explain   are reasons true, and soon enough?
 # make bench-online      events over HTTP: how many, how soon they are known, none lost
+# make bench-content     what items look and read like, what customers are answered: an hour
 # make sbom   what an installation is made of, as CycloneDX: reports/sbom.json
 # make lint   ruff                       make clean       remove what runs left behind (keeps .venv)
 # make lock   requirements.lock again from pyproject.toml  (UPGRADE=--upgrade for newer versions)
@@ -18,7 +19,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo demo-live campaign up test test-fast bench bench-scale bench-read bench-marketing bench-online bench-privacy bench-explain kills sbom lint lock clean setup
+.PHONY: demo demo-live campaign up test test-fast bench bench-scale bench-read bench-marketing bench-online bench-privacy bench-explain bench-content kills sbom lint lock clean setup
 .DEFAULT_GOAL := demo
 
 setup: $(READY)
@@ -72,6 +73,9 @@ bench-online: $(READY)
 
 bench-explain: $(READY)
 	@$(BIN)/python -m benchmarks.explain
+
+bench-content: $(READY)
+	@$(BIN)/python -m benchmarks.content
 
 bench-privacy: $(READY)
 	@$(BIN)/python -m benchmarks.privacy

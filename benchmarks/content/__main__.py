@@ -14,14 +14,62 @@ beside it, or with --items where there are no --events, adds, or is, the same.
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.content import texts
+from benchmarks.content import customers, items, texts
 from benchmarks.figures import take_rows
 from pipelines.stage import write_json
 
-ROWS = {}
+# By name: how it is taken, and of each figure its name, what is asked for at least, the aim, and whether less is better.
+ROWS = {
+    "look": (items.look, [("simulated: items of the same hidden look among the ten most similar by picture: share", 0.9, 0.95, False)]),
+    "new_items": (items.new_items, [
+        ("simulated: items without any event, recall@50 over that of category and price alone", 3, 5, False),
+        ("... recall@50", 0, 0, False),
+        ("... by category and price alone", 0, 0, False),
+    ]),
+    "two_languages": (items.two_languages, [
+        ("simulated, each item in one of two languages: NDCG@10 by an encoder over that by words, - 1", 0.1, 0.2, False),
+        ("... by an encoder", 0, 0, False),
+        ("... by words", 0, 0, False),
+    ]),
+    "office": (partial(items.public, "amazon-office", True), [
+        ("amazon-office, targets of at most 5 training events, NDCG@10 without texts", 0, 0, False),
+        ("... with words", 0, 0, False),
+        ("... with an encoder", 0, 0, False),
+        ("... with both, of which validation keeps what helps: served", 0, 0, False),
+        ("... served over words", 1, 1.2, False),
+        ("amazon-office, all targets: served over words", 1, 1.05, False),
+    ]),
+    "beauty": (partial(items.public, "amazon-beauty", False), [
+        ("Beauty with titles, without a network, targets of at most 5 training events, NDCG@10 without texts", 0, 0, False),
+        ("Beauty: ... with words", 0, 0, False),
+        ("Beauty: ... with an encoder", 0, 0, False),
+        ("Beauty: ... with both, of which validation keeps what helps: served", 0, 0, False),
+        ("Beauty: ... served over words", 1, 1.05, False),
+        ("Beauty, all targets: served over words", 1, 1.05, False),
+    ]),
+    "rates": (items.rates, [
+        ("texts of 100,000 items, measured on 10,000: minutes", 15, 7.5, True),
+        ("pictures of 224 pixels of 100,000 items, measured on 640: minutes", 30, 15, True),
+        ("the second day with a hundredth new, over the first", 0.02, 0.01, True),
+    ]),
+    "intents": (customers.intents, [
+        ("intents: accuracy in 5 folds", 0.995, 0.998, False),
+        ("intents: accuracy with 10 examples each", 0.94, 0.97, False),
+        ("intents: calibration error", 0.02, 0.01, True),
+        ("intents: area under the curve of none of these", 0.95, 0.98, False),
+    ]),
+    "chinese": (customers.chinese, [("intents: accuracy of the simulated shop's head on 297 messages in Chinese", 0.8, 0.9, False)]),
+    "passages": (customers.passages, [("the right passage first, 216 questions in other words: share", 0.85, 0.93, False)]),
+    "founded": (customers.founded, [
+        ("answers with a figure, date or link that stands in no source, of 2,000 that a model words", 0, 0, True),
+        ("... faithful ones that are used: share", 0.5, 0.9, False),
+    ]),
+    "assist": (customers.assist, [("/assist: p99, ms", 60, 30, True), ("/assist: memory of a worker, MB", 300, 200, True)]),
+}  # fmt: skip
 
 
 def main() -> None:
