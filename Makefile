@@ -1,4 +1,4 @@
-# make demo   set up, run the whole retrain through Airflow, promote, serve, ask   (SOURCE= DATA= MAPPING= MODEL= EPOCHS= PRIVACY=1)
+# make demo   set up, run the whole retrain through Airflow, promote, serve, ask   (SOURCE= DATA= MAPPING= MODEL= EPOCHS= PRIVACY=1 CONTENT=1)
 # make test   set up, run all tests      make test-fast   unit tests only
 # make demo-live   the simulated shop as it lives: events over HTTP, answers that follow, a retrain on just these
 # make campaign   a campaign of the simulated shop: planned, sent to a webhook of this machine, answered, and what it brought beside other ways
@@ -38,7 +38,7 @@ $(READY): requirements.lock pyproject.toml
 	@touch $(READY)
 
 demo: $(READY)
-	@$(BIN)/python demo.py $(if $(SOURCE),--source "$(SOURCE)") $(if $(DATA),--data "$(DATA)") $(if $(MAPPING),--mapping "$(MAPPING)") $(if $(MODEL),--model $(MODEL)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(PRIVACY),--privacy)
+	@$(BIN)/python demo.py $(if $(SOURCE),--source "$(SOURCE)") $(if $(DATA),--data "$(DATA)") $(if $(MAPPING),--mapping "$(MAPPING)") $(if $(MODEL),--model $(MODEL)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(PRIVACY),--privacy) $(if $(CONTENT),--content)
 
 demo-live: $(READY)
 	@$(BIN)/python demo.py --live $(if $(VISITS),--visits $(VISITS))

@@ -5,6 +5,7 @@
     make demo SOURCE=sequences DATA=path/to/folder
     make demo SOURCE=files DATA=shop.csv MAPPING=shop.yaml
     make demo PRIVACY=1 the same with pseudonyms; then one shopper is forgotten, and every file is searched for what is left of them
+    make demo CONTENT=1 the same with a picture of each item, similar items by look, and customers' messages answered
     make demo-live      the simulated shop as it lives: its events and an hour of traffic over HTTP, answers that follow, and a retrain on just these
 
 Prints one table and writes the same to reports/summary.json. Afterwards the checkout holds what the run made: `dvc repro`
@@ -33,6 +34,14 @@ from deploy.promotion.environments import Environment, person
 CHECKOUT = Path(__file__).resolve().parent
 SHOP = "pipelines/data/sources/shop.yaml"
 ENVIRONMENT = "production"
+SHEET, ROWS, COLUMNS = "reports/similar_by_look.png", 6, 8
+MESSAGES = (
+    "Where is my parcel?",
+    "怎么开发票？",
+    "something like this but cheaper",
+    "I forgot my password, and also how do I cancel my order?",
+    "你们太差了，我要投诉！！！",
+)
 NEXT = """
 What next?
   make up                             Airflow's UI with this run and its Report tab, and the served model, until Ctrl-C
@@ -56,6 +65,7 @@ def main() -> int:
     conf = {"source": chosen.source, "data": chosen.data, "mapping": chosen.mapping, "environment": ENVIRONMENT}
     conf |= {name: value for name, value in (("model", chosen.model), ("epochs", chosen.epochs)) if value}
     conf |= {"pseudonyms": True} if chosen.privacy else {}
+    conf |= {"content": "looks", "answers": True} if chosen.content else {}
     console.print(f"[bold]Pushcart[/bold]: retrain [cyan]{run}[/cyan] on {chosen.source} ({chosen.data})")
     processes.stoppable()
     if chosen.live and Environment(CHECKOUT, ENVIRONMENT).link.exists():
@@ -74,6 +84,8 @@ def main() -> int:
             answers = {user: processes.ask(f"{url}/recommend", {"user_id": user, "k": 5}) for user in two_shoppers()}
             summary = summarise(stages, answers)
             show(summary, answers)
+            if chosen.content:
+                show_content(url)
             if chosen.privacy:
                 return forget_one(url, next(iter(answers)))
     except processes.PlatformError as error:
@@ -83,6 +95,56 @@ def main() -> int:
         console.print("stopped; the run's files are in .airflow/runs, a new demo starts a new run")
         return 1
     return live(chosen.visits) if chosen.live else 0
+
+
+def show_content(url: str) -> None:
+    """Items that look alike, as a contact sheet, and five messages of customers with what they are told."""
+    items = pictures()
+    shown = list(items)[:: max(1, len(items) // ROWS)][:ROWS]
+    alike = {one: processes.ask(f"{url}/similar", {"item_id": one, "by": "look", "k": COLUMNS}) for one in shown}
+    sheet(items, {one: [item["item_id"] for item in answer["items"]] for one, answer in alike.items()})
+    console.print(f"similar by look: {SHEET}, an item a row, and the {COLUMNS} most like it")
+    table = Table("message", "is understood as", "answer", title="Customers", title_justify="left")
+    for message in MESSAGES:
+        answer = processes.ask(f"{url}/assist", {"message": message, "item_id": shown[0]})
+        said = [
+            text["text"] + (f" [{text['source']['page']}, {text['source']['heading']}]" if text["source"] else "")
+            for text in answer["texts"]
+        ]
+        said += [f"{item['title']}: {', '.join(item['why'])}" for item in answer["items"][:2]]
+        table.add_row(
+            message,
+            f"{', '.join(answer['intents']) or 'unknown'} ({answer['confidence']:.2f})",
+            "\n".join(said),
+            end_section=True,
+        )
+    console.print(table, markup=False)
+    console.print(f"chat page while a server runs: {url.rpartition(':')[0]}:PORT/chat.html (make up)")
+
+
+def pictures() -> dict[str, bytes]:
+    """The picture of each item that has one."""
+    import base64
+
+    import polars as pl
+
+    told = pl.read_parquet(CHECKOUT / "data" / "raw" / "items.parquet").drop_nulls("image").unique("item_id", maintain_order=True)
+    return {item: base64.b64decode(image.partition(",")[2]) for item, image in told.select("item_id", "image").iter_rows()}
+
+
+def sheet(items: dict[str, bytes], alike: dict[str, list[str]]) -> None:
+    """Draws each item beside those that are like it."""
+    import io
+
+    from PIL import Image
+
+    side, gap = 96, 8
+    whole = Image.new("RGB", ((COLUMNS + 1) * (side + gap) + 3 * gap, len(alike) * (side + gap) + gap), "white")
+    for row, (first, others) in enumerate(alike.items()):
+        for column, item in enumerate([first, *others]):
+            place = (gap + column * (side + gap) + (2 * gap if column else 0), gap + row * (side + gap))
+            whole.paste(Image.open(io.BytesIO(items[item])), place)
+    whole.save(CHECKOUT / SHEET)
 
 
 def forget_one(url: str, user: str) -> int:
@@ -226,6 +288,7 @@ def arguments() -> argparse.Namespace:
     cli.add_argument("--model", default=None, help="the model family, one of those in params.yaml")
     cli.add_argument("--epochs", type=int, default=None)
     cli.add_argument("--privacy", action="store_true", help="make demo PRIVACY=1")
+    cli.add_argument("--content", action="store_true", help="make demo CONTENT=1")
     cli.add_argument("--live", action="store_true", help="make demo-live")
     cli.add_argument("--visits", type=int, default=1500, help="of the live hour")
     chosen = cli.parse_args()
