@@ -24,6 +24,7 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from dags.workspace import folder, run_name
 from deploy.platform import forgetting, processes
@@ -115,11 +116,11 @@ def show_content(url: str) -> None:
         table.add_row(
             message,
             f"{', '.join(answer['intents']) or 'unknown'} ({answer['confidence']:.2f})",
-            "\n".join(said),
+            Text("\n".join(said)),
             end_section=True,
         )
-    console.print(table, markup=False)
-    console.print(f"chat page while a server runs: {url.rpartition(':')[0]}:PORT/chat.html (make up)")
+    console.print(table)
+    console.print("the chat page is /chat.html of the served model (make up)")
 
 
 def pictures() -> dict[str, bytes]:
