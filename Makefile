@@ -49,8 +49,9 @@ campaign: $(READY)
 up: $(READY)
 	@$(BIN)/pushcart up
 
+# A file of tests stays with one process, as its tests share a server; two files run at a time.
 test: test-fast
-	$(BIN)/pytest -m e2e
+	$(BIN)/pytest -m e2e -n 2 --dist loadfile
 
 test-fast: $(READY)
 	$(BIN)/pytest -m "not e2e" -n 2
