@@ -113,7 +113,7 @@ class Shop:
         if settings.events:
             intake = Intake(Path(settings.events), settings.state, name, settings.lateness, self.people)
             self.door, state = Door(intake), intake.state
-        handovers = beside(Path(settings.events)) / "handovers" if settings.events else None
+        handovers = Path(settings.events) / "handovers" if settings.events else None
         self.desk = Desk(handovers, Path(settings.identity) if settings.identity else None, settings.reword)
         outbox = Path(settings.outbox) if settings.outbox else None
         between = beside(Path(settings.events)) / "between" if settings.events and settings.learn else None

@@ -13,7 +13,6 @@ import yaml
 from deploy.platform import processes, server
 from deploy.promotion.environments import Environment
 from deploy.serving.desk import proof_of
-from online.state import beside
 from service.passages import read
 from tests.conftest import ROOT, run_stages
 
@@ -111,7 +110,7 @@ def test_a_person_takes_what_angers(url: str, checkout: Path):
     assert answer["person"]
     kept = [
         json.loads(line)
-        for file in (beside(checkout / ".events") / "handovers").glob("*.jsonl")
+        for file in (checkout / ".events/handovers").glob("*.jsonl")
         for line in file.read_text().splitlines()
     ]
     [found] = [one for one in kept if one["handover_id"] == answer["handover_id"]]
