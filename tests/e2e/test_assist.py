@@ -109,9 +109,7 @@ def test_a_person_takes_what_angers(url: str, checkout: Path):
     answer = ask(url, "THIS IS A SCAM, the cup arrived broken and nobody answers!!!", user_id="u000003")
     assert answer["person"]
     kept = [
-        json.loads(line)
-        for file in (checkout / ".events/handovers").glob("*.jsonl")
-        for line in file.read_text().splitlines()
+        json.loads(line) for file in (checkout / ".events/handovers").glob("*.jsonl") for line in file.read_text().splitlines()
     ]
     [found] = [one for one in kept if one["handover_id"] == answer["handover_id"]]
     assert found["angry"]
