@@ -12,7 +12,7 @@ that is brought back from yesterday learns from it what happened since.
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -106,12 +106,19 @@ class Message:
 class Outbox:
     """See the module. Every method is one transaction; several processes may use an outbox at once."""
 
-    def __init__(self, url: str, journal: Path | None = None, contacts: Sequence[ContactLimit] = ()):
-        """url: of SQLAlchemy, such as sqlite:///outbox.sqlite or postgresql+psycopg://host/base. journal: a file of what was confirmed, beside it."""
+    def __init__(
+        self,
+        url: str,
+        journal: Path | None = None,
+        contacts: Sequence[ContactLimit] = (),
+        complains: Callable[[str], bool] = lambda _: False,
+    ):
+        """url: of SQLAlchemy, such as sqlite:///outbox.sqlite or postgresql+psycopg://host/base. journal: a file of what was confirmed, beside it. complains: whether a shopper has an open complaint: they are sent nothing."""
         self.engine = sa.create_engine(
             url, future=True, **({"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {})
         )
         self.lite, self.journal, self.contacts = url.startswith("sqlite"), journal, tuple(contacts)
+        self._complains = complains
         if self.lite:
             sa.event.listen(self.engine, "connect", _wal)
         alone = "BEGIN IMMEDIATE" if self.lite else f"SELECT pg_advisory_xact_lock({LOCK})"  # one transaction at a time
@@ -232,6 +239,8 @@ class Outbox:
         mine = (out.user_id == row["user_id"]) & out.channel.in_([row["channel"], ALL]) & out.topic.in_([row["topic"], ALL])
         if t.execute(sa.select(sa.func.count()).where(mine)).scalar_one():
             return "opted out"
+        if self._complains(row["user_id"]):
+            return "a complaint is open"
         if now > row["until"]:
             return "too late: the campaign is over"
         for limit in self.contacts:

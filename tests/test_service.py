@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from benchmarks.content import customers
+from marketing.outbox import Message, Outbox
 from pipelines.learning.intents import fit, held_out
 from pipelines.learning.passages import indexed
 from service.answers import Answer, Assistant
+from service.complaints import Complaints, keep
 from service.conditions import conditions, number
 from service.intents import NONE, Intents
 from service.passages import Passages, split
@@ -113,6 +115,30 @@ def test_passages_are_found_in_the_language_of_the_question(tmp_path: Path):
     assert index.find("how many days does it take", 1)[0][0].heading == "How long"
     assert index.find("要几天送到", 1)[0][0].heading == "送达时间"
     assert Passages([], np.zeros((0, 512)), np.zeros((0, 512)), None).find("x", 1) == []
+
+
+def test_who_complains_is_sent_nothing_until_it_is_settled(tmp_path: Path):
+    folder, other = tmp_path / "handovers", tmp_path / "none"
+    complaints = Complaints([folder, other])
+    assert complaints.all() == set()
+    keep(folder, {"handover_id": "1", "user_id": "u1", "intents": ["complaint"], "angry": False})
+    keep(folder, {"handover_id": "2", "user_id": "u2", "intents": [], "angry": True})
+    keep(folder, {"handover_id": "3", "user_id": "u3", "intents": ["contact_human_agent"], "angry": False})
+    keep(folder, {"handover_id": "4", "user_id": None, "intents": ["complaint"], "angry": True})
+    keep(folder, {"handover_id": "5", "user_id": "u1", "intents": ["complaint"], "angry": False})
+    assert complaints.all() == {"u1", "u2"}
+    box, now = Outbox(f"sqlite:///{tmp_path}/outbox.sqlite", complains=complaints.of), 1000.0
+    box.open("spring", approved=True)
+    box.put([Message("spring", f"u{n}", 0, "i", "email", "t", {"text": "x"}, now, now + 100) for n in range(1, 4)])
+    reasons = {message.user_id: box.begin(key, "me", now) for key, message in box.lease("me", now, 10, 60)}
+    assert reasons == {"u1": "a complaint is open", "u2": "a complaint is open", "u3": None}
+    keep(folder, {"settled": "1"})
+    assert complaints.of("u1")  # another of theirs is open
+    keep(folder, {"settled": "5"})
+    assert complaints.all() == {"u2"}
+    with (folder / "2026-01-01.jsonl").open("a") as file:
+        file.write('{"handover_id": "6", "user_id"')  # being written
+    assert complaints.all() == Complaints([folder]).all() == {"u2"}
 
 
 class Tables:

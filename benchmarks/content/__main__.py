@@ -68,6 +68,10 @@ ROWS = {
         ("answers with a figure, date or link that stands in no source, of 2,000 that a model words", 0, 0, True),
         ("... faithful ones that are used: share", 0.5, 0.9, False),
     ]),
+    "complaints": (customers.complaints, [
+        ("messages to shoppers with an open complaint, of 10,000 that were due", 0, 0, True),
+        ("... sent: share", 0.9, 0.9, False),
+    ]),
     "assist": (customers.assist, [("/assist: p99, ms", 60, 30, True), ("/assist: memory of a worker, MB", 300, 200, True)]),
 }  # fmt: skip
 

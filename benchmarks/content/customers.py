@@ -191,3 +191,19 @@ def assist(scratch: Path, tiny: bool) -> list[float]:
         workers = [w for w in psutil.Process(process.pid).children(recursive=True) if "circus" not in " ".join(w.cmdline())]
         memory = max(w.memory_full_info().uss for w in workers) / 2**20
     return [float(np.quantile(took, 0.99)), memory]
+
+
+def complaints(scratch: Path, tiny: bool) -> list[float]:
+    """Messages that went out to shoppers with an open complaint, of 10,000 that were due; a tenth of the shoppers complain."""
+    from marketing.outbox import Message, Outbox
+    from service.complaints import Complaints, keep
+
+    count, folder, sent = 500 if tiny else 10_000, scratch / "handovers", []
+    for n in range(0, count, 10):
+        keep(folder, {"handover_id": str(n), "user_id": f"u{n}", "intents": ["complaint"], "angry": False})
+    box = Outbox(f"sqlite:///{scratch}/outbox.sqlite", complains=Complaints([folder]).of)
+    box.open("spring", approved=True)
+    box.put([Message("spring", f"u{n}", 0, "i", "email", "t", {"text": "x"}, 0.0, 1e9) for n in range(count)])
+    while leased := box.lease("bench", 1.0, 500):
+        sent += [message.user_id for key, message in leased if box.begin(key, "bench", 1.0) is None]
+    return [float(sum(int(user[1:]) % 10 == 0 for user in sent)), len(sent) / count]

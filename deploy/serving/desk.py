@@ -3,11 +3,8 @@
 In: a message, and who the shop says that it is from. Out: service/answers.py's Answer. Own purchases are shown to those alone whose request proves, by the shop's secret, that they are signed in.
 """
 
-import fcntl
 import hashlib
 import hmac
-import json
-import os
 import time
 import uuid
 from collections.abc import Callable
@@ -19,9 +16,11 @@ import numpy as np
 
 from deploy.serving.recommender import Recommender, UnknownItem
 from service.answers import Answer, Assistant
+from service.complaints import Complaints, keep
 from service.rewording import reworded
 
 PURCHASE = 4  # the action
+LOOK = 1.0  # seconds between two looks at complaints
 
 
 class Tables:
@@ -65,6 +64,7 @@ class Desk:
 
     def __init__(self, handovers: Path | None, secret: Path | None, reword: dict | None):
         self._handovers, self._secret = handovers, secret
+        self._complaints = Complaints([handovers] if handovers else [], LOOK)
         self._reword: Callable | None = None
         if reword:
             key = Path(reword["key"]).read_text(encoding="utf-8").strip() if reword.get("key") else None
@@ -104,13 +104,12 @@ class Desk:
             "user_id": known_as,
             "signed_in": signed_in,
         } | answer.summary
-        self._handovers.mkdir(parents=True, exist_ok=True)
-        with (self._handovers / f"{told['at'][:10]}.jsonl").open("a", encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            file.write(json.dumps(told, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        keep(self._handovers, told)
         return answer, number
+
+    def complains(self, user_id: str) -> bool:
+        """Whether a shopper has an open complaint, by the name by which histories know them."""
+        return self._complaints.of(user_id)
 
     def _proved(self, user_id: str, proof: str) -> bool:
         return self._secret is not None and is_proved(self._secret.read_bytes().strip(), user_id, proof)

@@ -72,6 +72,7 @@ OWN_ARTEFACT = Path(__file__).resolve().parents[2] / "artefact"
 SWITCH = 0.0005  # seconds after which a thread that writes events lets answers go on
 APART = 0.2  # seconds, at least, that an encrypted question takes a worker
 NOT_ALLOWED = Decision(why="they do not consent to the use of what they did")
+COMPLAINS = Decision(why="they have an open complaint")
 DRAIN = 1.0  # seconds from the last connection that is accepted to the end
 
 
@@ -320,6 +321,8 @@ class Pushcart:
         who = self._who(asked)
         if who is None:
             return NOT_ALLOWED, None
+        if self._shop.desk.complains(who.get("user_id", "")):
+            return COMPLAINS, None
         decide = partial(self._recommender.decide, **asked | who)
         with bad_filters_told():
             return await asyncio.to_thread(decide) if asked.get("explain") else decide()

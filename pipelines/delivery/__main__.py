@@ -6,6 +6,7 @@
     python -m pipelines.delivery send spring [--leap] [--patience SECONDS]   # what is due of all campaigns; --leap: as if it were always the time of the next message
     python -m pipelines.delivery status|approve|pause|resume|stop spring --why WHY
     python -m pipelines.delivery log spring --out FILE # what was sent and held out, as events (CSV or Parquet)
+    python -m pipelines.delivery complaints [--settle HANDOVER]   # whose are open: they are sent nothing
     python -m pipelines.delivery opt-outs [--add FILE] # CSV: user_id, channel, topic (* = all)
     python -m pipelines.delivery listen [--port 3100]  # answers /unsubscribe/TOKEN
     python -m pipelines.delivery open                  # names of campaigns whose days are not over, as JSON
@@ -21,7 +22,7 @@ import os
 import sys
 import time
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -35,6 +36,7 @@ from pipelines.plan import CAMPAIGNS, files, read
 from pipelines.stage import NEVER_RETRY, REFUSAL, StageError, write_json
 from privacy.people import People, of_settings
 from privacy.vault import VaultError
+from service.complaints import Complaints, keep
 
 NOT_YET = 99  # exit code: ask again later
 PLANS = Path("data/plans")
@@ -60,7 +62,23 @@ def opened() -> outbox.Outbox:
         file = home() / url.removeprefix("sqlite:///")
         file.parent.mkdir(parents=True, exist_ok=True)
         url, journal = f"sqlite:///{file}", file.with_suffix(".journal")
-    return outbox.Outbox(url, journal, contacts)
+    return outbox.Outbox(url, journal, contacts, Complaints(handovers()).of)
+
+
+def handovers() -> list[Path]:
+    """Where the shops' customers were handed over to a person."""
+    return [home() / shop.events / "handovers" for shop in settings.load().shops.values()]
+
+
+def settle(handover_id: str | None) -> str:
+    """Says that a complaint is settled, so that messages may go out again; without one, whose are open."""
+    if handover_id is None:
+        return "\n".join(sorted(Complaints(handovers()).all())) or "no complaint is open"
+    for folder in handovers():
+        if any(handover_id in file.read_text(encoding="utf-8") for file in folder.glob("*.jsonl")):
+            keep(folder, {"settled": handover_id, "at": datetime.now(UTC).isoformat()})
+            return f"{handover_id} is settled"
+    raise DeliveryError(f"there is no hand-over {handover_id}")
 
 
 def people() -> People:
@@ -283,6 +301,7 @@ def main() -> None:
     logs.add_argument("campaign")
     logs.add_argument("--out", type=Path, required=True)
     does.add_parser("opt-outs").add_argument("--add", type=Path)
+    does.add_parser("complaints").add_argument("--settle", metavar="HANDOVER")
     does.add_parser("open")
     does.add_parser("listen").add_argument("--port", type=int, default=3100)
     asked = cli.parse_args()
@@ -325,6 +344,8 @@ def answered(asked: argparse.Namespace) -> bool:
         print(log(name, asked.out))
     elif asked.does == "opt-outs":
         print(opt_outs(asked.add))
+    elif asked.does == "complaints":
+        print(settle(asked.settle))
     elif asked.does == "listen":
         listen(asked.port)
     elif asked.does == "open":
