@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from pipelines.learning.intents import fit, held_out
+from pipelines.learning.intents import learn
 from pipelines.learning.passages import indexed
 from pipelines.learning.prepared import PREPARED
 from pipelines.stage import StageError, log, output, params, run, write_json
@@ -39,9 +39,9 @@ def main() -> None:
         raise StageError(
             f"assist.pages: intents that no message has: {', '.join(sorted(unknown))}; assist.utterances has {', '.join(sorted(set(intents)))}"
         )
-    report = held_out(messages, intents, seed)
+    head, report = learn(messages, intents, seed)
     with output("data/assist") as folder:
-        fit(messages, intents, seed).write(folder, "intents")
+        head.write(folder, "intents")
         indexed(read, seed).write(folder)
         write_json(
             "reports/assist.json", {"messages": len(messages), "intents": len(set(intents)), "passages": len(read)} | report

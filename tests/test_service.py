@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.content import customers
 from marketing.outbox import Message, Outbox
-from pipelines.learning.intents import fit, held_out
+from pipelines.learning.intents import fit, learn
 from pipelines.learning.passages import indexed
 from service.answers import Answer, Assistant
 from service.complaints import Complaints, keep
@@ -102,7 +102,7 @@ def test_a_head_is_written_and_read_again(head: Intents, tmp_path: Path):
 
 def test_held_out_messages_say_how_good_a_head_is():
     told = [(f"{word} {n}", word) for word in ("alpha", "beta") for n in range(10)]
-    report = held_out(*zip(*told, strict=True))
+    _, report = learn(*zip(*told, strict=True))
     assert report["accuracy"] == 1
     assert set(report["by_intent"]) == {"alpha", "beta"}
     with pytest.raises(ValueError, match="at least two"):
