@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.stage import log
+
 AT_ONCE = 500  # keys a query
 
 
@@ -16,11 +18,13 @@ class Embeddings:
     """Args: file: made where there is none. encoder: the hash of what encodes, other vectors than whose are not found."""
 
     def __init__(self, file: Path, encoder: str):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        self._base, self._encoder = sqlite3.connect(file, timeout=60), bytes.fromhex(encoder)
-        self._base.execute("PRAGMA journal_mode=WAL")
-        self._base.execute("CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID")
-        self._base.commit()
+        self._encoder = bytes.fromhex(encoder)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._base = opened(file)
+        except (OSError, sqlite3.Error) as error:
+            log.warning("embed: %s cannot be used (%s): everything is encoded again, and nothing is kept", file, error)
+            self._base = opened(Path(":memory:"))
 
     def key(self, content: bytes) -> bytes:
         return hashlib.sha256(self._encoder + content).digest()
@@ -43,3 +47,12 @@ class Embeddings:
 
     def close(self) -> None:
         self._base.close()
+
+
+def opened(file: Path) -> sqlite3.Connection:
+    """A base with its table, made where there is none."""
+    base = sqlite3.connect(file, timeout=60)
+    base.execute("PRAGMA journal_mode=WAL")
+    base.execute("CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID")
+    base.commit()
+    return base

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from models.content import sounds
+from pipelines.data.embeddings import Embeddings
 from pipelines.data.media import MediaError, Source, picture, sound
 from pipelines.learning.prepared import vectors
 from pipelines.stage import read_json
@@ -128,6 +129,18 @@ def test_items_are_embedded_and_what_is_broken_is_refused(workspace, monkeypatch
     run_stages("embed")
     assert all((array == before[kind]).all() for kind, array in vectors().items())
     assert read_json("reports/embedded.json")["kinds"]["text"]["kept"] == 8
+
+
+def test_a_cache_that_is_broken_costs_time_alone(tmp_path: Path):
+    broken = tmp_path / "vectors.sqlite"
+    broken.write_bytes(b"no base at all" * 100)
+    for file in (broken, broken / "below", tmp_path / "new.sqlite"):
+        kept = Embeddings(file, "00" * 32)
+        key = kept.key(b"x")
+        assert kept.known([key]) == {}
+        kept.keep({key: np.ones(3)})
+        assert (kept.known([key])[key] == 1).all()
+        kept.close()
 
 
 def test_a_shop_of_which_nothing_is_written_has_no_vectors(workspace):
