@@ -14,6 +14,7 @@ from fastapi.responses import FileResponse, HTMLResponse
 
 from dags.workspace import folder
 
+WORST = 5  # intents that the page names
 CHECKOUT = Path(os.environ.get("PUSHCART_CHECKOUT") or Path(__file__).resolve().parent.parent)
 # What others wrote into a report (Data Docs show values of a feed) is shown, but can run nothing and ask for nothing as Airflow's user.
 HARMLESS = {
@@ -54,6 +55,8 @@ def report(run_id: str, response: Response) -> str:
         _plans(reports),
         _campaigns(reports),
         _segments(reports),
+        _content(reports),
+        _answers(reports),
         _quality(reports),
         _docs(reports, run_id),
     ]
@@ -228,6 +231,35 @@ def _segments(reports: Path) -> str:
     told += f"<h2>Shoppers in two segments at once</h2><div class=wide>{_table(['', *names], both)}</div>" if rows else ""
     missing = "".join(f"<p class=muted>{html.escape(reason)}</p>" for reason in segments["cannot_be_told"])
     return f"<h2>Segments of {segments['shoppers']:,} shoppers</h2>{told}{missing}"
+
+
+def _content(reports: Path) -> str:
+    """Which items became vectors, and which pictures and sounds could not be used."""
+    found = _read(reports / "embedded.json")
+    if not found or not found["kinds"]:
+        return ""
+    rows = [[kind, f"{c['items']:,}", f"{c['kept']:,}", f"{c['refused']:,}"] for kind, c in found["kinds"].items()]
+    why = [[one["item_id"], kind, one["reason"]] for kind, c in found["kinds"].items() for one in c["such_as"]]
+    return (
+        "<h2>Texts, pictures and sounds of items</h2>" + _table(["", "items", "known from before", "refused"], rows)
+        + (f"<p class=muted>{found['near_duplicates']:,} pairs of items are the same to who sees them</p>" if found["near_duplicates"] else "")
+        + (_table(["refused, such as", "", "reason"], why) if why else "")
+    )  # fmt: skip
+
+
+def _answers(reports: Path) -> str:
+    """How well it is understood what customers want."""
+    found = _read(reports / "assist.json")
+    if not found or not found["messages"]:
+        return ""
+    low, high = found["interval"]
+    note = f"<p>{found['accuracy']:.1%} of {found['messages']:,} messages are understood where they are held out ({low:.1%} to {high:.1%}); {found['passages']:,} passages of help pages</p>"
+    worst = sorted(found["by_intent"].items(), key=lambda one: one[1])[:WORST]
+    return (
+        "<h2>Answers to customers</h2>"
+        + note
+        + _table(["least understood", ""], [[name, f"{share:.0%}"] for name, share in worst])
+    )
 
 
 def _plans(reports: Path) -> str:

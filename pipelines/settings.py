@@ -315,6 +315,7 @@ class Gate(Section):
     min_gain_over_popularity: float = Field(ge=-1)
     max_drop_from_production: Share
     max_parity_error: float = Field(gt=0)
+    min_intent_accuracy: Share
 
 
 EnvironmentName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,40}$")]

@@ -47,10 +47,22 @@ def rows(manifest: dict, served: dict | None, problem: str | None, gate: dict) -
             "gate.max_parity_error",
         ),
     ]
+    if (assist := manifest.get("assist")) is not None:
+        found.append(_understood(_number(assist["accuracy"]), gate["min_intent_accuracy"]))
     for name, key in (("raw data passed its checks", "passed"), ("prepared data passed its checks", "verified")):
         passed = manifest["quality"][key] is True
         found.append(Row(name, float(passed), 1.0, passed, None, name if passed else "its data did not pass the checks"))
     return found
+
+
+def _understood(share: float | None, least: float) -> Row:
+    name, setting = "messages of customers that are understood", "gate.min_intent_accuracy"
+    if share is None:
+        return Row(name, None, least, False, setting, f"{name}: the figure is missing")
+    passed = share >= least
+    return Row(
+        name, share, least, passed, setting, f"{name}: {share:.2f} is {'not under' if passed else 'under'} {least:g} ({setting})"
+    )
 
 
 def _beside_production(ndcg: float | None, manifest: dict, served: dict | None, problem: str | None, gate: dict) -> Row:

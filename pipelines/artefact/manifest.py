@@ -70,6 +70,7 @@ def facts(settings: dict, shop: str, network: Model, data: Prepared, platforms: 
         "parity": refit["parity"],
         "refit": {k: v for k, v in refit.items() if k != "parity"},
         "encoders": read_json(EMBEDDED / "encoders.json") if (EMBEDDED / "encoders.json").exists() else {},
+        **_assist(),
         "compression": {k: v for k, v in compression.items() if k != "candidates"},
         "inputs": {
             "history": "int64 (batch, length), item numbers from 1, padded with 0 on the right",
@@ -85,6 +86,13 @@ def facts(settings: dict, shop: str, network: Model, data: Prepared, platforms: 
             "carried": "int64 (batch, max_k), of a blend: which of model.carriers says most for the item",
         },
     }
+
+
+def _assist() -> dict:
+    """How well customers are understood, where they are answered."""
+    file = Path("reports/assist.json")
+    told = read_json(file) if file.exists() else {"messages": 0}
+    return {"assist": {"messages": told["messages"], "accuracy": told["accuracy"]}} if told["messages"] else {}
 
 
 def left_out(chosen: str, ordered_only: bool) -> str:

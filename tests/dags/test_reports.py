@@ -37,6 +37,22 @@ def test_what_carries_answers_and_how_far_it_holds_is_shown(finished: Path):
         assert told in page
 
 
+def test_content_and_answers_are_shown_where_there_are_any(tmp_path: Path):
+    assert reports._content(tmp_path) == reports._answers(tmp_path) == ""
+    such_as = [{"item_id": "<i>", "kind": "look", "reason": "there is no such file"}]
+    kinds = {"look": {"items": 1200, "kept": 3, "refused": 1, "such_as": such_as}}
+    (tmp_path / "embedded.json").write_text(json.dumps({"kinds": kinds, "near_duplicates": 2}))
+    told = {"messages": 10, "passages": 3, "accuracy": 0.9, "interval": [0.8, 1.0], "by_intent": {"b": 1.0, "a": 0.5}}
+    (tmp_path / "assist.json").write_text(json.dumps(told))
+    page = reports._content(tmp_path)
+    assert "<td>1,200</td>" in page
+    assert "&lt;i&gt;" in page
+    assert "2 pairs" in page
+    page = reports._answers(tmp_path)
+    assert "90.0% of 10 messages" in page
+    assert page.index("<td>a</td>") < page.index("<td>b</td>")
+
+
 @pytest.fixture
 def client(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TestClient:
     """The application over one run, "r", whose feed wrote a script into its reports."""

@@ -132,6 +132,21 @@ def test_what_is_no_number_passes_no_row_of_the_gate(finished: Path, where: str,
     assert not all(row.passed for row in rows(manifest, None, None, limits))
 
 
+@pytest.mark.parametrize(("accuracy", "passed"), [(0.9, True), (0.5, False), (None, False)])
+def test_customers_who_are_not_understood_stop_a_bento(finished: Path, accuracy: float | None, passed: bool):
+    manifest = json.loads((finished / "artefact/manifest.json").read_text())
+    limits = {
+        "min_gain_over_popularity": 0.0,
+        "max_drop_from_production": 0.05,
+        "max_parity_error": 0.001,
+        "min_intent_accuracy": 0.8,
+    }
+    assert "min_intent_accuracy" not in [row.setting for row in rows(manifest, None, None, limits)]
+    told = manifest | {"assist": {"messages": 10, "accuracy": accuracy}}
+    [row] = [row for row in rows(told, None, None, limits) if row.setting == "gate.min_intent_accuracy"]
+    assert row.passed is passed
+
+
 @pytest.mark.parametrize("figure", ["NaN", "Infinity"])
 def test_a_manifest_with_what_is_no_number_is_refused(checkout: Path, finished: Path, tmp_path: Path, figure: str):
     made = bento(finished, tmp_path / "v1", "v1")
