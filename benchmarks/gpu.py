@@ -50,7 +50,7 @@ from models.served.pruning import narrowed, settled, sparse
 from models.training.learner import NextItem
 from pipelines.learning import choices, device, fitting, saved
 from pipelines.learning.captured import CapturedSteps
-from pipelines.learning.prepared import Prepared
+from pipelines.learning.prepared import KINDS, Prepared
 from pipelines.learning.ranking import rank_all, task_probabilities
 from pipelines.stage import write_json
 
@@ -139,7 +139,7 @@ def walk(kind: str) -> list[dict]:
     step("sasrec, taught by two others", lambda: refitted(settings | {"model": "sasrec", "teachers": 2}, data, kind))
     step("sasrec, narrower and sparse, fine-tuned", lambda: finetuned(settings | {"model": "sasrec"}, data, kind))
     if find_spec("scipy") and find_spec("sparse_dot_topn"):
-        for name in saved.ITEM_MODELS:
+        for name in (n for n in saved.ITEM_MODELS if n not in KINDS or n in data.embedded):
             step(name, lambda name=name: ranked(choices.item_model(name, data)[0].to(kind), data))
         step("blend", lambda: blended(settings, data, kind))
     return rows

@@ -104,7 +104,8 @@ def _catalogue(words: dict, count: int, content: str, rng: np.random.Generator) 
             f"A{'n' * (adjective[0] in 'AEIOU')} {adjective.lower()} {noun} in {colour} by {latin}. {chinese}出品的{adjective_zh}{noun_zh}，{colour_zh}。"
         )
     complements = [[number[name] for name in c["complements"]] for c in categories]
-    [stocked, seen] = rng.spawn(2)  # draws of their own, so that the others stay as they are
+    [stocked] = rng.spawn(1)  # draws of their own, so that the others stay as they are
+    [seen] = stocked.spawn(1)
     shown = {}
     if content != "plain":
         told = looks.described(style, seen)
