@@ -207,6 +207,7 @@ def test_a_model_that_does_not_answer_changes_nothing():
     assert reworded("x", ["y"], "http://127.0.0.1:1", "m", None) is None
 
 
+@pytest.mark.e2e
 def test_rows_of_the_bench(tmp_path: Path):
     assert customers.founded(tmp_path, tiny=True)[0] == 0
     assert customers.passages(tmp_path, tiny=True)[0] > 0.75

@@ -143,6 +143,7 @@ def test_a_cache_that_is_broken_costs_time_alone(tmp_path: Path):
         kept.close()
 
 
+@pytest.mark.e2e
 def test_a_shop_of_which_nothing_is_written_has_no_vectors(workspace):
     workspace(embed__text=None, embed__look=None, embed__cache="kept.sqlite")
     run_stages("collect", "check", "prepare", "check_prepared", "embed")
