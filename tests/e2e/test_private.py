@@ -20,7 +20,7 @@ def test_a_private_artefact_knows_no_shopper_and_answers_them_all_the_same(run: 
     params["train"] |= {"model": "auto", "privacy": {"epsilon": 8.0, "delta": 1e-6, "steps": 0}}
     params["evaluate"]["bootstrap"] = 10
     (run / "params.yaml").write_text(yaml.safe_dump(params))
-    run_stages("prepare", "check_prepared", "train", "evaluate", "export", "compress", "refit", "replay", "bundle")
+    run_stages("prepare", "check_prepared", "embed", "train", "evaluate", "export", "compress", "refit", "replay", "bundle")
     manifest = json.loads((run / "artefact/manifest.json").read_text())
     stated = manifest["privacy"]
     assert all(7.9 < epsilon <= 8.05 for epsilon in stated["epsilon"].values())
