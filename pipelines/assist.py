@@ -77,8 +77,12 @@ def labelled(files: list[str | None], seed: int) -> tuple[list[str], list[str]]:
         raise StageError(
             f"assist.utterances: at least two intents with two messages each are needed; too few of {', '.join(few) or 'all'}"
         )
-    rng, titles = np.random.default_rng(seed), _titles()
-    found = []
+    return written(rows, _titles(), seed)
+
+
+def written(rows: list[tuple[str, str]], titles: dict[bool, list[str]], seed: int) -> tuple[list[str], list[str]]:
+    """Messages and intents with the slots filled in by chance. titles: of items, in Chinese or not."""
+    rng, found = np.random.default_rng(seed), []
     for message, intent in rows:
         for _ in range(WRITTEN if any(slot in message for slot in SLOTS) else 1):
             item = titles[is_chinese(message)][rng.integers(len(titles[is_chinese(message)]))]

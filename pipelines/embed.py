@@ -8,7 +8,6 @@ A picture that is broken, too large or not there is no reason to stop: its item 
 """
 
 import hashlib
-import os
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -24,7 +23,7 @@ from models.retrieval.neighbours import nearest
 from pipelines.data.embeddings import Embeddings
 from pipelines.data.media import MediaError, Source, picture, sound
 from pipelines.learning.prepared import EMBEDDED, PREPARED
-from pipelines.stage import log, output, params, run, write_json
+from pipelines.stage import checkout, log, output, params, run, write_json
 
 LETTERS = 300  # of a description, that are read beside the title
 REPORTED = 20  # refusals of a kind that the report names
@@ -47,14 +46,13 @@ def main() -> None:
     items = pl.read_parquet(PREPARED / "items.parquet").sort("item")
     limits, report = settings["limits"], {}
     media = Source(folder_of(Path(source["data"]).expanduser()), settings["hosts"], limits["bytes"])
-    home = Path(os.environ.get("PUSHCART_CHECKOUT") or Path.cwd())
     with output(EMBEDDED) as folder:
         encoders, refused, vectors = {}, [], {}
         for name, kind in kinds(settings, limits).items():
             contents = texts(items) if kind.column is None else cells(items, kind.column)
             if not any(contents):
                 continue
-            found, why, facts = encoded(name, kind, contents, media, home / settings["cache"])
+            found, why, facts = encoded(name, kind, contents, media, checkout() / settings["cache"])
             np.save(folder / f"{name}.npy", found)
             vectors[name], encoders[name], report[name] = found, facts["encoder"], facts["counts"]
             refused += [{"item_id": items["item_id"][row], "kind": name, "reason": reason} for row, reason in why]
@@ -159,14 +157,10 @@ def near_duplicates(vectors: dict[str, np.ndarray], least: float) -> list[tuple[
     if "text" not in vectors and "look" not in vectors:
         return []
     first = vectors.get("text", vectors.get("look"))
-    said = np.flatnonzero(first.any(1))
-    if len(said) < 2:
-        return []
-    numbers, cosines = nearest(first.astype(np.float32), min(BESIDE, len(first) - 1), first.any(1))
-    row, place = np.nonzero((cosines >= least) & first.any(1)[:, None] & (np.arange(len(first))[:, None] < numbers))
-    found = []
+    known, look, found = first.any(1), vectors.get("look"), []
+    numbers, cosines = nearest(first.astype(np.float32), min(BESIDE, len(first) - 1), known)
+    row, place = np.nonzero((cosines >= least) & known[:, None] & (np.arange(len(first))[:, None] < numbers))
     for item, other, alike in zip(row, numbers[row, place], cosines[row, place], strict=True):
-        look = vectors.get("look")
         if look is not None and look[item].any() and look[other].any():
             alike = min(alike, float(look[item].astype(np.float32) @ look[other].astype(np.float32)))
         if alike >= least:

@@ -46,6 +46,11 @@ def params(*sections: str) -> dict | list[dict]:
     return found[0] if len(found) == 1 else found
 
 
+def checkout() -> Path:
+    """Where what outlives a run is kept: the checkout that a run's clone was made of, else the working directory."""
+    return Path(os.environ.get("PUSHCART_CHECKOUT") or Path.cwd())
+
+
 def shop_name() -> str:
     """The name under which runs of this shop are compared (settings.Settings.shop)."""
     from pipelines import settings

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from service.complaints import COMPLAINT
 from service.conditions import Conditions, conditions
 from service.intents import NONE, Intents
 from service.passages import Passages, is_chinese
@@ -16,7 +17,7 @@ from service.passages import Passages, is_chinese
 SURE, KNOWN, QUOTED = 0.5, 0.2, 0.42  # of an intent: its chance, and how sure it is one at all; of a passage: how near it must be
 CLAUSES = 3  # of a message, that may each want something of their own
 ITEMS, ORDERS = 5, 5
-FIND, SMALL_TALK, COMPLAINT, PERSON = "find_item", "small_talk", "complaint", "contact_human_agent"
+FIND, SMALL_TALK, PERSON = "find_item", "small_talk", "contact_human_agent"
 OF_ORDERS = {
     "track_order",
     "cancel_order",

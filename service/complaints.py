@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 COMPLAINT = "complaint"  # the intent
+HANDOVERS = "handovers"  # their folder, in that of a shop's events
 
 
 class Complaints:

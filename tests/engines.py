@@ -1,4 +1,4 @@
-"""A Redis server and a broker that speaks Kafka's protocol, on this machine, each in a process of its own."""
+"""A Redis server, a broker that speaks Kafka's protocol and a Chromium, on this machine, each in a process of its own."""
 
 import shutil
 from collections.abc import Iterator
@@ -21,3 +21,16 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def brokers() -> Iterator[str]:
     with mock() as address:
         yield address
+
+
+@pytest.fixture
+def chromium() -> Iterator:
+    """A browser (Playwright's Browser)."""
+    sync = pytest.importorskip("playwright.sync_api")
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    if program is None:
+        pytest.skip("chromium is not installed")
+    with sync.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -1,7 +1,7 @@
 """What content brings: rows on the simulated shop and on public data, each beside what it is held against.
 
     python -m benchmarks.content                    # all rows (make bench-content), an hour
-    python -m benchmarks.content --row texts        # one of them
+    python -m benchmarks.content --row look         # one of them
     python -m benchmarks.content --tiny             # small sizes: does it run?
     python -m benchmarks.content --events events.csv.gz --items items.csv.gz [--sequences Beauty.txt]   # words and an encoder on other data
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from benchmarks.content.texts import SHARED
 from benchmarks.intents import EXAMPLES, measured, some, table
 from benchmarks.quality import ROOT
 
-SHARED = ROOT.parent / "shared" / "data"
 INTENTS = SHARED / "customer-intents" / "utterances.csv.gz"
 HERE = Path(__file__).parent
 FOLDS, MADE_UP, ASKED = 5, 2000, 500
@@ -67,20 +67,12 @@ def sentences() -> list[str]:
 
 def shops_head():
     """The head of the simulated shop's own messages."""
-    from pipelines.assist import WRITTEN
+    from pipelines.assist import written
     from pipelines.learning.intents import fit
-    from service.passages import is_chinese
 
-    said, names, rng = (
-        [],
-        {True: ["电热水壶", "瑜伽垫", "口红"], False: ["electric kettle", "yoga mat", "lipstick"]},
-        np.random.default_rng(0),
-    )
-    for message, intent in zip(*table(ROOT / "help" / "utterances.csv"), strict=True):
-        for _ in range(WRITTEN if "{" in message else 1):
-            item = names[is_chinese(message)][rng.integers(3)]
-            said.append((message.replace("{item}", item).replace("{order}", str(rng.integers(10**6))), intent))
-    return fit(*zip(*said, strict=True))
+    titles = {True: ["电热水壶", "瑜伽垫", "口红"], False: ["electric kettle", "yoga mat", "lipstick"]}
+    rows = list(zip(*table(ROOT / "help" / "utterances.csv"), strict=True))
+    return fit(*written(rows, titles, 0))
 
 
 def chinese(scratch: Path, tiny: bool) -> list[float]:

@@ -3,14 +3,11 @@
 from contextlib import chdir
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks.quality import link_code, prepared, run
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 RARELY = 5  # events of a target in training, at most
 WAYS = {"ids": (), "words": ("content",), "encoder": ("text",), "both": ("content", "text")}  # parts that read texts
-VECTORS = ("text", "look", "sound")
 
 
 def of_tables(scratch: Path, events: Path, items: Path) -> Path:
@@ -34,12 +31,12 @@ def of_tables(scratch: Path, events: Path, items: Path) -> Path:
 
 def of_sequences(scratch: Path, sequences: Path, items: Path | None) -> Path:
     """The same of a file of sequences; items: a table of their texts, or None: titles.csv or titles.csv.gz beside it."""
+    import polars as pl
+
     scratch.mkdir(parents=True, exist_ok=True)
     items = items or next((f for f in sorted(sequences.parent.glob("titles.csv*"))), None)
     if items is None:
         raise SystemExit(f"--sequences {sequences}: there are no texts; name them with --items, or put titles.csv beside it")
-    import polars as pl
-
     file = scratch / sequences.name
     file.write_bytes(sequences.read_bytes())
     pl.read_csv(items, infer_schema=False).write_csv(scratch / "titles.csv")
@@ -70,9 +67,9 @@ def compared(network: bool) -> dict[str, dict[str, float]]:
 
     data, train = histories.load(), params("train")
     rare = data.popularity[data.test.targets] <= RARELY
-    found, chosen, networks = {"rare": {}, "all": {}}, {}, {}
+    found, networks = {"rare": {}, "all": {}}, {}
     for way, reads in WAYS.items():
-        parts = [p for p in train["blend"]["parts"] if p not in ("content", *VECTORS) or p in reads]
+        parts = [p for p in train["blend"]["parts"] if p not in ("content", *histories.KINDS) or p in reads]
         parts = parts if network else [p for p in parts if p != blending.network_name(parts)]
         words = "content" in reads
         own = train | {"side_information": words, "blend": train["blend"] | {"parts": parts}}
@@ -85,7 +82,6 @@ def compared(network: bool) -> dict[str, dict[str, float]]:
         )
         model, shape, _ = blending.choose(own, told, networks.get(words))
         gains = metrics.ndcg(rank_all(model, told.test, 10)[0], 10)
-        chosen[way] = float(np.mean(metrics.ndcg(rank_all(model, told.valid, 10)[0], 10)))
         found["all"][way], found["rare"][way] = float(gains.mean()), float(gains[rare].mean()) if rare.any() else 0.0
         print(
             f"  {way}: NDCG@10 {found['all'][way]:.4f}, of rare targets {found['rare'][way]:.4f}; {', '.join(shape.get('parts', []))}",

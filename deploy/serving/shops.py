@@ -17,6 +17,7 @@ from deploy.serving.recommender import Recommender
 from online.intake import Intake
 from online.state import beside
 from privacy.people import People, is_on, of_settings
+from service.complaints import HANDOVERS
 
 ONLY = "shop"  # the name of the one shop, where none are named
 LISTS = ("keys", "origins")
@@ -113,7 +114,7 @@ class Shop:
         if settings.events:
             intake = Intake(Path(settings.events), settings.state, name, settings.lateness, self.people)
             self.door, state = Door(intake), intake.state
-        handovers = Path(settings.events) / "handovers" if settings.events else None
+        handovers = Path(settings.events) / HANDOVERS if settings.events else None
         self.desk = Desk(handovers, Path(settings.identity) if settings.identity else None, settings.reword)
         outbox = Path(settings.outbox) if settings.outbox else None
         between = beside(Path(settings.events)) / "between" if settings.events and settings.learn else None

@@ -3,13 +3,10 @@
 In: the tables of a source. Out: the same, with how many rows of events were left out. Lost, where pseudonyms are on: the texts of records that could not be read, as ids may stand in them.
 """
 
-import os
-from pathlib import Path
-
 import polars as pl
 
 from pipelines.data.tables import UNREAD
-from pipelines.stage import StageError
+from pipelines.stage import StageError, checkout
 from privacy.people import LINKING, People, of_settings
 from privacy.vault import VISITOR, Vault, VaultError, bare
 
@@ -21,7 +18,7 @@ def people(settings: dict) -> People:
         StageError: the vault cannot be opened.
     """
     try:
-        return of_settings(Path(os.environ.get("PUSHCART_CHECKOUT") or Path.cwd()), **settings)
+        return of_settings(checkout(), **settings)
     except VaultError as error:
         raise StageError(str(error)) from error
 

@@ -33,10 +33,10 @@ from marketing.campaigns import Campaign, ContactLimit
 from pipelines import settings
 from pipelines.data.tables import TIMESTAMP, checked
 from pipelines.plan import CAMPAIGNS, files, read
-from pipelines.stage import NEVER_RETRY, REFUSAL, StageError, write_json
+from pipelines.stage import NEVER_RETRY, REFUSAL, StageError, checkout, write_json
 from privacy.people import People, of_settings
 from privacy.vault import VaultError
-from service.complaints import Complaints, keep
+from service.complaints import HANDOVERS, Complaints, keep
 
 NOT_YET = 99  # exit code: ask again later
 PLANS = Path("data/plans")
@@ -47,19 +47,14 @@ class DeliveryError(Exception):
     """What was asked for cannot be done; the message says why."""
 
 
-def home() -> Path:
-    """Where the outbox is."""
-    return Path(os.environ.get("PUSHCART_CHECKOUT") or Path.cwd())
-
-
 def opened() -> outbox.Outbox:
     """The outbox."""
     found = settings.load()
     url, contacts = found.send.outbox, tuple(ContactLimit(**limit.model_dump()) for limit in found.plan.contact_limits)
-    journal = home() / ".outbox" / "journal.jsonl"
+    journal = checkout() / ".outbox" / "journal.jsonl"
     journal.parent.mkdir(parents=True, exist_ok=True)
     if url.startswith("sqlite:///"):
-        file = home() / url.removeprefix("sqlite:///")
+        file = checkout() / url.removeprefix("sqlite:///")
         file.parent.mkdir(parents=True, exist_ok=True)
         url, journal = f"sqlite:///{file}", file.with_suffix(".journal")
     return outbox.Outbox(url, journal, contacts, Complaints(handovers()).of)
@@ -67,7 +62,7 @@ def opened() -> outbox.Outbox:
 
 def handovers() -> list[Path]:
     """Where the shops' customers were handed over to a person."""
-    return [home() / shop.events / "handovers" for shop in settings.load().shops.values()]
+    return [checkout() / shop.events / HANDOVERS for shop in settings.load().shops.values()]
 
 
 def settle(handover_id: str | None) -> str:
@@ -83,7 +78,7 @@ def settle(handover_id: str | None) -> str:
 
 def people() -> People:
     """By which names shoppers are known."""
-    return of_settings(home(), **settings.load().privacy.model_dump())
+    return of_settings(checkout(), **settings.load().privacy.model_dump())
 
 
 class ByOwnIds:
@@ -106,8 +101,8 @@ def channels() -> dict[str, ways.Channel]:
     contacts, made = send.contacts and Path(send.contacts).expanduser(), {}
     for name, address in send.channels.items():
         if address.startswith("file:"):
-            address = f"file:{home() / address.removeprefix('file:')}"
-        made[name] = ways.channel(name, address, unsubscribing.secret(home() / ".outbox"), send.unsubscribe, contacts)
+            address = f"file:{checkout() / address.removeprefix('file:')}"
+        made[name] = ways.channel(name, address, unsubscribing.secret(checkout() / ".outbox"), send.unsubscribe, contacts)
         if known.pseudonyms and not address.startswith("file:"):
             made[name] = ByOwnIds(made[name], known)
     return made
@@ -273,7 +268,7 @@ def listen(port: int) -> None:
 
     print(f"http://127.0.0.1:{port}/unsubscribe/TOKEN is answered; Ctrl-C stops it", flush=True)
     uvicorn.run(
-        server.app(unsubscribing.secret(home() / ".outbox"), opened, people()),
+        server.app(unsubscribing.secret(checkout() / ".outbox"), opened, people()),
         host="127.0.0.1",
         port=port,
         access_log=False,

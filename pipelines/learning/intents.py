@@ -10,10 +10,8 @@ from service.intents import HASHED, NEAREST, SHARES, Intents, features
 STRENGTH = 100.0  # inverse of the regularisation
 FOLDS, BINS = 5, 15
 MOST_LEARNT = 4000  # messages whose meanings are kept
-DOUBTFUL, NEAR = (
-    0.05,
-    0.5,
-)  # quantiles of messages' cosines with others of theirs: where one is doubtful, and where it is surely one of them
+# Quantiles of messages' cosines with others of theirs: where one is doubtful, and where it is surely one of them.
+DOUBTFUL, NEAR = 0.05, 0.5
 FARTHER = 0.25  # than where one is doubtful it is none of them
 
 
@@ -44,9 +42,8 @@ def learn(messages: Sequence[str], intents: Sequence[str], seed: int = 0) -> tup
     rng = np.random.default_rng(seed)
     learnt = (meant / SHARES[2])[np.sort(rng.permutation(len(messages))[:MOST_LEARNT])].astype(np.float16)
     some = learnt[np.sort(rng.permutation(len(learnt))[:1000])].astype(np.float32)
-    cosines = -np.sort(-(some @ learnt.T.astype(np.float32)), axis=1)[:, 1 : NEAREST + 1].mean(
-        1
-    )  # the first is the message itself
+    # The nearest of each is the message itself.
+    cosines = -np.sort(-(some @ learnt.T.astype(np.float32)), axis=1)[:, 1 : NEAREST + 1].mean(1)
     far, near = float(np.quantile(cosines, DOUBTFUL)) - FARTHER, float(np.quantile(cosines, NEAR))
     return Intents(
         names.tolist(), weights[:HASHED].astype(np.float16), weights[HASHED:].astype(np.float16), bias.astype(np.float32), temperature, learnt, far, near

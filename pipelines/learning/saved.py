@@ -11,21 +11,11 @@ from models.retrieval.blend import Blend
 from models.retrieval.evidence import Evidence
 from models.retrieval.network import NextItemNetwork
 from models.retrieval.sparse_item_model import SparseItemModel
+from pipelines.learning.prepared import KINDS
 from pipelines.stage import output, read_json, write_json
 
 Model = NextItemNetwork | SparseItemModel | Blend | TwoStage
-ITEM_MODELS = (
-    "popularity",
-    "transitions",
-    "transitions_back",
-    "two_hops",
-    "item_knn",
-    "ease",
-    "content",
-    "text",
-    "look",
-    "sound",
-)
+ITEM_MODELS = ("popularity", "transitions", "transitions_back", "two_hops", "item_knn", "ease", "content", *KINDS)
 
 
 def save(folder: str | Path, shape: dict, model: Model) -> None:

@@ -117,32 +117,25 @@ def test_a_person_takes_what_angers(url: str, checkout: Path):
     assert "cup" in found["message"]
 
 
-def test_the_chat_page_in_a_browser(url: str, tmp_path: Path):
-    sync = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        pytest.skip("chromium is not installed")
-    with sync.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 360, "height": 640}, locale="zh-CN")
-        errors: list[str] = []
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda told: errors.append(told.text) if told.type == "error" else None)
-        page.goto(f"{url}/chat.html")
-        assert page.title() == "联系客服"
-        page.keyboard.type("怎么退货")  # the field has the focus
-        page.keyboard.press("Enter")
-        page.get_by_text("出自").wait_for()
-        assert page.evaluate("document.documentElement.scrollWidth") <= 360
-        page.select_option("#language", "en")
-        page.fill("#message", "<b>what</b> is the capital of France")
-        page.keyboard.press("Enter")
-        button = page.get_by_role("button", name="Talk to a person")
-        button.wait_for()
-        assert page.locator(".own b").count() == 0  # what is written stays text
-        button.focus()
-        page.keyboard.press("Enter")
-        page.get_by_text("Handed over as").wait_for()
-        page.screenshot(path=tmp_path / "chat.png")
-        browser.close()
+def test_the_chat_page_in_a_browser(url: str, tmp_path: Path, chromium):
+    page = chromium.new_page(viewport={"width": 360, "height": 640}, locale="zh-CN")
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda told: errors.append(told.text) if told.type == "error" else None)
+    page.goto(f"{url}/chat.html")
+    assert page.title() == "联系客服"
+    page.keyboard.type("怎么退货")  # the field has the focus
+    page.keyboard.press("Enter")
+    page.get_by_text("出自").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.select_option("#language", "en")
+    page.fill("#message", "<b>what</b> is the capital of France")
+    page.keyboard.press("Enter")
+    button = page.get_by_role("button", name="Talk to a person")
+    button.wait_for()
+    assert page.locator(".own b").count() == 0  # what is written stays text
+    button.focus()
+    page.keyboard.press("Enter")
+    page.get_by_text("Handed over as").wait_for()
+    page.screenshot(path=tmp_path / "chat.png")
     assert errors == []

@@ -226,30 +226,23 @@ def test_routes_do_as_their_openapi_document_says(url: str, mode: GenerationMode
         answers_well()
 
 
-def test_answers_say_why_on_the_swagger_page_in_two_languages(url: str, checkout: Path):
+def test_answers_say_why_on_the_swagger_page_in_two_languages(url: str, checkout: Path, request: pytest.FixtureRequest):
     status, answer = post(f"{url}/recommend", {"user_id": "u000001", "k": 5, "explain": True})
     assert status == 200
     assert all(item["reasons"] and item["because"]["en"].startswith("Because you ") for item in answer["items"])
     assert all("reasons" not in item for item in post(f"{url}/recommend", {"user_id": "u000001"})[1]["items"])
-    sync = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        pytest.skip("chromium is not installed")
-    with sync.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1200, "height": 1600})
-        page.goto(url)
-        route = page.locator("div.opblock", has=page.locator("[data-path='/recommend']"))
-        route.locator(".opblock-summary").click()
-        route.get_by_role("button", name="Try it out").click()
-        route.locator("textarea").fill(json.dumps({"user_id": "u000001", "k": 2, "explain": True}))
-        route.get_by_role("button", name="Execute").click()
-        told = route.locator(".live-responses-table .highlight-code").first
-        told.wait_for(timeout=10_000)
-        page.screenshot(path=str(checkout / "swagger.png"), full_page=True)
-        assert "Because you" in told.inner_text()
-        assert "因为您" in told.inner_text()
-        browser.close()
+    page = request.getfixturevalue("chromium").new_page(viewport={"width": 1200, "height": 1600})
+    page.goto(url)
+    route = page.locator("div.opblock", has=page.locator("[data-path='/recommend']"))
+    route.locator(".opblock-summary").click()
+    route.get_by_role("button", name="Try it out").click()
+    route.locator("textarea").fill(json.dumps({"user_id": "u000001", "k": 2, "explain": True}))
+    route.get_by_role("button", name="Execute").click()
+    told = route.locator(".live-responses-table .highlight-code").first
+    told.wait_for(timeout=10_000)
+    page.screenshot(path=str(checkout / "swagger.png"), full_page=True)
+    assert "Because you" in told.inner_text()
+    assert "因为您" in told.inner_text()
 
 
 def test_similar(url: str, ids: list[str]):

@@ -176,12 +176,8 @@ PAGE = """<!doctype html><meta charset="utf-8"><title>{item}</title>
 
 
 def test_what_a_page_tells_arrives_once_also_when_it_is_left_or_offline(
-    url: str, checkout: Path, ids: list[str], pages: tuple[str, Path]
+    url: str, checkout: Path, ids: list[str], pages: tuple[str, Path], chromium
 ):
-    sync = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        pytest.skip("chromium is not installed")
     origin, folder = pages
     first, second = ids[10], ids[11]
     for item, other in ((first, second), (second, first)):
@@ -196,33 +192,30 @@ def test_what_a_page_tells_arrives_once_also_when_it_is_left_or_offline(
         return found.to_dicts()
 
     time.sleep(6)  # what another test used of the rate comes back
-    with sync.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        context = browser.new_context()
-        page, wrong = context.new_page(), []
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.goto(f"{origin}/{first}.html")
-        page.wait_for_timeout(700)
-        page.click("button")
-        page.click("a")  # to the second page
-        assert eventually(
-            lambda: (
-                {(r["event"], r["item_id"]) for r in rows()}
-                >= {("view", first), ("cart", first), ("click", second), ("view", second)}
-            )
+    context = chromium.new_context()
+    page, wrong = context.new_page(), []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.goto(f"{origin}/{first}.html")
+    page.wait_for_timeout(700)
+    page.click("button")
+    page.click("a")  # to the second page
+    assert eventually(
+        lambda: (
+            {(r["event"], r["item_id"]) for r in rows()}
+            >= {("view", first), ("cart", first), ("click", second), ("view", second)}
         )
-        context.set_offline(True)
-        page.evaluate(f"pushcart('favourite', '{second}')")
-        page.wait_for_timeout(300)
-        assert not [r for r in rows() if r["event"] == "favourite"]
-        context.set_offline(False)
-        assert eventually(lambda: [r for r in rows() if r["event"] == "favourite"])
-        page.goto(f"{origin}/in.html")
-        page.wait_for_timeout(400)
-        page.goto(f"{origin}/out.html")
-        page.wait_for_timeout(400)
-        assert context.cookies() == []
-        browser.close()
+    )
+    context.set_offline(True)
+    page.evaluate(f"pushcart('favourite', '{second}')")
+    page.wait_for_timeout(300)
+    assert not [r for r in rows() if r["event"] == "favourite"]
+    context.set_offline(False)
+    assert eventually(lambda: [r for r in rows() if r["event"] == "favourite"])
+    page.goto(f"{origin}/in.html")
+    page.wait_for_timeout(400)
+    page.goto(f"{origin}/out.html")
+    page.wait_for_timeout(400)
+    assert context.cookies() == []
     found = rows()
     assert not wrong
     assert [(r["event"], r["item_id"]) for r in found] == [
