@@ -162,6 +162,8 @@ def test_events_by_kafka_change_answers_that_read_redis(
                 assert set(running) == {"tea's rolling", "tea's learning", "tea's Kafka"}
                 asked = {"user_id": f"by kafka {sent}", "k": 5}
                 assert eventually(lambda asked=asked: ask(f"{url}/recommend", asked)[1]["fallback"] is None)
+                came = 100 * sent + 100  # not all of them may have come with the first
+                assert eventually(lambda came=came: len(log.read(tmp_path / ".events", {})["events"].collect()) == came)
                 assert ask(f"{url}/events", {"events": [event("k1", "by kafka 0", ids[1])]})[1]["repeated"] == 1
                 assert all(one.poll() is None for one, _ in running.values())
     events = log.read(tmp_path / ".events", {})["events"].collect()
