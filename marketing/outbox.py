@@ -112,13 +112,14 @@ class Outbox:
         journal: Path | None = None,
         contacts: Sequence[ContactLimit] = (),
         complains: Callable[[str], bool] = lambda _: False,
+        ids: Callable[[str], Sequence[str]] = lambda user_id: (user_id,),
     ):
-        """url: of SQLAlchemy, such as sqlite:///outbox.sqlite or postgresql+psycopg://host/base. journal: a file of what was confirmed, beside it. complains: whether a shopper has an open complaint: they are sent nothing."""
+        """url: of SQLAlchemy, such as sqlite:///outbox.sqlite or postgresql+psycopg://host/base. journal: a file of what was confirmed, beside it. complains: whether a shopper has an open complaint: they are sent nothing. ids: all ids of whoever has one: opt-outs, complaints and limits hold for the person."""
         self.engine = sa.create_engine(
             url, future=True, **({"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {})
         )
         self.lite, self.journal, self.contacts = url.startswith("sqlite"), journal, tuple(contacts)
-        self._complains = complains
+        self._complains, self._ids = complains, ids
         if self.lite:
             sa.event.listen(self.engine, "connect", _wal)
         alone = "BEGIN IMMEDIATE" if self.lite else f"SELECT pg_advisory_xact_lock({LOCK})"  # one transaction at a time
@@ -235,22 +236,18 @@ class Outbox:
             return None
 
     def _hindrance(self, t: sa.Connection, row: sa.RowMapping, now: float) -> str | None:
-        out = OPT_OUTS.c
-        mine = (out.user_id == row["user_id"]) & out.channel.in_([row["channel"], ALL]) & out.topic.in_([row["topic"], ALL])
+        out, ids = OPT_OUTS.c, list(self._ids(row["user_id"]))
+        mine = out.user_id.in_(ids) & out.channel.in_([row["channel"], ALL]) & out.topic.in_([row["topic"], ALL])
         if t.execute(sa.select(sa.func.count()).where(mine)).scalar_one():
             return "opted out"
-        if self._complains(row["user_id"]):
+        if any(self._complains(one) for one in ids):
             return "a complaint is open"
         if now > row["until"]:
             return "too late: the campaign is over"
         for limit in self.contacts:
             if limit.channel not in (None, row["channel"]):
                 continue
-            sent = (
-                (MESSAGES.c.user_id == row["user_id"])
-                & MESSAGES.c.state.in_([SENT, SENDING, UNSURE])
-                & (MESSAGES.c.key != row["key"])
-            )
+            sent = MESSAGES.c.user_id.in_(ids) & MESSAGES.c.state.in_([SENT, SENDING, UNSURE]) & (MESSAGES.c.key != row["key"])
             sent &= sa.func.coalesce(MESSAGES.c.sent_at, now) > now - limit.days * 86400
             if limit.channel is not None:
                 sent &= MESSAGES.c.channel == limit.channel

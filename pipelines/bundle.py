@@ -22,7 +22,16 @@ from online import search
 from pipelines.artefact import graph, index
 from pipelines.artefact.audience import write_shoppers
 from pipelines.artefact.bento import build_bento
-from pipelines.artefact.catalogue import catalogue, codes, looks_the_same, similar, similar_by, stored_histories, stored_purchases
+from pipelines.artefact.catalogue import (
+    catalogue,
+    codes,
+    linked,
+    looks_the_same,
+    similar,
+    similar_by,
+    stored_histories,
+    stored_purchases,
+)
 from pipelines.artefact.decisions import decisions
 from pipelines.artefact.manifest import PARAMS, facts, seal
 from pipelines.artefact.popular import by_bias, popular
@@ -56,11 +65,14 @@ def main() -> None:
         if settings["serve"]["index_recall"] is not None:
             found = index.build(network, data, settings["serve"], folder)
             graphs += [index.GRAPHS / name for name in ("query.onnx", "among.onnx")]
-        tables = [pl.read_parquet(f"data/{name}.parquet") for name in ("uplift/offers", "segments/shoppers", "segments/repeats")]
+        tables = [
+            pl.read_parquet(f"data/{name}.parquet")
+            for name in ("uplift/offers", "segments/shoppers", "segments/repeats", "links/people")
+        ]
         if private:  # nothing of any shopper
             data, histories = replace(data, full=data.full.rows([])), histories.clear()
             tables = [table.clear() for table in tables]
-        offers, shoppers, repeats = tables
+        offers, shoppers, repeats, people = tables
         write(
             folder,
             data,
@@ -68,6 +80,7 @@ def main() -> None:
             graphs,
             items,
             histories["user_id"],
+            people,
             repeats,
             most_popular,
         )
@@ -101,12 +114,13 @@ def write(
     graphs: list[Path],
     items: pl.DataFrame,
     users: pl.Series,
+    people: pl.DataFrame,
     repeats: pl.DataFrame,
     most_popular: dict[str, list[int]],
 ) -> None:
     """All of the artefact but its manifest and an index, as deploy/serving reads it.
 
-    items: of data/prepared. users: ids of the shoppers of data.full. repeats: of data/segments.
+    items: of data/prepared. users: ids of the shoppers of data.full. people: of data/links. repeats: of data/segments.
     """
     write_graphs(folder, graphs)
     write_compact(
@@ -116,6 +130,7 @@ def write(
     neighbours, similarity = similar(first_stage(network), min(SIMILAR, data.items - 1), _listed(items))
     arrays |= (
         stored_histories(users, data.full, data.origin)
+        | linked(people)
         | stored_purchases(users, repeats, items)
         | {"similar_items": neighbours, "similar_scores": similarity}
         | similar_by(first_stage(network), data.embedded, min(SIMILAR_BY, data.items - 1), _listed(items))

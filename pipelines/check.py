@@ -1,6 +1,6 @@
 """check: the raw tables against their expectations; broken rows to the quarantine, too many of them stop the run.
 
-In:  data/raw, reports/freshness.json (that the newest event is fresh), expectations/{events,items,users}.json, settings `check`, `baseline`,
+In:  data/raw, data/links (by which ids become people), reports/freshness.json (that the newest event is fresh), expectations/{events,items,users}.json, settings `check`, `baseline`,
      `source.mapping` (its limits).
 Out: data/checked (the rows that hold), data/quarantine (the rows that do not, with the reason and their row in the source, and the records that
      could not be read; texts of rows with personal data are left out), reports/quality.json, reports/data_docs/raw (Great Expectations Data Docs).
@@ -14,6 +14,7 @@ from pathlib import Path
 import polars as pl
 
 from pipelines.data.expectations import Checker, Failure, Verdict
+from pipelines.data.identity.links import FOLDER, by_person
 from pipelines.data.privacy import personal
 from pipelines.data.tables import SOURCE_FILE, SOURCE_ROW, UNREAD
 from pipelines.stage import StageError, log, output, params, run, shop_name, write_json
@@ -29,6 +30,7 @@ KINDS_SHOWN = 50  # different unknown events that the Data Docs name
 def main() -> None:
     settings, baseline, source = params("check", "baseline", "source")
     tables = {name: pl.scan_parquet(RAW / f"{name}.parquet") for name in TABLES if (RAW / f"{name}.parquet").exists()}
+    tables = by_person(tables, FOLDER)
     unread = _without_personal_texts(pl.read_parquet(RAW / "unread.parquet")) if (RAW / "unread.parquet").exists() else None
     parameters = _parameters(settings, baseline) | _limits(tables["events"], source["mapping"])
     checked, broken, verdicts = {}, {}, []

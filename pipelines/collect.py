@@ -11,6 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from pipelines.data import tables
+from pipelines.data.identity.visitors import owned
 from pipelines.data.pseudonyms import people, protected
 from pipelines.data.sources import source
 from pipelines.data.tables import SOURCE_ROW
@@ -29,6 +30,9 @@ def main() -> None:
     events = found["events"]
     if "event_id" not in events.collect_schema():
         events = tables.with_event_ids(events)
+    columns = events.collect_schema()
+    if {"visitor_id", "user_id", "timestamp"} <= set(columns) and "signed_in" not in columns:
+        events = owned(tables.numbered(events))
     found["events"] = tables.conform(events, tables.EVENTS, name="events")
     if "items" in found:
         found["items"] = tables.conform(found["items"], tables.ITEMS, name="items")

@@ -53,6 +53,7 @@ class Shop(Section):
     days: int = Field(ge=1)
     dirt: Share
     content: Literal["plain", "looks", "apart"]
+    identities: Literal["one", "many"]
 
 
 class Source(Section):
@@ -70,6 +71,17 @@ class Privacy(Section):
     vault: str = Field(min_length=1)
     master_key: str | None
     consent: Literal["opt_out", "opt_in"]
+
+
+class IdentityLimits(Section):
+    ids: int = Field(ge=2)
+
+
+class Identity(Section):
+    links: Literal["likely", "certain", "none"]
+    precision: float = Field(ge=0.5, lt=1)
+    consent: Literal["opt_out", "opt_in"]
+    limits: IdentityLimits
 
 
 class Check(Section):
@@ -356,6 +368,7 @@ class Settings(Section):
     shop_name: str | None
     source: Source
     privacy: Privacy
+    identity: Identity
     check: Check
     baseline: Baseline
     prepare: Prepare

@@ -7,12 +7,19 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from privacy.vault import VISITOR, Vault, VaultError, bare, opened
+from privacy.vault import HISTORY, LINKS, VISITOR, Vault, VaultError, bare, opened
 
 OPT_OUT, OPT_IN = "opt_out", "opt_in"
 FORGOTTEN = "the shopper asked to be forgotten"
 ON, OFF = ("true", "1", "yes", "on"), ("", "false", "0", "no", "off")
-LINKING = ("session_id", "order_id")  # by which the shop's own systems know whose an event is
+LINKING = (
+    "session_id",
+    "order_id",
+    "email_hash",
+    "phone_hash",
+    "device_hash",
+    "address_hash",
+)  # by which the shop's own systems know whose an event is
 
 
 class People:
@@ -52,8 +59,12 @@ class People:
         said = vault.consents(ids) if vault else {}
         return {i for i in ids if not said.get(i, not self.opt_in)}
 
-    def say(self, user_id: str, granted: bool) -> None:
-        """Keeps what a shopper says of the use of what they did.
+    def links_said(self, ids: Iterable[str]) -> dict[str, bool]:
+        """Whether ids may be linked, of those that said so."""
+        return self.vault.consents(ids, LINKS) if self.vault else {}
+
+    def say(self, user_id: str, granted: bool, to: str = HISTORY) -> None:
+        """Keeps what a shopper says of the use of what they did, or of being known again (LINKS).
 
         Raises:
             VaultError: it cannot be kept, as there is no vault and none can be made.
@@ -62,7 +73,7 @@ class People:
             raise VaultError("no vault is named: PUSHCART_VAULT")
         self._vault = self._vault or self._make()
         self.added([user_id])  # so that what they say holds for the name by which the log knows them
-        self._vault.consent(user_id, granted)
+        self._vault.consent(user_id, granted, to)
 
     def known_as(self, user_id: str) -> str:
         """The name of a shopper or visitor; of one who was never seen or was forgotten the id, which is nobody's."""

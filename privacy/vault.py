@@ -25,6 +25,7 @@ KEY, NONCE = 32, 12  # bytes
 SECRETS = ("lookup", "suppression", "linking")  # keys that all shoppers share
 PREFIX = "p_"  # of pseudonyms
 VISITOR = "visitor:"  # before the id of somebody who never signed in, which stays readable: online/state.py
+HISTORY, LINKS = "", "links:"  # what is consented to: the use of what was done; that ids are linked
 MOST = 500  # values of one question to SQLite
 TABLES = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -123,16 +124,16 @@ class Vault:
             gone = [base.execute("DELETE FROM suppressed WHERE mark = ?", (mark,)).rowcount for mark in self._marks(user_id)]
         return any(gone)
 
-    def consent(self, user_id: str, granted: bool) -> None:
-        """Keeps whether a shopper consents to the use of what they did; the newest word counts."""
+    def consent(self, user_id: str, granted: bool, to: str = HISTORY) -> None:
+        """Keeps whether a shopper consents to the use of what they did, or to being known again (LINKS); the newest word counts."""
         with self._writing() as base:
-            base.executemany("INSERT OR REPLACE INTO consents VALUES (?, ?, ?)", [(m, granted, time.time()) for m in self._marks(user_id)])  # fmt: skip
+            base.executemany("INSERT OR REPLACE INTO consents VALUES (?, ?, ?)", [(m, granted, time.time()) for m in self._marks(user_id, to)])  # fmt: skip
 
-    def consents(self, ids: Iterable[str]) -> dict[str, bool]:
+    def consents(self, ids: Iterable[str], to: str = HISTORY) -> dict[str, bool]:
         """What was said by those who said anything."""
         if not self._base().execute("SELECT 1 FROM consents LIMIT 1").fetchone():
             return {}
-        marks = {self._mark("suppression", i): i for i in ids}
+        marks = {self._mark("suppression", to + i): i for i in ids}
         return {marks[mark]: bool(granted) for mark, granted in self._of("consents", "mark", "mark, granted", list(marks))}
 
     def forget(self, user_id: str) -> None:
@@ -141,7 +142,7 @@ class Vault:
         with self._writing() as base:
             base.execute("DELETE FROM people WHERE lookup = ?", (self._mark("lookup", user_id),))
             base.execute("DELETE FROM requests WHERE mark = ?", (self._mark("suppression", user_id),))
-            base.executemany("DELETE FROM consents WHERE mark = ?", [(mark,) for mark in marks])
+            base.executemany("DELETE FROM consents WHERE mark = ?", [(mark,) for mark in (*marks, *self._marks(user_id, LINKS))])
             base.execute("DELETE FROM looks WHERE pseudonym = ?", (pseudonym,))
         self._base().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
@@ -203,9 +204,9 @@ class Vault:
         told = PREFIX + _short(hmac.digest(key, user_id.encode(), "sha256"))
         return self._mark("lookup", user_id), told, _seal(self._master, key, told), _seal(key, user_id, told)
 
-    def _marks(self, user_id: str) -> list[bytes]:
-        """By which a shopper is known to be left alone: of the id and of the pseudonym, by which logs name them."""
-        return [self._mark("suppression", name) for name in {user_id, visible(user_id, self.known(user_id) or user_id)}]
+    def _marks(self, user_id: str, to: str = HISTORY) -> list[bytes]:
+        """By which a shopper is known to be left alone: of the id and of the pseudonym, by which logs name them. to: what, of consents."""
+        return [self._mark("suppression", to + name) for name in {user_id, visible(user_id, self.known(user_id) or user_id)}]
 
     def _mark(self, secret: str, user_id: str) -> bytes:
         return hmac.digest(self._secrets[secret], user_id.encode(), "sha256")[:16]

@@ -25,6 +25,7 @@ REAL_DATA = ROOT.parent / "shared" / "data"
 STAGES = (
     "collect",
     "freshness",
+    "link",
     "check",
     "prepare",
     "segment",

@@ -1,4 +1,4 @@
-"""Forgets a shopper on this machine: from the moment it is asked for nobody takes them in again, then every place where they are known is cleared, then what says who they were is destroyed.
+"""Forgets a shopper on this machine, by all ids that are known to be theirs: from the moment it is asked for nobody takes them in again, then every place where they are known is cleared, then what says who they were is destroyed.
 
 In: an id, or a pseudonym. Out: a receipt that names every place and nobody. Killed at any moment, it goes on when it is asked for again.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from deploy.promotion.environments import Environment, environments, params_of
-from privacy.vault import Vault, opened
+from privacy.vault import Vault, bare, opened, visible
 
 WITHIN = timedelta(days=30)  # models are retrained: GDPR 12(3) gives a month
 
@@ -44,13 +44,16 @@ def forget(checkout: Path, vault: Vault, user_id: str, tell: Callable[[dict], No
         Busy: nothing was erased yet, but nobody takes them in any more. RuntimeError: a program failed; asked for again, it goes on.
     """
     user_id = vault.names([user_id]).get(user_id, user_id)
-    vault.ask(user_id)
+    ids = linked(checkout, vault, user_id)
+    for one in ids:
+        vault.ask(one)
     _check_nothing_runs(checkout)
     places = []
-    for done in _everywhere(checkout, names_of(vault, user_id)):
+    for done in _everywhere(checkout, sorted({name for one in ids for name in names_of(vault, one)})):
         tell(done)
         places.append(done)
-    vault.forget(user_id)
+    for one in ids:
+        vault.forget(one)
     done = {"place": "the vault", "count": 1, "what": "key destroyed; nobody can say any more whose the pseudonym was"}
     tell(done)
     now = datetime.now(UTC)
@@ -70,14 +73,24 @@ def tell_all(checkout: Path, user_id: str) -> dict:
     names = [user_id]
     if has_vault(checkout):
         vault = vault_of(checkout)
-        names = names_of(vault, vault.names([user_id]).get(user_id, user_id))
+        ids = linked(checkout, vault, vault.names([user_id]).get(user_id, user_id))
+        names = sorted({name for one in ids for name in names_of(vault, one)})
+    else:
+        names = json.loads("".join(_rights(checkout, ["ids"], names)))
     return json.loads("".join(_rights(checkout, ["tell"], names)))
 
 
 def names_of(vault: Vault, user_id: str) -> list[str]:
-    """The id and, where there is one, the pseudonym."""
-    told = vault.known(user_id)
-    return sorted({user_id, told or user_id})
+    """The id and, where there is one, the pseudonym; of a visitor as tables of shoppers name them and as those of visitors do."""
+    told = vault.known(user_id) or user_id
+    return sorted({user_id, bare(user_id), told, visible(user_id, told)})
+
+
+def linked(checkout: Path, vault: Vault, user_id: str) -> list[str]:
+    """All ids of whoever has this one (pipelines/link.py), under which they would come again."""
+    found = json.loads("".join(_rights(checkout, ["ids"], names_of(vault, user_id))))
+    told = vault.names(found)
+    return sorted({user_id, *(told.get(name, name) for name in found)} - {vault.known(user_id)})
 
 
 def _everywhere(checkout: Path, names: list[str]) -> Iterator[dict]:

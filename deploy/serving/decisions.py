@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 
 from deploy.serving.catalogue import Ids, mapped
+from deploy.serving.histories import Linked
 
 ALL = "*"  # of channels or topics of an opt-out: every one
 DAY = 86_400.0
@@ -40,18 +41,19 @@ class SentAndRefused:
         self._file = file
         self._connection: sqlite3.Connection | None = None
 
-    def of(self, user_id: str, since: float, topic: str | None) -> tuple[list[tuple[str, float]], set[str]] | None:
-        """Channels and times of what was sent after a moment, and the channels that the shopper opted out of; None: the outbox cannot be read."""
+    def of(self, ids: list[str], since: float, topic: str | None) -> tuple[list[tuple[str, float]], set[str]] | None:
+        """Channels and times of what was sent to one of a person's ids after a moment, and the channels that the shopper opted out of; None: the outbox cannot be read."""
+        theirs = ", ".join("?" * len(ids))
         try:
             if self._connection is None:
                 self._connection = sqlite3.connect(
                     f"{self._file.absolute().as_uri()}?mode=ro", uri=True, timeout=0.5, check_same_thread=False
                 )
             sent = self._connection.execute(
-                "SELECT channel, sent_at FROM messages WHERE user_id = ? AND sent_at > ?", (user_id, since)
+                f"SELECT channel, sent_at FROM messages WHERE user_id IN ({theirs}) AND sent_at > ?", (*ids, since)
             ).fetchall()
             refused = self._connection.execute(
-                "SELECT channel FROM opt_outs WHERE user_id = ? AND topic IN (?, ?)", (user_id, ALL, topic or ALL)
+                f"SELECT channel FROM opt_outs WHERE user_id IN ({theirs}) AND topic IN (?, ?)", (*ids, ALL, topic or ALL)
             ).fetchall()
         except sqlite3.Error:
             self._connection = None  # it may be there, or whole, the next time
@@ -63,11 +65,11 @@ class Decisions:
     """The offers of an artefact.
 
     Args:
-        folder: the artefact. outbox: a SQLite file that says what was sent and who opted out; None: there is none.
+        folder: the artefact. users: whose offers it holds. linked: by which other ids they are known. outbox: a SQLite file that says what was sent and who opted out; None: there is none.
     """
 
-    def __init__(self, folder: Path, users: Ids, outbox: Path | None = None):
-        self.users, self._outbox = users, SentAndRefused(outbox) if outbox else None
+    def __init__(self, folder: Path, users: Ids, linked: Linked, outbox: Path | None = None):
+        self.users, self._linked, self._outbox = users, linked, SentAndRefused(outbox) if outbox else None
         self._offsets, self._items, self._channels, self._chances, self._zones = (
             mapped(folder / f"{name}.npy")
             for name in ("offer_offsets", "offer_items", "offer_channels", "offer_chances", "user_zones")
@@ -100,7 +102,8 @@ class Decisions:
         channel costs nothing by itself.
         """
         now = datetime.now(UTC) if at is None else at
-        row = self.users.places([user_id])[0]
+        ids = self._linked.ids(user_id)
+        row = self.users.places(ids[:1])[0]
         items, ways, chances = self._of(row)
         if not len(items):
             return Decision(why=self._why["unknown"])
@@ -114,7 +117,7 @@ class Decisions:
         if not present and self._is_quiet(row, now):
             return Decision(why=self._why["quiet"])
         unchecked = []
-        sent = self._outbox and self._outbox.of(user_id, now.timestamp() - self._longest(), topic)
+        sent = self._outbox and self._outbox.of(ids, now.timestamp() - self._longest(), topic)
         if sent is None:
             unchecked = ["messages sent before", "opt-outs"]
         else:
@@ -156,7 +159,7 @@ class Decisions:
 
     def score(self, user_id: str, item: int, channel: str) -> dict | None:
         """What is known of one offer (worth, extra, click, response); None: it is none of those that were found for the shopper."""
-        items, ways, chances = self._of(self.users.places([user_id])[0])
+        items, ways, chances = self._of(self.users.places(self._linked.ids(user_id)[:1])[0])
         found = np.flatnonzero((items == item) & (ways == self._names.index(channel))) if channel in self._names else []
         if not len(found):
             return None

@@ -8,7 +8,7 @@ import numpy as np
 
 from deploy.serving.catalogue import Ids, mapped
 from online.features import met, owner
-from online.state import VISITOR, Gone, State
+from online.state import VISITOR, Gone, Now, State
 
 NEVER = 1 << 62  # seconds
 AHEAD = 7.0  # days
@@ -101,22 +101,41 @@ class Histories(Protocol):
         """
 
 
-class StoredHistories:
-    """The histories that the artefact holds.
+class Linked:
+    """Ids that are one person's.
 
     Args:
         folder: the artefact.
     """
 
     def __init__(self, folder: Path):
-        self.users = Ids(folder, "user_ids")
+        self._ids, self._offsets = Ids(folder, "linked_ids"), mapped(folder / "linked_offsets.npy")
+
+    def ids(self, user_id: str) -> list[str]:
+        """All ids of whoever has this one, first the one by which the artefact knows them."""
+        [place] = self._ids.places([user_id])
+        if place < 0:
+            return [user_id]
+        group = int(np.searchsorted(self._offsets, place, side="right"))
+        return self._ids[np.arange(self._offsets[group - 1], self._offsets[group])]
+
+
+class StoredHistories:
+    """The histories that the artefact holds, by any id of a person.
+
+    Args:
+        folder: the artefact.
+    """
+
+    def __init__(self, folder: Path):
+        self.users, self.linked = Ids(folder, "user_ids"), Linked(folder)
         parts = ("offsets", "items", "times", "actions")
         self._offsets, *self._columns = (mapped(folder / f"history_{p}.npy") for p in parts)
         parts = ("offsets", "items", "last", "due_from", "due_until", "rhythm")
         self._bought_offsets, *self._bought = (mapped(folder / f"bought_{p}.npy") for p in parts)
 
     def of(self, user_id: str, items: Ids) -> Known:
-        at = self.users.places([user_id])[0]
+        at = self.users.places(self.linked.ids(user_id)[:1])[0]
         seen, owned = (slice(o[at], o[at + 1]) if at >= 0 else slice(0) for o in (self._offsets, self._bought_offsets))
         *numbers, rhythm = (column[owned] for column in self._bought)
         return Known(
@@ -138,15 +157,16 @@ class LiveHistories:
         self.users = stored.users
 
     def of(self, user_id: str, items: Ids) -> Known:
-        """What was bought since is not due before its cycle, where it has one. What a visitor did who signed in since is theirs too."""
+        """What was bought since is not due before its cycle, where it has one. What was done since under another id of theirs is theirs too, and what a visitor did who signed in since."""
         history, bought, *_ = self.stored.of(user_id, items)
         try:
-            now = self._state.now(user_id, self._cutoff)
+            now = together([self._state.now(one, self._cutoff) for one in self.stored.linked.ids(user_id)])
         except Gone:
             return Known(history, bought, {}, unchecked=("events since the model was made",))
         for visitor, sign_ins in now.visitors:
             before = self.stored.of(VISITOR + visitor, items).history
-            theirs = np.array([owner(sign_ins, at) == user_id for at in before.times.tolist()], dtype=bool)
+            ids = self.stored.linked.ids(user_id)
+            theirs = np.array([owner(sign_ins, at) in ids for at in before.times.tolist()], dtype=bool)
             history = joined(history, History(*(column[theirs] for column in before)))
         places = items.places([item for item, _, _ in now.acts])
         acts = [(int(place) + 1, at, event) for place, (_, at, event) in zip(places, now.acts, strict=True) if place >= 0]
@@ -161,6 +181,16 @@ class LiveHistories:
             if place < 0:
                 others[item] = others.get(item, False) or event == "purchase"
         return Known(history, bought, others, now.platform, now.query, now.query_at)
+
+
+def together(told: list[Now]) -> Now:
+    """What is known of a person by several ids: each act once, though it may be known by two of them, and the newest platform and query."""
+    if len(told) == 1:
+        return told[0]
+    acts = sorted({act for now in told for act in now.acts}, key=lambda act: act[1])
+    platform = max(told, key=lambda now: max((at for _, at, _ in now.acts), default=0.0) if now.platform else -1.0).platform
+    query, query_at = max(((now.query, now.query_at) for now in told), key=lambda one: one[1])
+    return Now(acts, platform, query, query_at, tuple(visitor for now in told for visitor in now.visitors))
 
 
 def joined(one: History, other: History) -> History:

@@ -19,7 +19,7 @@ from deploy.serving.catalogue import Column, Ids, mapped
 from deploy.serving.changes import Catalogue, Newcomer
 from deploy.serving.decisions import Decision, Decisions
 from deploy.serving.graphs import Asked, Index, session
-from deploy.serving.histories import NOTHING, Bought, Histories, Known, LiveHistories, StoredHistories
+from deploy.serving.histories import NOTHING, Bought, Histories, Known, Linked, LiveHistories, StoredHistories
 from deploy.serving.reasons import Explainer, Reason
 from online.state import VISITOR, Gone, State
 from privacy import encrypted
@@ -100,12 +100,13 @@ class Recommender:
         }
         same = folder / "looks_the_same.npy"
         self._looks_the_same = mapped(same) if same.is_file() else None
+        self.linked = Linked(folder)
         self.histories = histories or StoredHistories(folder)
         if histories is None and state is not None:
             self.histories = LiveHistories(self.histories, state, self.manifest["cutoff"])
         self.audience = Audience(folder)
         self._codes = mapped(folder / "item_codes.npy") if (folder / "item_codes.npy").is_file() else None
-        self.decisions = Decisions(folder, Ids(folder, "user_ids"), outbox)
+        self.decisions = Decisions(folder, Ids(folder, "user_ids"), self.linked, outbox)
         self._session = session(folder / "model.onnx", cores() if large(self.manifest) else 1)
         self._index = Index(folder, self.manifest["index"]) if self.manifest.get("index") else None
         self._read = [i.name for i in self._session.get_inputs()]  # most families read no times, actions and platform

@@ -215,11 +215,15 @@ class ItemsRequest(Strict):
 class ConsentRequest(Strict):
     user_id: ItemId | None = None
     visitor_id: ItemId | None = None
-    history: bool = Field(description="whether what they did may be used: to answer them, and to learn from")
+    history: bool | None = Field(None, description="whether what they did may be used: to answer them, and to learn from")
+    links: bool | None = Field(
+        None, description="whether they may be known again under other ids: on other platforms, browsers and apps"
+    )
 
 
 class ConsentResponse(Described):
-    history: bool
+    history: bool | None
+    links: bool | None
 
 
 class SearchRequest(Strict):

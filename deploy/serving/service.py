@@ -65,7 +65,7 @@ from deploy.serving.schemas import (
 )
 from deploy.serving.shops import ASKED, Shop, settings
 from privacy.people import ids_of
-from privacy.vault import VISITOR, VaultError, bare
+from privacy.vault import HISTORY, LINKS, VISITOR, VaultError, bare
 
 log = logging.getLogger("bentoml.pushcart")
 OWN_ARTEFACT = Path(__file__).resolve().parents[2] / "artefact"
@@ -128,17 +128,23 @@ class Pushcart:
         return _json(told)
 
     @bentoml.api(route="/consent", input_spec=ConsentRequest, output_spec=ConsentResponse)
-    async def consent(self, user_id: str | None, visitor_id: str | None, history: bool) -> ConsentResponse:
-        """Whether what somebody did may be used: known to the next answer, to the next retrain, and for good. 503 where it cannot be kept."""
+    async def consent(
+        self, user_id: str | None, visitor_id: str | None, history: bool | None, links: bool | None
+    ) -> ConsentResponse:
+        """Whether what somebody did may be used, and whether their ids may be linked: known to the next answer, to the next retrain, and for good. 503 where it cannot be kept."""
         if not (user_id or visitor_id):
             raise InvalidArgument("user_id is missing, and visitor_id too")
+        said = {to: granted for to, granted in ((HISTORY, history), (LINKS, links)) if granted is not None}
+        if not said:
+            raise InvalidArgument("history is missing, and links too")
         try:
             for one in ids_of({"user_id": user_id, "visitor_id": visitor_id}):
-                await asyncio.to_thread(self._shop.people.say, one, history)
+                for to, granted in said.items():
+                    await asyncio.to_thread(self._shop.people.say, one, granted, to)
         except VaultError as error:
             log.error("%s", error)
             return _json({"error": "it cannot be kept: the vault cannot be used"}, HTTPStatus.SERVICE_UNAVAILABLE)
-        return _json({"history": history})
+        return _json({"history": history, "links": links})
 
     @bentoml.api(route="/events", input_spec=EventsRequest, output_spec=EventsResponse)
     async def events(self, events: list[dict]) -> EventsResponse:
@@ -321,7 +327,7 @@ class Pushcart:
         who = self._who(asked)
         if who is None:
             return NOT_ALLOWED, None
-        if self._shop.desk.complains(who.get("user_id", "")):
+        if any(self._shop.desk.complains(one) for one in self._recommender.linked.ids(who.get("user_id", ""))):
             return COMPLAINS, None
         decide = partial(self._recommender.decide, **asked | who)
         with bad_filters_told():

@@ -77,6 +77,15 @@ def stored_histories(users: pl.Series, full: Sequences, origin: int) -> dict[str
     }
 
 
+def linked(people: pl.DataFrame) -> dict[str, np.ndarray]:
+    """Ids that are one person's side by side, as deploy/serving/histories.py maps them: the ids of the i-th are [offsets[i], offsets[i + 1]), by the first of which the artefact knows them. people: user_id, person_id."""
+    own = pl.col("user_id") == pl.col("person_id")
+    rows = people.sort("person_id", own, "user_id", descending=[False, True, False])
+    return ids("linked_ids", rows["user_id"]) | {
+        "linked_offsets": np.append(0, rows.group_by("person_id", maintain_order=True).len()["len"].cum_sum())
+    }
+
+
 def stored_purchases(users: pl.Series, repeats: pl.DataFrame, items: pl.DataFrame) -> dict[str, np.ndarray]:
     """What each shopper bought and when it is due again, as deploy/serving/histories.py maps it. repeats: of marketing/segments/repeats.py. items: item, item_id."""
     shoppers = pl.DataFrame({"user_id": users}).with_row_index("row")

@@ -23,12 +23,12 @@ BY_OFFSETS = {
     "offer": ("items", "channels", "chances"),
 }
 MADE = ("version", "schema", "model_bytes", "files")  # what of a manifest `seal` says itself
-HASHES = "user_ids_hashes.npy"  # says whose an artefact is
+HASHES = ("user_ids_hashes.npy", "linked_ids_hashes.npy")  # say whose an artefact is
 TITLED = ("README.md", "src/bentofile.yaml", "bento.yaml")  # files of a bento that name its version; the last says which it is
 
 
 def named(hashes: Path, names: list[str]) -> bool:
-    """Whether an artefact knows one of these. hashes: its HASHES, whatever it is called."""
+    """Whether an artefact knows one of these. hashes: one of its HASHES, whatever it is called."""
     wanted = np.array([hash_of(name.encode()) for name in names], dtype=np.uint64)
     return bool(np.isin(wanted, np.load(hashes, allow_pickle=False)).any())
 
@@ -52,14 +52,15 @@ def rewrite(artefact: Path, names: list[str]) -> bool:
 
 
 def _rewritten(artefact: Path, names: list[str]) -> bool:
-    users = _users(artefact)
+    users = _texts(artefact, "user_ids")
     kept = ~users.is_in(names).to_numpy()
-    if kept.all() and not in_base(artefact / "shoppers.sqlite", names):
+    if kept.all() and not _texts(artefact, "linked_ids").is_in(names).any() and not in_base(artefact / "shoppers.sqlite", names):
         return False
     manifest = read_json(artefact / "manifest.json")
     with output(artefact) as folder:
         shutil.copytree(artefact, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
         _keep(folder, kept, users.filter(kept))
+        _links_without(folder, names)
         _shoppers_without(folder / "shoppers.sqlite", names)
         facts = {key: value for key, value in manifest.items() if key not in MADE}
         seal(folder, facts | {"shoppers": int(kept.sum())})
@@ -74,8 +75,8 @@ def _retitle(bento: Path, version: str) -> None:
         (bento / name).write_text(text.replace(before, version), encoding="utf-8")
 
 
-def _users(folder: Path) -> pl.Series:
-    text, ends = (np.load(folder / f"user_ids_{part}.npy", allow_pickle=False) for part in ("text", "ends"))
+def _texts(folder: Path, name: str) -> pl.Series:
+    text, ends = (np.load(folder / f"{name}_{part}.npy", allow_pickle=False) for part in ("text", "ends"))
     content = text.tobytes()
     found = [content[a:b].decode() for a, b in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)]
     return pl.Series(found, dtype=pl.String)
@@ -100,6 +101,18 @@ def _keep(folder: Path, kept: np.ndarray, users: pl.Series) -> None:
     probe = read_json(folder / "probe.json")
     cases = [case for case in probe["cases"] if not any(set(np.ravel(case["inputs"]["history"]).tolist()) <= one for one in gone)]
     (folder / "probe.json").write_text(json.dumps({"cases": cases}, separators=(",", ":")), encoding="utf-8")
+
+
+def _links_without(folder: Path, names: list[str]) -> None:
+    """Keeps of linked ids those of others; a person who has one left has no links."""
+    offsets = np.load(folder / "linked_offsets.npy")
+    person = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    rows = pl.DataFrame({"user_id": _texts(folder, "linked_ids"), "person_id": person}).filter(~pl.col("user_id").is_in(names))
+    rows = rows.filter(pl.len().over("person_id") > 1)
+    counts = rows.group_by("person_id", maintain_order=True).len()["len"].to_numpy()
+    arrays = ids("linked_ids", rows["user_id"]) | {"linked_offsets": np.append(0, counts.cumsum())}
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array, allow_pickle=False)
 
 
 def _shoppers_without(file: Path, names: list[str]) -> None:

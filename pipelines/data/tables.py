@@ -28,7 +28,13 @@ EVENTS = {
     "price": pl.Float64,
     "currency": pl.String,
     "order_id": pl.String,
-    "visitor_id": pl.String,
+    "visitor_id": pl.String,  # what a browser or an app keeps, whoever uses it
+    "signed_in": pl.Boolean,  # false: whose it is is told by a sign-in before or after; null: true
+    # By which an id may be known again on another platform (pipelines/data/identity), never read for anything else.
+    "email_hash": pl.String,
+    "phone_hash": pl.String,
+    "device_hash": pl.String,
+    "address_hash": pl.String,  # of the network
     # Of an impression or a holdout; a click or a purchase names the request that it answers.
     "request_id": pl.String,
     "slot": pl.String,  # where on a page

@@ -31,6 +31,7 @@ from marketing import channels as ways
 from marketing import messages, outbox, sending, unsubscribing
 from marketing.campaigns import Campaign, ContactLimit
 from pipelines import settings
+from pipelines.data.identity.links import FOLDER, ids_of_people
 from pipelines.data.tables import TIMESTAMP, checked
 from pipelines.plan import CAMPAIGNS, files, read
 from pipelines.stage import NEVER_RETRY, REFUSAL, StageError, checkout, write_json
@@ -57,7 +58,8 @@ def opened() -> outbox.Outbox:
         file = checkout() / url.removeprefix("sqlite:///")
         file.parent.mkdir(parents=True, exist_ok=True)
         url, journal = f"sqlite:///{file}", file.with_suffix(".journal")
-    return outbox.Outbox(url, journal, contacts, Complaints(handovers()).of)
+    people = ids_of_people(FOLDER)
+    return outbox.Outbox(url, journal, contacts, Complaints(handovers()).of, lambda user_id: people.get(user_id, [user_id]))
 
 
 def handovers() -> list[Path]:

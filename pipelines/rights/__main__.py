@@ -3,6 +3,7 @@
     python -m pipelines.rights forget < NAMES      # prints what was done, a line of JSON a place
     python -m pipelines.rights bento FOLDER < NAMES
     python -m pipelines.rights tell < NAMES        # prints it all, as JSON
+    python -m pipelines.rights ids < NAMES         # prints all ids of the same person, as JSON
 
 NAMES: a JSON list of ids and pseudonyms, on standard input, as a command line is shown to everybody on the machine. `pushcart forget` and `pushcart export-user` say whose they are (deploy/platform/forgetting.py). Works in the
 working directory, a checkout; the DVC cache and its remotes too. Environments are promoted anew by whoever asks.
@@ -18,12 +19,13 @@ from pathlib import Path
 from online.state import VISITOR, Gone, open_state
 from pipelines import settings
 from pipelines.artefact import without
+from pipelines.data.identity.links import FOLDER, ids_of_people
 from pipelines.data.sources.log import visitors_of
 from pipelines.delivery import __main__ as delivery
 from pipelines.rights import erasing, telling, versions
 from pipelines.rights.erasing import Done, Names
 
-PLACES = ("data", "reports", "artefact", "bento", ".airflow", ".outbox", "dvc_plots")
+PLACES = ("data", "campaigns", "reports", "artefact", "bento", ".airflow", ".outbox", "dvc_plots")
 WEIGHTS = "the weights of models that learnt from them"
 
 
@@ -32,12 +34,16 @@ def main() -> None:
     does = cli.add_subparsers(dest="does", required=True)
     does.add_parser("forget")
     does.add_parser("tell")
+    does.add_parser("ids")
     does.add_parser("bento").add_argument("folder", type=Path)
     asked = cli.parse_args()
     names = json.load(sys.stdin)
     try:
         if asked.does == "bento":
             print(json.dumps(without.rewrite(asked.folder / "src" / "artefact", names)))
+            return
+        if asked.does == "ids":
+            print(json.dumps(ids_of(names)))
             return
         shops = settings.load().shops
         names = Names(names + [v for shop in shops.values() for v in _visitors(Path(shop.events), names)])
@@ -48,6 +54,12 @@ def main() -> None:
             print(json.dumps(done._asdict(), ensure_ascii=False), flush=True)
     except (settings.SettingsError, Gone) as error:
         sys.exit(f"error: {error}")
+
+
+def ids_of(names: list[str]) -> list[str]:
+    """All ids of the people who have these, as the last run linked them."""
+    people = ids_of_people(FOLDER)
+    return sorted({one for name in names for one in (name, *people.get(name, ()))})
 
 
 def forget(names: Names) -> Iterator[Done]:

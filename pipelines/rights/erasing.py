@@ -21,7 +21,7 @@ from pipelines.artefact import without
 from privacy.overwriting import overwrite
 from privacy.people import FORGOTTEN
 
-WHO = ("user_id", "visitor_id")  # columns that say whose a row is
+WHO = ("user_id", "visitor_id", "person_id", "one", "other")  # columns that say whose a row is; the last three of data/links
 TEXTS = {".json", ".html", ".txt", ".log", ".md", ".yaml", ".yml", ".js", ".journal", ".lock"}
 LINES = {".jsonl", ".open"}
 NUMBERED = "histories.parquet"  # where it stands, the other files of the folder count shoppers by its rows
@@ -75,7 +75,7 @@ def holds(path: Path, names: Names, name: str | None = None) -> bool:
     suffix = Path(name or path.name).suffix
     if suffix == ".parquet" or (not suffix and _begins(path, b"PAR1")):
         return bool(_theirs(path, names))
-    if Path(name or path.name).name == without.HASHES:
+    if Path(name or path.name).name in without.HASHES:
         return without.named(path, names.all)
     if suffix == ".sqlite":
         return without.in_base(path, names.all) > 0
@@ -96,7 +96,7 @@ def erase(folder: Path, names: Names, left_out: Iterable[Path] = ()) -> Iterator
                 shutil.rmtree(here)
                 yield Done(str(here), 1, "removed whole: its arrays count shoppers by their place; the next run makes it again")
             continue
-        if "manifest.json" in files and without.HASHES in files:
+        if "manifest.json" in files and without.HASHES[0] in files:
             if without.rewrite(here, names.all):
                 yield Done(str(here), 1, "made again without them")
             continue

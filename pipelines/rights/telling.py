@@ -16,6 +16,7 @@ from pipelines.settings import ServedShop
 
 PURPOSES = {
     "data/raw": "what the shop's systems told, as it came",
+    "data/links": "which ids are one person's, and why",
     "data/checked": "the same, checked",
     "data/quarantine": "rows that were refused, with the reason",
     "data/prepared": "what recommendations are learnt from",

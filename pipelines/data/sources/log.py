@@ -12,7 +12,8 @@ from pathlib import Path
 import polars as pl
 
 from online import log
-from online.state import UNLINK, VISITOR, newest
+from online.state import UNLINK, newest
+from pipelines.data.identity.visitors import owned
 from pipelines.data.tables import EVENTS, ITEMS, SOURCE_ROW, TIMESTAMP, numbered
 from pipelines.stage import StageError
 
@@ -46,7 +47,7 @@ def read(data: Path, settings: dict) -> dict[str, pl.LazyFrame]:
         rows = rows.filter(pl.col("received") <= datetime.fromisoformat(str(settings["until"])).timestamp())
     at = pl.col("timestamp").str.to_datetime(time_unit="us", time_zone="UTC").cast(TIMESTAMP)
     rows = _once(rows.with_columns(timestamp=at))
-    events = _looked(_owned(rows)).filter(~pl.col("event").is_in(TELLING)).select(*EVENTS, SOURCE_ROW)
+    events = _looked(owned(rows)).filter(~pl.col("event").is_in(TELLING)).select(*EVENTS, SOURCE_ROW)
     tables = {"events": events}
     for name in ("items", "users"):
         for file in (data / f"{name}.parquet", data / f"{name}.csv"):
@@ -108,29 +109,6 @@ def _ends_whole(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(-1, 2)
         return file.read() == b"\n"
-
-
-def _owned(rows: pl.LazyFrame) -> pl.LazyFrame:
-    """Rows with the shopper whose they are: the next who signs in where the visitor is, else the last who did, else the visitor (online/features.py says it of one)."""
-    told = rows.filter(pl.col("user_id").is_not_null() & pl.col("visitor_id").is_not_null())
-    undone = told.filter(event=UNLINK).group_by("visitor_id", "user_id").agg(undone=pl.col("timestamp").max())
-    links = told.filter(pl.col("event") != UNLINK).join(undone, on=["visitor_id", "user_id"], how="left")
-    links = links.filter(pl.col("undone").is_null() | (pl.col("timestamp") >= pl.col("undone")))
-    links = (
-        links.select("visitor_id", "timestamp", owner="user_id").unique().sort("timestamp", "owner").collect(engine="streaming")
-    )
-    alone = pl.lit(VISITOR) + pl.col("visitor_id")
-    if links.is_empty():
-        return rows.with_columns(user_id=pl.coalesce("user_id", alone))
-    first, last = (
-        links.unique(["visitor_id", "timestamp"], keep=kept, maintain_order=True).lazy().rename({"owner": name})
-        for kept, name in (("first", "next"), ("last", "previous"))
-    )
-    options = {"on": "timestamp", "by": "visitor_id", "check_sortedness": False}
-    anonymous = rows.filter(pl.col("user_id").is_null()).sort("timestamp", maintain_order=True)
-    anonymous = anonymous.join_asof(first, strategy="forward", **options).join_asof(last, strategy="backward", **options)
-    owned = anonymous.with_columns(user_id=pl.coalesce("next", "previous", alone)).drop("next", "previous")
-    return pl.concat([rows.filter(pl.col("user_id").is_not_null()), owned])
 
 
 def _looked(rows: pl.LazyFrame) -> pl.LazyFrame:

@@ -3,7 +3,8 @@
 In: the catalogue of words and prices (shop.yaml) and source.shop of params.yaml (seed, shoppers, items, days, dirt).
 Out: events, items, users as a real shop would log them, dirt included; and, kept apart for evaluation only, the truth:
 truth_tastes and truth_goods (what is hidden in shoppers and items), truth_uplift (whom which campaign reached with what, and what it changed),
-truth_refills (who will buy what again, and when) and truth_dirt (which event rows are broken, and how).
+truth_refills (who will buy what again, and when) and truth_dirt (which event rows are broken, and how). With `identities: many` platforms know people by
+different ids or by none (accounts.py): truth_people (whose an account is), truth_visits (whose an event is).
 
 How a shopper behaves: interest in categories drifts from one taste to another over the days; a session starts from a
 category of interest and walks, item by item, to a similar item, a complement or afresh, each time taking the one of a few
@@ -22,7 +23,7 @@ import numpy as np
 import polars as pl
 import yaml
 
-from pipelines.data.sources import looks, persuasion
+from pipelines.data.sources import accounts, looks, persuasion
 from pipelines.data.tables import EVENT_KINDS, TIMESTAMP
 
 START = np.datetime64("2026-01-01T00:00:00", "us")
@@ -63,16 +64,20 @@ def read(data: Path, settings: dict) -> dict[str, pl.LazyFrame]:
     parts.append(_returns(parts[0], knobs["days"], later[1]))
     pushed, uplift = _campaigns(words, users, tastes, goods, world, knobs["days"], rng)
     parts += [again, pushed]
-    events, dirt = _dirty(_in_order(parts), knobs["dirt"], rng)
+    users, events, whose = _without_left(users, uplift), _in_order(parts), {}
+    if knobs["identities"] == "many":
+        events, users, whose = accounts.known(events, users, np.random.default_rng([knobs["seed"], 1]))
+    events, dirt = _dirty(events, knobs["dirt"], rng)
     tables = {
         "events": events.drop("kind"),
         "items": items,
-        "users": _without_left(users, uplift),
+        "users": users,
         "truth_tastes": tastes["table"],
         "truth_goods": goods,
         "truth_uplift": uplift,
         "truth_refills": refills,
         "truth_dirt": dirt,
+        **{f"truth_{name}": table for name, table in whose.items()},
     }
     return {name: table.lazy() for name, table in tables.items()}
 
