@@ -238,7 +238,7 @@ def repeats(folder: Path, tiny: bool) -> list[Taken]:
         space = benchmarks_campaign.workspace(
             Path(scratch), {"shoppers": 500, "days": 60} if tiny else {"shoppers": 2000, "days": 240}
         )
-        for stage in ("collect", "freshness", "check", "segment"):
+        for stage in ("collect", "freshness", "link", "check", "segment"):
             benchmarks_campaign.ran(space, stage)
         told = json.loads((space / "reports/segments.json").read_text(encoding="utf-8"))["repeats"]
     return [(told["ndcg@10"] / told["by_frequency"], None), (told["ndcg@10"], None)]

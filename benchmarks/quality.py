@@ -96,7 +96,7 @@ def prepared(
         return folder
     link_code(folder)
     (folder / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True), encoding="utf-8")
-    run(folder, "collect", "check", "prepare", "check_prepared")
+    run(folder, "collect", "link", "check", "prepare", "check_prepared")
     return folder
 
 

@@ -17,6 +17,7 @@ AHEAD = 300.0  # seconds by which a sender's clock may be ahead of ours
 
 Id = Annotated[str, Field(min_length=1, max_length=512)]
 Name = Annotated[str, Field(max_length=64)]
+Hash = Annotated[str, Field(pattern=r"^[0-9A-Za-z+/=_-]{16,128}$")]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -44,6 +45,10 @@ class Event(Row):
     query: Annotated[str, Field(max_length=2000)] | None = None
     request_id: Annotated[str, Field(max_length=512)] | None = Field(None, description="that it answers")
     order_id: Annotated[str, Field(max_length=512)] | None = None
+    email_hash: Hash | None = Field(None, description="of an address, by which the same person is known on another platform")
+    phone_hash: Hash | None = None
+    device_hash: Hash | None = None
+    address_hash: Hash | None = Field(None, description="of the network")
     price: Amount | None = None
     quantity: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     duration: Amount | None = Field(None, description="seconds")

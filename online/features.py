@@ -13,7 +13,7 @@ STRENGTH = {
     "cart": 3,
     "purchase": 4,
 }  # seen, favourite, cart, bought
-SIGNED_IN_WITHIN, DAY = 1800.0, 86_400.0  # seconds after an anonymous event in which who signs in has done it
+SIGNED_IN_WITHIN, SIGNED_IN_FOR, DAY = 1800.0, 43_200.0, 86_400.0  # seconds
 WINDOW, HALF_LIFE = 60, 20.0  # minutes that what is popular now is counted over, and in which a count is halved
 
 Meeting = tuple[str, float, int]  # item id, when it was met (seconds), the strongest thing done to it
@@ -47,14 +47,16 @@ def standing(links: Iterable[Link]) -> list[tuple[float, str]]:
 
 
 def owner(sign_ins: Sequence[tuple[float, str]], at: float) -> str | None:
-    """Whose an anonymous visitor's event is: theirs who signed in where the visitor is within SIGNED_IN_WITHIN after it, else theirs who alone ever did, on two days or more; None: nobody can say, as on a
-    family's tablet.
+    """Whose an anonymous visitor's event is: theirs who signed in where the visitor is soon after it (SIGNED_IN_WITHIN), else who had signed in not long before (SIGNED_IN_FOR), else who alone ever did, on two days or more;
+    None: nobody can say, as on a family's tablet.
 
     sign_ins: of standing(). at: when it happened.
     """
     following = bisect_left(sign_ins, (at, ""))
     if following < len(sign_ins) and sign_ins[following][0] - at <= SIGNED_IN_WITHIN:
         return sign_ins[following][1]
+    if following and at - sign_ins[following - 1][0] <= SIGNED_IN_FOR:
+        return sign_ins[following - 1][1]
     if len({user for _, user in sign_ins}) == 1 and len({moment // DAY for moment, _ in sign_ins}) > 1:
         return sign_ins[0][1]
     return None

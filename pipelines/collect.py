@@ -31,7 +31,7 @@ def main() -> None:
     if "event_id" not in events.collect_schema():
         events = tables.with_event_ids(events)
     columns = events.collect_schema()
-    if {"visitor_id", "user_id", "timestamp"} <= set(columns) and "signed_in" not in columns:
+    if {"visitor_id", "user_id", "timestamp"} <= set(columns) and "known_by" not in columns:
         events = owned(tables.numbered(events))
     found["events"] = tables.conform(events, tables.EVENTS, name="events")
     if "items" in found:

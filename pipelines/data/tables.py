@@ -29,7 +29,7 @@ EVENTS = {
     "currency": pl.String,
     "order_id": pl.String,
     "visitor_id": pl.String,  # what a browser or an app keeps, whoever uses it
-    "signed_in": pl.Boolean,  # false: whose it is is told by a sign-in before or after; null: true
+    "known_by": pl.String,  # by what it is known whose it is (pipelines/data/identity/visitors.py); null: they said so
     # By which an id may be known again on another platform (pipelines/data/identity), never read for anything else.
     "email_hash": pl.String,
     "phone_hash": pl.String,

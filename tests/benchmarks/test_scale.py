@@ -13,14 +13,14 @@ from benchmarks import gpu, kills, read, refit, scale, scaling, training
 @pytest.mark.e2e
 def test_the_chain_is_measured_stage_by_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(scale, "ROOT_OF_SIZES", tmp_path / "sizes")
-    monkeypatch.setattr(scale, "STAGES", ("collect", "freshness", "check", "prepare"))
+    monkeypatch.setattr(scale, "STAGES", ("collect", "freshness", "link", "check", "prepare"))
     monkeypatch.setattr(scale, "SIZES", {"events": ([], 200), "items": ([], 30_000)})
     out = tmp_path / "scale.json"
     monkeypatch.setattr(sys, "argv", ["scale", "--events", "2e4", "6e4", "--items", "200", "--out", str(out)])
     scale.main()
     report = json.loads(out.read_text())
     assert {(r["events"], r["items"]) for r in report["rows"]} == {(20_000, 200), (60_000, 200), (30_000, 200)}
-    assert set(report["exponents"]) == {"collect", "freshness", "check", "prepare"}
+    assert set(report["exponents"]) == {"collect", "freshness", "link", "check", "prepare"}
     assert all(r["seconds"] > 0 and r["peak_mb"] > 50 for r in report["rows"])
     assert out.with_suffix(".png").exists()
 

@@ -22,7 +22,7 @@ def test_the_projects_graph():
     stages = parse(ROOT / "dvc.yaml")
     assert tuple(s.name for s in stages) == STAGES
     before = upstream(stages)
-    assert before["check"] == {"collect", "freshness"}
+    assert before["check"] == {"collect", "freshness", "link"}
     assert before["train"] == {"prepare", "check_prepared", "embed"}
     assert {"refit", "replay", "compress", "evaluate", "check"} <= before["bundle"]
 

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from deploy.serving.catalogue import Ids
 from deploy.serving.decisions import Decisions
+from deploy.serving.histories import Linked
 from marketing.outbox import Outbox
 from pipelines.artefact.catalogue import ids as id_columns
+from pipelines.artefact.catalogue import linked
 from pipelines.artefact.decisions import KEPT, decisions
 from pipelines.bundle import save
 
@@ -42,8 +44,9 @@ def made(folder: Path, table: pl.DataFrame, outbox: Path | None = None) -> Decis
     goods = pl.DataFrame({"item_id": GOODS, "price": 100.0, "cost": [float(n) for n in range(30)]})
     zones = pl.DataFrame({"user_id": PEOPLE, "time_zone": ["Europe/Berlin", "Asia/Tokyo", None, "nowhere", None, None]})
     arrays, rules = decisions(users, items, table, goods, zones, RULES, "UTC")
-    save(folder, arrays | id_columns("user_ids", users), {"decide": rules})
-    return Decisions(folder, Ids(folder, "user_ids"), outbox)
+    people = pl.DataFrame({"user_id": ["u0", "u0 elsewhere"], "person_id": "u0"})
+    save(folder, arrays | id_columns("user_ids", users) | linked(people), {"decide": rules})
+    return Decisions(folder, Ids(folder, "user_ids"), Linked(folder), outbox)
 
 
 def worth(table: pl.DataFrame) -> pl.DataFrame:
@@ -106,7 +109,8 @@ def test_opt_outs_and_messages_of_before_are_read_from_the_outbox(tmp_path: Path
         return found.channel, found.why
 
     assert decided() == ("sms", None)
-    box.opt_out("u0", 0.0, "sms")
+    assert choose.decide("u0 elsewhere", EVERY, NOON).channel == "sms"  # the same person
+    box.opt_out("u0 elsewhere", 0.0, "sms")
     assert decided() == ("push", None)
     box.opt_out("u0", 0.0, "push", "offers")
     assert decided(topic="offers") == ("mail", None)

@@ -208,7 +208,9 @@ def test_an_index_finds_what_the_exact_graph_answers(finished: Path, indexed: Pa
 
 def test_only_products_can_be_indexed(workspace):
     workspace(serve__index_recall=0.9, train__model="popularity")
-    run_stages("collect", "check", "prepare", "check_prepared", "train", "evaluate", "export", "compress", "refit", "replay")
+    run_stages(
+        "collect", "link", "check", "prepare", "check_prepared", "train", "evaluate", "export", "compress", "refit", "replay"
+    )
     with pytest.raises(StageError, match=r"serve\.index_recall"):
         run_stages("bundle")
 
@@ -355,7 +357,7 @@ def test_an_artefact_of_another_schema_is_refused_in_one_sentence(finished: Path
     shutil.copytree(finished / "artefact", folder)
     manifest = json.loads((folder / "manifest.json").read_text()) | {"schema": 5}
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ArtefactError, match=r"schema 5, this server reads 6; bundle the model again"):
+    with pytest.raises(ArtefactError, match=r"schema 5, this server reads 7; bundle the model again"):
         Recommender(folder)
 
 

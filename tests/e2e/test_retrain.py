@@ -179,7 +179,7 @@ def test_a_broken_feed_stops_at_the_check_and_says_why(airflow: Airflow, checkou
 def test_changing_the_epochs_reruns_training_and_what_follows_and_nothing_before(checkout: Path, killed_run: str):
     dvc(checkout, "exp", "apply", killed_run)
     output = dvc(checkout, "exp", "run", "-S", "train.epochs=1", "--name", "short")
-    for name in ("collect", "check", "prepare", "check_prepared"):
+    for name in ("collect", "link", "check", "prepare", "check_prepared"):
         assert f"Stage '{name}' didn't change, skipping" in output
     for name in ("train", "evaluate", "export", "compress", "refit", "replay", "bundle"):
         assert f"Running stage '{name}'" in output

@@ -45,7 +45,7 @@ def pushed(workspace):
 
     def make() -> Path:
         folder = workspace(source__shop__shoppers=1500, source__shop__days=45)
-        run_stages("collect", "freshness", "check", "segment")
+        run_stages("collect", "freshness", "link", "check", "segment")
         rng, users = np.random.default_rng(0), pl.read_parquet("data/checked/users.parquet")["user_id"]
         items = pl.read_parquet("data/checked/items.parquet")["item_id"]
         (folder / "data/candidates").mkdir()

@@ -45,7 +45,7 @@ def test_two_percent_broken_goes_on_and_the_quarantine_holds_exactly_them(worksp
     folder = workspace()
     events, broken = raw_with(0.02)
     write_raw(folder, events)
-    run_stages("check")
+    run_stages("link", "check")
     quarantine = pl.read_parquet("data/quarantine/events.parquet")
     assert set(quarantine["event_id"]) == broken
     assert set(quarantine["reason"]) == {"no user_id", "no item_id", "unknown event", "impossible price", "no readable timestamp"}
@@ -59,7 +59,7 @@ def test_forty_percent_broken_stops_and_names_expectation_column_count_and_rows(
     events, broken = raw_with(0.4)
     write_raw(folder, events)
     with pytest.raises(StageError) as stopped:
-        run_stages("check")
+        run_stages("link", "check")
     message = str(stopped.value)
     assert "40.0% of 4,000 rows are broken; check.max_broken_share allows 10%" in message
     assert "expect_column_values_to_not_be_null(user_id): 320 rows" in message
@@ -74,7 +74,7 @@ def test_the_second_delivery_of_an_event_is_quarantined_and_the_first_kept(works
     events, _ = raw_with(0.02)
     again = events.filter(pl.col("event_id") == "e1").with_columns(source_row=pl.lit(9999, pl.UInt32))
     write_raw(folder, pl.concat([events, again]))
-    run_stages("check")
+    run_stages("link", "check")
     quarantine = pl.read_parquet("data/quarantine/events.parquet").filter(pl.col("event_id") == "e1")
     assert quarantine["source_row"].to_list() == [9999]
     assert pl.read_parquet("data/checked/events.parquet").filter(pl.col("event_id") == "e1").height == 1
@@ -88,7 +88,7 @@ def test_personal_data_is_kept_out(workspace):
         user_id=pl.when(mail).then(pl.lit("jo@example.com")).when(phone).then(pl.lit("13812345678")).otherwise("user_id")
     )
     write_raw(folder, events)
-    run_stages("check")
+    run_stages("link", "check")
     reasons = dict(pl.read_parquet("data/quarantine/events.parquet").select("event_id", "reason").iter_rows())
     assert reasons["e1"] == reasons["e2"] == "personal data in user_id"
 
@@ -97,7 +97,7 @@ def test_a_shrunken_feed_stops(workspace):
     folder = workspace(shop_name="mine", baseline__rows=100_000, baseline__shop="mine")
     write_raw(folder, raw_with(0.02)[0])
     with pytest.raises(StageError, match="too few or too many rows"):
-        run_stages("check")
+        run_stages("link", "check")
 
 
 def test_a_feed_that_has_stopped_is_stale_even_where_nothing_changed(workspace):
@@ -125,7 +125,7 @@ def test_nothing_that_was_refused_as_personal_data_is_published(workspace, caplo
     )
     write_raw(folder, events)
     with pytest.raises(StageError) as stopped, caplog.at_level("DEBUG"):
-        run_stages("check")
+        run_stages("link", "check")
     pages = "".join(p.read_text(errors="replace") for p in Path("reports").rglob("*") if p.suffix in (".html", ".json"))
     for secret in ("jo@example.com", "secret-of-jo", markup, "alert(1)", image, "alert(2)"):
         assert secret not in str(stopped.value) + caplog.text + pages
@@ -138,7 +138,7 @@ def test_nothing_that_was_refused_as_personal_data_is_published(workspace, caplo
 
 def test_the_same_data_give_the_same_bytes(workspace):
     workspace()
-    run_stages("collect", "check", "prepare", "check_prepared")
+    run_stages("collect", "link", "check", "prepare", "check_prepared")
     folders = (Path("reports/data_docs"), Path("data/checked"), Path("data/quarantine"))
 
     def contents() -> dict[str, bytes]:
@@ -152,7 +152,7 @@ def test_the_same_data_give_the_same_bytes(workspace):
 
 def test_the_shop_s_truth_agrees_with_the_quarantine(workspace):
     workspace(source__shop__dirt=0.05)
-    run_stages("collect", "check")
+    run_stages("collect", "link", "check")
     dirt = pl.read_parquet("data/truth/dirt.parquet").filter(pl.col("kind") != "bot")
     quarantine = pl.read_parquet("data/quarantine/events.parquet")
     twice = dirt.filter(pl.col("kind") == "duplicate").height
@@ -164,7 +164,7 @@ def test_the_shop_s_truth_agrees_with_the_quarantine(workspace):
 
 def test_no_leak_passes_verification(workspace):
     workspace()
-    run_stages("collect", "check", "prepare")
+    run_stages("collect", "link", "check", "prepare")
     path = Path("data/prepared/histories.parquet")
     good = pl.read_parquet(path)
     good.with_columns(pl.col("timestamps").list.reverse()).write_parquet(path)

@@ -113,7 +113,7 @@ def test_items_are_embedded_and_what_is_broken_is_refused(workspace, monkeypatch
         "image": images, "sound": ["tune.wav", "good.png", *[None] * 6],
     })  # fmt: skip
     items.write_csv("shop/items.csv")
-    run_stages("collect", "check", "prepare", "check_prepared", "embed")
+    run_stages("collect", "link", "check", "prepare", "check_prepared", "embed")
     found, items = vectors(), pl.read_parquet("data/prepared/items.parquet").sort("item")
     row = {name: number for number, name in items.select("item", "item_id").iter_rows()}
     assert {kind: array.any(1).sum() for kind, array in found.items()} == {"text": 8, "look": 2, "sound": 1}
@@ -146,6 +146,6 @@ def test_a_cache_that_is_broken_costs_time_alone(tmp_path: Path):
 @pytest.mark.e2e
 def test_a_shop_of_which_nothing_is_written_has_no_vectors(workspace):
     workspace(embed__text=None, embed__look=None, embed__cache="kept.sqlite")
-    run_stages("collect", "check", "prepare", "check_prepared", "embed")
+    run_stages("collect", "link", "check", "prepare", "check_prepared", "embed")
     assert vectors() == {}
     assert read_json("reports/embedded.json") == {"kinds": {}, "near_duplicates": 0}

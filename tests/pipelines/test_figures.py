@@ -35,7 +35,7 @@ def write_shop(path: Path, shoppers: int, items: int, orders: int, size: int, se
 @pytest.mark.parametrize("split", ["leave_one_out", "time"])
 def test_what_stands_in_held_out_parts_alone_leaves_no_trace(workspace, split: str):
     workspace(prepare__split=split, source__shop__shoppers=200, train__model="sasrec", train__epochs=1)
-    run_stages("collect", "check")
+    run_stages("collect", "link", "check")
     events = pl.read_parquet("data/checked/events.parquet")
     end = events["timestamp"].max()
     met = (
@@ -95,7 +95,7 @@ def test_every_shoppers_true_last_item_counts(workspace, tmp_path: Path):
         lines.append(f"u{u},only{u},purchase,2026-02-01 10:00:00")
     (tmp_path / "log.csv").write_text("\n".join(lines))
     workspace(source__name="files", source__data=str(tmp_path / "log.csv"), train__model="item_knn")
-    run_stages("collect", "check", "prepare", "train", "evaluate")
+    run_stages("collect", "link", "check", "prepare", "train", "evaluate")
     report = read_json("reports/metrics.json")
     assert report["targets"]["new"] == 1.0
     assert report["test"]["shoppers"] == 60
@@ -106,7 +106,7 @@ def test_every_shoppers_true_last_item_counts(workspace, tmp_path: Path):
 
 def test_a_rare_item_has_no_vector_of_its_own_but_is_asked_for(workspace):
     workspace(prepare__min_item_events=15, train__epochs=1)
-    run_stages("collect", "check", "prepare", "train", "evaluate")
+    run_stages("collect", "link", "check", "prepare", "train", "evaluate")
     data, items = prepared.load(), pl.read_parquet("data/prepared/items.parquet").sort("item")
     rare = items.filter(~pl.col("trained"))["item"].to_numpy()
     assert len(rare) > 10
@@ -139,7 +139,7 @@ def figures(folder: Path, data: Path) -> dict:
     make_workspace(folder, params)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        run_stages("collect", "check", "prepare", "train", "evaluate")
+        run_stages("collect", "link", "check", "prepare", "train", "evaluate")
         return read_json("reports/metrics.json")
 
 
@@ -160,7 +160,7 @@ def test_auto_says_that_nothing_beats_popularity_on_noise(workspace, tmp_path: P
 
 def test_auto_does_not_try_what_costs_too_much(workspace):
     workspace(train__model="auto", train__blend__budget=10.0)
-    run_stages("collect", "check", "prepare", "train")
+    run_stages("collect", "link", "check", "prepare", "train")
     chosen = read_json("data/model/model.json")["chosen"]
     assert "sasrec was not tried" in chosen["reason"]
     assert "sasrec" not in chosen["valid_ndcg@10"]

@@ -232,7 +232,7 @@ def test_sessions_end_with_the_gap():
 
 def test_bots_are_removed(workspace):
     workspace()
-    run_stages("collect", "check", "prepare")
+    run_stages("collect", "link", "check", "prepare")
     users = pl.read_parquet("data/prepared/users.parquet")["user_id"]
     assert not users.str.starts_with("crawler").any()
     assert json.loads(Path("data/prepared/prepared.json").read_text())["removed"]["events of 2 bots"] > 1000
@@ -240,7 +240,7 @@ def test_bots_are_removed(workspace):
 
 def test_preparing_twice_gives_the_same_bytes(workspace):
     workspace()
-    run_stages("collect", "check", "prepare")
+    run_stages("collect", "link", "check", "prepare")
     first = {f: f.read_bytes() for f in Path("data/prepared").rglob("*.*")}
     run_stages("prepare")
     assert {f: f.read_bytes() for f in Path("data/prepared").rglob("*.*")} == first
@@ -250,7 +250,7 @@ def test_order_without_time_cannot_be_split_by_time(workspace, tmp_path: Path):
     (tmp_path / "s.txt").write_text("".join(f"{u} 1 2 3 4\n" for u in range(5)))
     workspace(source__name="sequences", source__data=str(tmp_path / "s.txt"), prepare__split="time")
     with pytest.raises(StageError, match="leave_one_out"):
-        run_stages("collect", "check", "prepare")
+        run_stages("collect", "link", "check", "prepare")
 
 
 def test_what_is_known_of_items_becomes_numbers():

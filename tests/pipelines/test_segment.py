@@ -35,7 +35,7 @@ def test_every_shopper_has_a_row_and_segments_are_counted(finished: Path):
 
 def test_twice_the_same_bytes(workspace):
     folder = workspace()
-    run_stages("collect", "freshness", "check")
+    run_stages("collect", "freshness", "link", "check")
     found = []
     for _ in range(2):
         run_stages("segment")
@@ -46,7 +46,7 @@ def test_twice_the_same_bytes(workspace):
 def test_where_times_tell_order_alone_it_says_so(workspace, tmp_path: Path):
     (tmp_path / "sequences.txt").write_text("\n".join(f"{u} 1 2 3 4" for u in range(1, 30)), encoding="utf-8")
     folder = workspace(source__name="sequences", source__data=str(tmp_path / "sequences.txt"))
-    run_stages("collect", "freshness", "check", "segment")
+    run_stages("collect", "freshness", "link", "check", "segment")
     report = json.loads((folder / "reports/segments.json").read_text())
     assert "order of events, not their time" in report["cannot_be_told"][0]
     assert pl.read_parquet(folder / "data/segments/shoppers.parquet").is_empty()

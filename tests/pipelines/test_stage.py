@@ -82,7 +82,7 @@ def test_a_refusal_has_an_exit_code_of_its_own_and_leaves_a_sentence(workspace):
 
 def test_a_stage_ends_with_the_dvc_that_started_it(workspace, tmp_path: Path):
     folder = workspace(train__epochs=1000, train__patience=1000)
-    for stage in ("collect", "check", "prepare"):
+    for stage in ("collect", "link", "check", "prepare"):
         subprocess.run([sys.executable, "-m", f"pipelines.{stage}"], check=True, capture_output=True)
     # As DVC does: a process called dvc, a shell, the stage.
     dvc = tmp_path / "dvc"

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import polars as pl
 
 from online.state import VISITOR
+from pipelines.data.identity.visitors import ACCOUNT, BROWSER, sign_ins
 
 HASHES = {"email_hash": "the same mail address", "phone_hash": "the same telephone number"}
 LIKELY = {"device_hash": "the same device", "address_hash": "the same network address"}
@@ -34,12 +35,12 @@ def platforms(events: pl.LazyFrame) -> pl.DataFrame:
 
 
 def signed_in() -> pl.Expr:
-    """Whether an event is of somebody who said who they are."""
-    return pl.col("signed_in").fill_null(True)
+    """Whether an event is of somebody who said who they are, in the same visit."""
+    return pl.col("known_by").fill_null(ACCOUNT) != BROWSER
 
 
 def certain(events: pl.LazyFrame, users: pl.LazyFrame | None, ids: int) -> Evidence:
-    """All pairs. ids: that one person has, at most. events: with `signed_in`."""
+    """All pairs. ids: that one person has, at most. events: with `known_by`."""
     there, where = events.collect_schema(), platforms(events)
     found, known, shared = [], [], {}
     for column, reason in HASHES.items():
@@ -62,7 +63,7 @@ def certain(events: pl.LazyFrame, users: pl.LazyFrame | None, ids: int) -> Evide
         pairs = sent.join(came, on="request_id").filter(pl.col("one") != pl.col("other")).select("one", "other").collect()
         found.append(pairs.with_columns(reason=pl.lit(PUSH)))
     if "visitor_id" in there:
-        signed = events.filter(signed_in(), pl.col("user_id").is_not_null(), pl.col("visitor_id").is_not_null())
+        signed = sign_ins(events.filter(pl.col("known_by").fill_null(ACCOUNT) == ACCOUNT)).rename({"owner": "user_id"})
         days = signed.group_by(one=pl.lit(VISITOR) + pl.col("visitor_id"), other="user_id").agg(
             days=pl.col("timestamp").dt.truncate("1d").n_unique()
         )

@@ -1,6 +1,6 @@
 """What makes it likely that two ids are one person's: a device or a network address that few share, and the same habits.
 
-In: events with `signed_in`, users, what is linked for certain. Out: of each id that nothing certain links the account that is likeliest the same person's, with a calibrated chance.
+In: events with `known_by`, users, what is linked for certain. Out: of each id that nothing certain links the account that is likeliest the same person's, with a calibrated chance.
 
 A logistic regression learns on what is certain, held out: of ids that are linked for certain, whose the regression would have said they are, from what was seen elsewhere than where that was told. A link is proposed only from
 the chance on from which such links were right often enough (the lower bound of Wilson's interval, 1927).
@@ -36,7 +36,7 @@ def likely(
 ) -> Likely:
     """The pairs that are right with at least `precision`.
 
-    events: with `signed_in`; what a visitor did who is known by a sign-in counts as an id of its own here, so that it can be learnt from. certain: what is linked for certain.
+    events: with `known_by`; what a visitor did who is known by a sign-in counts as an id of its own here, so that it can be learnt from. certain: what is linked for certain.
     """
     nothing = Likely(pl.DataFrame(schema={"one": pl.String, "other": pl.String, "chance": pl.Float64}), {})
     if not set(LIKELY) & set(events.collect_schema()):

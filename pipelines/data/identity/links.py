@@ -14,13 +14,14 @@ import polars as pl
 from online.state import VISITOR
 from pipelines.data.identity import evidence, likely
 from pipelines.data.identity.people import LINKS, PEOPLE, SEVERAL, TAKEN, Graph, linked, people
+from pipelines.data.identity.visitors import TELLING
 from pipelines.data.privacy import personal
 from pipelines.data.tables import SOURCE_ROW
 from pipelines.stage import StageError
 
 FOLDER = Path("data/links")
 
-READ_HERE_ALONE = (*evidence.HASHES, *evidence.LIKELY, "signed_in", "may_link")
+READ_HERE_ALONE = (*evidence.HASHES, *evidence.LIKELY, "known_by", "may_link")
 
 
 class Found(NamedTuple):
@@ -43,8 +44,8 @@ def found(
         StageError: a mail address or a telephone number is not hashed.
     """
     events, users, items = (tables.get(name) for name in ("events", "users", "items"))
-    if "signed_in" not in events.collect_schema():
-        events = events.with_columns(signed_in=pl.lit(True))
+    if "known_by" not in events.collect_schema():
+        events = events.with_columns(known_by=pl.lit(None, pl.String))
     _check_hashed(events, users)
     refused = _refused(events, users, settings["consent"], said)
     mine = events.filter(~pl.col("user_id").is_in(sorted(refused)).fill_null(False)) if refused else events
@@ -79,6 +80,7 @@ def by_person(tables: dict[str, pl.LazyFrame], folder: Path) -> dict[str, pl.Laz
     if "visitor_id" in events.collect_schema():
         anonymous = ~evidence.signed_in() & pl.col("visitor_id").is_not_null()
         events = events.with_columns(user_id=pl.when(anonymous).then(pl.lit(VISITOR) + pl.col("visitor_id")).otherwise("user_id"))
+    events = events.filter(~pl.col("event").is_in(TELLING).fill_null(False))
     told["events"] = _renamed(events, person).drop(READ_HERE_ALONE, strict=False)
     if "users" in tables:
         told["users"] = _merged(_renamed(tables["users"].drop(READ_HERE_ALONE, strict=False), person))

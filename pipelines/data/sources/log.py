@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 
 from online import log
-from online.state import UNLINK, newest
+from online.state import newest
 from pipelines.data.identity.visitors import owned
 from pipelines.data.tables import EVENTS, ITEMS, SOURCE_ROW, TIMESTAMP, numbered
 from pipelines.stage import StageError
@@ -25,7 +25,7 @@ LINES = {name: kind for name, kind in EVENTS.items() if name != "timestamp"} | {
     "row": pl.String,
     "of": pl.String,
 }
-TELLING = ("sign_in", UNLINK, "look")  # events that only say who a visitor is, or how long a view lasted
+LOOK = "look"  # an event that only says how long a view lasted
 
 
 def ordered_only(settings: dict) -> bool:
@@ -47,7 +47,7 @@ def read(data: Path, settings: dict) -> dict[str, pl.LazyFrame]:
         rows = rows.filter(pl.col("received") <= datetime.fromisoformat(str(settings["until"])).timestamp())
     at = pl.col("timestamp").str.to_datetime(time_unit="us", time_zone="UTC").cast(TIMESTAMP)
     rows = _once(rows.with_columns(timestamp=at))
-    events = _looked(owned(rows)).filter(~pl.col("event").is_in(TELLING)).select(*EVENTS, SOURCE_ROW)
+    events = _looked(owned(rows)).filter(pl.col("event") != LOOK).select(*EVENTS, SOURCE_ROW)
     tables = {"events": events}
     for name in ("items", "users"):
         for file in (data / f"{name}.parquet", data / f"{name}.csv"):

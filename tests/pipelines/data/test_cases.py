@@ -59,7 +59,7 @@ def collected(data: Path, mapping: dict | None, workspace, scratch: Path) -> dic
         source__hash_key=str(key),
         check__max_broken_share=0.2,
     )
-    run_stages("collect", "check")
+    run_stages("collect", "link", "check")
     tables = {path.stem: pl.read_parquet(path) for path in Path("data/checked").iterdir()}
     tables |= {f"quarantine {path.stem}": pl.read_parquet(path) for path in Path("data/quarantine").iterdir()}
     told = pl.read_parquet("data/raw/records.parquet").row(0, named=True)
