@@ -82,15 +82,24 @@ def guess(data: Path) -> str:
 
 
 def prepared(
-    folder: Path, source: str, data: Path, split: str, shop: dict | None = None, prepare: dict | None = None, **settings
+    folder: Path,
+    source: str,
+    data: Path,
+    split: str,
+    shop: dict | None = None,
+    prepare: dict | None = None,
+    sections: dict | None = None,
+    **settings,
 ) -> Path:
-    """A workspace in which the stages up to verify have run on the data; `shop`: settings of the simulated shop; `prepare`: of the stage; others:
-    of the source.
+    """A workspace in which the stages up to verify have run on the data; `shop`: settings of the simulated shop; `prepare`: of the stage; `sections`:
+    others of params.yaml; the rest: of the source.
     """
     params = shipped()
     params["source"] |= {"name": source, "data": str(data)} | settings
     params["source"]["shop"] |= shop or {}
     params["prepare"] |= {"split": split} | (prepare or {})
+    for name, told in (sections or {}).items():
+        params[name] |= told
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "reports/verified.json").exists() and yaml.safe_load((folder / "params.yaml").read_text()) == params:
         return folder

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.content import customers, items, texts
+from benchmarks.content import customers, items, people, texts
 from benchmarks.figures import take_rows
 from pipelines.stage import write_json
 
@@ -55,6 +55,19 @@ ROWS = {
         ("texts of 100,000 items, measured on 10,000: minutes", 15, 7.5, True),
         ("pictures of 224 pixels of 100,000 items, measured on 640: minutes", 30, 15, True),
         ("the second day with a hundredth new, over the first", 0.02, 0.01, True),
+    ]),
+    "links": (people.links, [
+        ("links, simulated (5 platforms, 40 % of visits anonymous): precision", 0.99, 0.995, False),
+        ("... recall of people", 0.6, 0.75, False),
+        ("... anonymous events that were given to somebody: precision", 0, 0, False),
+        ("... of all anonymous events: share", 0, 0, False),
+    ]),
+    "linked_answers": (people.answers, [
+        ("shoppers known on two platforms or more: NDCG@10 linked over not linked, - 1", 0.1, 0.2, False),
+        ("... lower end of its 95 % interval", 0, 0, False),
+        ("... linked", 0, 0, False),
+        ("... not linked", 0, 0, False),
+        ("... shoppers", 0, 0, False),
     ]),
     "intents": (customers.intents, [
         ("intents: accuracy in 5 folds", 0.995, 0.998, False),
