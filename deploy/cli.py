@@ -228,6 +228,34 @@ def export_user(
     typer.echo(f"{sum(map(len, told['tables'].values())):,} rows of tables, and what else is known, are in {out}")
 
 
+@app.command()
+def links(
+    user: Annotated[str, typer.Argument(help="the shop's own id, or a pseudonym")],
+    undo: Annotated[
+        str | None,
+        typer.Option(help="another id that is not the same person's, whatever speaks for it; it holds from the next run on"),
+    ] = None,
+) -> None:
+    """Which ids are the same person's, and why; or that two are not."""
+    from deploy.platform import linking
+
+    checkout = _checkout()
+    try:
+        if undo is not None:
+            new = linking.undo(checkout, user, undo)
+            typer.echo(
+                f"{linking.UNDONE} {'says now' if new else 'said before'} that they are two people; the next run keeps them apart"
+            )
+            return
+        found = linking.links_of(checkout, user)
+    except (VaultError, RuntimeError, OSError) as error:
+        _fail(str(error))
+    typer.echo("ids of one person: " + ", ".join(found["ids"]))
+    for link in found["links"]:
+        likely = "" if link["chance"] == 1 else f" (likely, {link['chance']:.1%})"
+        typer.echo(f"  {link['one']} and {link['other']}: {link['reason']}{likely}: {link['taken']}")
+
+
 @keys.command("add")
 def add_key(
     name: Annotated[str, typer.Argument(help="who holds it; one of the same name is replaced")],

@@ -78,11 +78,15 @@ def answers(scratch: Path, tiny: bool) -> list[float]:
             items = pl.read_parquet("data/prepared/items.parquet").select("item_id", item=pl.col("item").cast(pl.Int64))
             popularity = histories.load().popularity
         place = pl.col("test_at")
-        told = told.select("user_id", item=pl.col("items").list.get(place).cast(pl.Int64), at=pl.col("timestamps").list.get(place))
+        told = told.select(
+            "user_id", item=pl.col("items").list.get(place).cast(pl.Int64), at=pl.col("timestamps").list.get(place)
+        )
         asked[taken] = told.with_columns(gain=pl.Series(row["gains"])).join(items, on="item", how="left", maintain_order="left")
     rank = np.argsort(np.argsort(-popularity[1:], kind="stable"), kind="stable")
     items = items.with_columns(popular=pl.Series(metrics.ndcg(rank[items["item"].to_numpy() - 1], 10)))
-    people = pl.read_parquet(scratch / "likely" / "data/links/people.parquet").filter(~pl.col("user_id").str.starts_with("visitor:"))
+    people = pl.read_parquet(scratch / "likely" / "data/links/people.parquet").filter(
+        ~pl.col("user_id").str.starts_with("visitor:")
+    )
     people = people.filter(pl.len().over("person_id") > 1)
     linked = asked["likely"].filter(pl.col("user_id").is_in(people["person_id"].unique().implode()))
     apart = asked["none"].join(people, on="user_id").select("at", "item_id", alone="gain", user_id="person_id")

@@ -76,8 +76,8 @@ def tell_all(checkout: Path, user_id: str) -> dict:
         ids = linked(checkout, vault, vault.names([user_id]).get(user_id, user_id))
         names = sorted({name for one in ids for name in names_of(vault, one)})
     else:
-        names = json.loads("".join(_rights(checkout, ["ids"], names)))
-    return json.loads("".join(_rights(checkout, ["tell"], names)))
+        names = json.loads("".join(rights(checkout, ["ids"], names)))
+    return json.loads("".join(rights(checkout, ["tell"], names)))
 
 
 def names_of(vault: Vault, user_id: str) -> list[str]:
@@ -88,23 +88,23 @@ def names_of(vault: Vault, user_id: str) -> list[str]:
 
 def linked(checkout: Path, vault: Vault, user_id: str) -> list[str]:
     """All ids of whoever has this one (pipelines/link.py), under which they would come again."""
-    found = json.loads("".join(_rights(checkout, ["ids"], names_of(vault, user_id))))
+    found = json.loads("".join(rights(checkout, ["ids"], names_of(vault, user_id))))
     told = vault.names(found)
     return sorted({user_id, *(told.get(name, name) for name in found)} - {vault.known(user_id)})
 
 
 def _everywhere(checkout: Path, names: list[str]) -> Iterator[dict]:
-    yield from map(json.loads, _rights(checkout, ["forget"], names))
+    yield from map(json.loads, rights(checkout, ["forget"], names))
 
     def change(bento: Path) -> bool:
-        return json.loads("".join(_rights(checkout, ["bento", str(bento)], names)))
+        return json.loads("".join(rights(checkout, ["bento", str(bento)], names)))
 
     for name in environments(checkout):
         changed = Environment(checkout, name).remake(change)
         yield {"place": f"the bentos of {name}", "count": changed, "what": "made again without them, and served"}
 
 
-def _rights(checkout: Path, words: list[str], names: list[str]) -> Iterator[str]:
+def rights(checkout: Path, words: list[str], names: list[str]) -> Iterator[str]:
     """Lines that pipelines/rights says, as it says them. Names are told on standard input.
 
     Raises:

@@ -3,7 +3,7 @@
     python -m pipelines.rights forget < NAMES      # prints what was done, a line of JSON a place
     python -m pipelines.rights bento FOLDER < NAMES
     python -m pipelines.rights tell < NAMES        # prints it all, as JSON
-    python -m pipelines.rights ids < NAMES         # prints all ids of the same person, as JSON
+    python -m pipelines.rights ids|links < NAMES   # prints all ids of the same person; and why they are, as JSON
 
 NAMES: a JSON list of ids and pseudonyms, on standard input, as a command line is shown to everybody on the machine. `pushcart forget` and `pushcart export-user` say whose they are (deploy/platform/forgetting.py). Works in the
 working directory, a checkout; the DVC cache and its remotes too. Environments are promoted anew by whoever asks.
@@ -19,7 +19,7 @@ from pathlib import Path
 from online.state import VISITOR, Gone, open_state
 from pipelines import settings
 from pipelines.artefact import without
-from pipelines.data.identity.links import FOLDER, ids_of_people
+from pipelines.data.identity.links import FOLDER, ids_of_people, links_among
 from pipelines.data.sources.log import visitors_of
 from pipelines.delivery import __main__ as delivery
 from pipelines.rights import erasing, telling, versions
@@ -35,6 +35,7 @@ def main() -> None:
     does.add_parser("forget")
     does.add_parser("tell")
     does.add_parser("ids")
+    does.add_parser("links")
     does.add_parser("bento").add_argument("folder", type=Path)
     asked = cli.parse_args()
     names = json.load(sys.stdin)
@@ -44,6 +45,10 @@ def main() -> None:
             return
         if asked.does == "ids":
             print(json.dumps(ids_of(names)))
+            return
+        if asked.does == "links":
+            ids = ids_of(names)
+            print(json.dumps({"ids": ids, "links": links_among(FOLDER, ids)}))
             return
         shops = settings.load().shops
         names = Names(names + [v for shop in shops.values() for v in _visitors(Path(shop.events), names)])

@@ -1,6 +1,8 @@
 """Events that come in change the next answer, each once; what is wrong with a row is said and the rest is taken."""
 
 import asyncio
+import json
+import shutil
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +19,9 @@ from online import log
 from online.intake import Intake
 from online.log import EventLog
 from online.state import VISITOR, Gone
+from pipelines.artefact.catalogue import linked
+from pipelines.artefact.manifest import seal
+from pipelines.artefact.without import MADE
 from pipelines.data.sources import source
 from pipelines.data.tables import TIMESTAMP
 from pipelines.stage import StageError
@@ -243,6 +248,32 @@ def test_a_visitor_is_known_before_and_after_signing_in(live: Recommender, door:
     assert (visitor.fallback, live.recommend(user_id="new one", k=5).fallback) == (None, "popular")
     asyncio.run(door.take([{"event_id": "2", "visitor_id": "v", "user_id": "new one", "event": "sign_in"}]))
     assert live.recommend(user_id="new one", k=5).items == visitor.items
+
+
+def test_what_was_looked_at_on_one_platform_is_known_on_the_other_at_the_next_answer(finished: Path, tmp_path: Path, door: Door):
+    one, other = (Recommender(finished / "artefact").histories.users[np.array([row])][0] for row in (3, 4))
+    folder = tmp_path / "artefact"
+    shutil.copytree(finished / "artefact", folder)
+    people = pl.DataFrame({"user_id": [one, "elsewhere", "visitor:phone"], "person_id": one})
+    for name, array in linked(people).items():
+        np.save(folder / f"{name}.npy", array)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").unlink()
+    seal(folder, {key: value for key, value in manifest.items() if key not in MADE})
+    live = Recommender(folder, state=door.state)
+    assert live.recommend(user_id="elsewhere", k=5).items == live.recommend(user_id=one, k=5).items
+    met = live.recommend(user_id=one, k=3).items
+    rows = [
+        view(1, met[0]["item_id"], "elsewhere"),
+        {"event_id": "e2", "visitor_id": "phone", "event": "purchase", "item_id": met[1]["item_id"]},
+    ]
+    asyncio.run(door.take(rows))
+    for user in (one, "elsewhere"):
+        known = live.histories.of(user, live.items)
+        assert {met[0]["item_id"], met[1]["item_id"]} <= {live.items[np.array([n - 1])][0] for n in known.history.items}
+        assert met[1]["item_id"] not in ids_of(live.recommend(user_id=user, k=5).items)  # bought just now
+    assert live.recommend(visitor_id="phone", k=5).items == live.recommend(user_id=one, k=5).items
+    assert live.recommend(user_id=other, k=5).items == Recommender(finished / "artefact").recommend(user_id=other, k=5).items
 
 
 def test_a_visitor_whom_the_artefact_knows_brings_that_history_along(

@@ -176,7 +176,7 @@ def test_an_event_changes_the_next_answer_of_every_worker_and_is_kept(url: str, 
 
 def test_who_does_not_consent_is_answered_from_the_context_alone(url: str, checkout: Path, ids: list[str]):
     assert post(f"{url}/recommend", {"user_id": "u000002"})[1]["withheld"] == []
-    assert post(f"{url}/consent", {"user_id": "u000002", "history": False}) == (200, {"history": False})
+    assert post(f"{url}/consent", {"user_id": "u000002", "history": False}) == (200, {"history": False, "links": None})
     for _ in range(10):  # every worker knows
         _, answer = post(f"{url}/recommend", {"user_id": "u000002"})
         assert (answer["fallback"], answer["withheld"], answer["repeats"]) == ("popular", ["history"], [])
@@ -186,6 +186,8 @@ def test_who_does_not_consent_is_answered_from_the_context_alone(url: str, check
     assert post(f"{url}/consent", {"user_id": "u000002", "history": True})[0] == 200
     assert post(f"{url}/recommend", {"user_id": "u000002"})[1]["withheld"] == []
     assert post(f"{url}/consent", {"history": True})[0] == 400
+    assert post(f"{url}/consent", {"user_id": "u000002"})[0] == 400
+    assert post(f"{url}/consent", {"user_id": "u000002", "links": False}) == (200, {"history": None, "links": False})
 
 
 def test_what_to_send_now_is_decided_or_why_not(url: str, finished: Path):

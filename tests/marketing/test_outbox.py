@@ -156,6 +156,30 @@ def test_contacts_are_counted_over_a_sliding_window_and_all_campaigns(tmp_path: 
     assert box.reasons("spring") == {"contacted often enough: 2 in 7 days": 1, "contacted often enough: 1 in 7 days": 1}
 
 
+def test_opt_outs_complaints_and_limits_hold_for_the_person_whatever_the_id(tmp_path: Path):
+    ids = {"web": ["app", "web"], "app": ["app", "web"]}
+    complains = {"counter"}
+    box = Outbox(
+        f"sqlite:///{tmp_path}/o.sqlite",
+        None,
+        [ContactLimit(1, 7)],
+        lambda user: user in complains,
+        lambda user: ids.get(user, [user]),
+    )
+    for name in ("spring", "summer"):
+        box.open(name)
+    box.put([message("web", "spring", 0), message("app", "summer", 0, at=3600.0), message("other", "spring", 0)])
+    sending.send(box, {"app": Notebook()}, sending.Leaping())
+    assert {row["user_id"] for name in ("spring", "summer") for row in box.sent(name)} == {"web", "other"}
+    assert box.reasons("summer") == {"contacted often enough: 1 in 7 days": 1}
+    box.opt_out("app", 5.0)
+    box.put([message("web", "spring", 1, at=9e6)])
+    ids["other"] = ["other", "counter"]
+    box.put([message("other", "spring", 1, at=9e6)])
+    sending.send(box, {"app": Notebook()}, sending.Leaping())
+    assert box.reasons("spring") == {"opted out": 1, "a complaint is open": 1}
+
+
 def test_pause_resume_and_stop_say_what_goes_out(box: Outbox):
     box.put([message(f"u{n}", at=100.0 * n) for n in range(5)])
     app = Notebook()

@@ -21,7 +21,9 @@ from deploy.serving.recommender import Recommender
 from marketing.outbox import Message, Outbox
 from online.intake import Intake
 from pipelines.artefact import without
+from pipelines.artefact.catalogue import linked
 from pipelines.rights import erasing, versions
+from pipelines.rights.__main__ import ids_of
 from pipelines.rights.erasing import Names
 from privacy.people import FORGOTTEN, People
 from privacy.vault import Vault
@@ -168,6 +170,38 @@ def test_without_a_vault_ids_stay_and_none_is_made(workspace):
     run_stages("collect")
     assert pl.read_parquet("data/raw/users.parquet")["user_id"].str.starts_with("u0").any()
     assert not (folder / ".vault").exists()
+
+
+def test_an_artefact_forgets_links_too(finished: Path, tmp_path: Path):
+    folder = tmp_path / "artefact"
+    shutil.copytree(finished / "artefact", folder)
+    [users] = [without._texts(folder, "user_ids")]
+    people = pl.DataFrame({"user_id": [users[0], "elsewhere", users[1], "a", "b"], "person_id": [users[0]] * 2 + [users[1]] * 3})
+    for name, array in linked(people).items():
+        np.save(folder / f"{name}.npy", array)
+    hashes = folder / "linked_ids_hashes.npy"
+    assert without.named(hashes, ["elsewhere"])
+    assert without.rewrite(folder, ["elsewhere", users[0], "b"])
+    assert sorted(without._texts(folder, "linked_ids")) == sorted([users[1], "a"])
+    assert np.load(folder / "linked_offsets.npy").tolist() == [0, 2]
+    assert not without.named(hashes, ["elsewhere", "b"])
+    assert not without.rewrite(folder, ["elsewhere"])
+
+
+def test_all_ids_of_a_person_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert ids_of(["w1"]) == ["w1"]  # nothing was linked yet
+    folder = tmp_path / "data/links"
+    folder.mkdir(parents=True)
+    pl.DataFrame({"user_id": ["a1", "w1", "x1", "y1"], "person_id": ["a1", "a1", "x1", "x1"]}).write_parquet(
+        folder / "people.parquet"
+    )
+    assert ids_of(["w1"]) == ["a1", "w1"]
+    pl.DataFrame({"one": ["a1", "x1"], "other": ["w1", "y1"], "reason": "r"}).write_parquet(folder / "links.parquet")
+    assert {d.place: d.count for d in erasing.erase(tmp_path / "data", Names(ids_of(["w1"])))} == {
+        str(folder / "people.parquet"): 2,
+        str(folder / "links.parquet"): 1,
+    }
 
 
 def test_what_comes_in_is_kept_by_pseudonym_and_who_was_forgotten_not_at_all(tmp_path: Path):

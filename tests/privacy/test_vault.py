@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from privacy.people import People
-from privacy.vault import Vault, VaultError, opened, places
+from privacy.vault import LINKS, Vault, VaultError, opened, places
 
 
 @pytest.fixture
@@ -65,10 +65,14 @@ def test_the_newest_word_on_consent_counts_by_id_and_by_pseudonym(files: tuple[P
     assert People(vault, consent="opt_in").withheld(["alice", "bob", "carol"]) == {"alice", "carol"}
     vault.consent("alice", True)
     assert vault.consents(["alice", told["alice"]]) == {"alice": True, told["alice"]: True}
+    people = People(vault)
+    people.say("alice", False, LINKS)
+    assert people.links_said(["alice", told["alice"], "bob"]) == {"alice": False, told["alice"]: False}
+    assert people.withheld(["alice"]) == set()  # that ids are linked is another matter
     vault.suppress("bob")
     assert vault.forgotten([told["bob"]]) == {told["bob"]}  # the log names them so until it is erased
     vault.forget("alice")
-    assert vault.consents(["alice"]) == {}
+    assert (vault.consents(["alice"]), people.links_said(["alice"])) == ({}, {})
 
 
 def test_a_forgotten_key_is_not_left_in_the_file(files: tuple[Path, Path]):

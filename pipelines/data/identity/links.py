@@ -96,6 +96,14 @@ def ids_of_people(folder: Path) -> dict[str, list[str]]:
     return {one: group for group in groups for one in group}
 
 
+def links_among(folder: Path, ids: list[str]) -> list[dict]:
+    """Rows of LINKS that name one of so many ids. folder: what the stage `link` wrote."""
+    file = folder / "links.parquet"
+    if not file.exists():
+        return []
+    return pl.read_parquet(file).filter(pl.col("one").is_in(ids) | pl.col("other").is_in(ids)).to_dicts()
+
+
 def read_undone(file: Path) -> set[frozenset[str]]:
     """Pairs that are not one person, of a CSV file with the columns one and other; none where there is no file.
 
