@@ -5,7 +5,7 @@
     make demo SOURCE=sequences DATA=path/to/folder
     make demo SOURCE=files DATA=shop.csv MAPPING=shop.yaml
     make demo PRIVACY=1 the same with pseudonyms; then one shopper is forgotten, and every file is searched for what is left of them
-    make demo CONTENT=1 the same with a picture of each item, similar items by look, and customers' messages answered
+    make demo CONTENT=1 the same with a picture of each item, similar items by look, a shopper known on two platforms, and customers' messages answered
     make demo-live      the simulated shop as it lives: its events and an hour of traffic over HTTP, answers that follow, and a retrain on just these
 
 Prints one table and writes the same to reports/summary.json. Afterwards the checkout holds what the run made: `dvc repro`
@@ -66,7 +66,7 @@ def main() -> int:
     conf = {"source": chosen.source, "data": chosen.data, "mapping": chosen.mapping, "environment": ENVIRONMENT}
     conf |= {name: value for name, value in (("model", chosen.model), ("epochs", chosen.epochs)) if value}
     conf |= {"pseudonyms": True} if chosen.privacy else {}
-    conf |= {"content": "looks", "answers": True} if chosen.content else {}
+    conf |= {"content": "looks", "identities": "many", "answers": True} if chosen.content else {}
     console.print(f"[bold]Pushcart[/bold]: retrain [cyan]{run}[/cyan] on {chosen.source} ({chosen.data})")
     processes.stoppable()
     if chosen.live and Environment(CHECKOUT, ENVIRONMENT).link.exists():
@@ -87,6 +87,7 @@ def main() -> int:
             show(summary, answers)
             if chosen.content:
                 show_content(url)
+                show_linked(url)
             if chosen.privacy:
                 return forget_one(url, next(iter(answers)))
     except processes.PlatformError as error:
@@ -121,6 +122,45 @@ def show_content(url: str) -> None:
         )
     console.print(table)
     console.print("the chat page is /chat.html of the served model (make up)")
+
+
+def show_linked(url: str) -> None:
+    """A shopper whom two platforms know by different ids: why they are one, and that what they look at on one is known on the other at the next answer."""
+    import polars as pl
+
+    people = pl.read_parquet(CHECKOUT / "data/links/people.parquet").filter(~pl.col("user_id").str.starts_with("visitor:"))
+    links = pl.read_parquet(CHECKOUT / "data/links/links.parquet").filter(pl.col("taken") == "taken")
+    found = links.join(people, left_on="one", right_on="user_id").join(
+        people, left_on="other", right_on="user_id", suffix="_other"
+    )
+    histories = pl.read_parquet(CHECKOUT / "data/prepared/histories.parquet").select("user_id", met=pl.col("items").list.len())
+    [(one, other, why)] = (
+        found.join(histories, left_on="person_id", right_on="user_id").sort("met", "one", descending=[True, False])[len(found) // 3 :]
+        .head(1).select("one", "other", "reason").iter_rows()
+    )  # fmt: skip
+    events = pl.read_parquet(CHECKOUT / "data/raw/events.parquet")
+    table = Table("id", "platforms", "events", "the next best", title=f"One shopper: {why}", title_justify="left")
+
+    def answered(user: str) -> list[dict]:
+        return processes.ask(f"{url}/recommend", {"user_id": user, "k": 3})["items"]
+
+    looked = answered(one)[0]
+    for moment in ("before", "after"):
+        for user in (one, other):
+            own = events.filter(user_id=user)
+            table.add_row(
+                f"{user} ({moment})",
+                ", ".join(sorted(own["platform"].drop_nulls().unique())),
+                f"{len(own):,}",
+                "\n".join(i["title"] for i in answered(user)),
+            )
+        table.add_section()
+        seen = {"event_id": f"demo {one}", "user_id": one, "event": "purchase", "item_id": looked["item_id"]}
+        processes.ask(f"{url}/events", {"events": [seen]})
+    console.print(table)
+    console.print(
+        f"between the two, {one} bought {looked['title']}: it is offered under neither id any more; `pushcart links {one}` says why they are one"
+    )
 
 
 def pictures() -> dict[str, bytes]:

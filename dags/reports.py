@@ -55,6 +55,7 @@ def report(run_id: str, response: Response) -> str:
         _plans(reports),
         _campaigns(reports),
         _segments(reports),
+        _people(reports),
         _content(reports),
         _answers(reports),
         _quality(reports),
@@ -231,6 +232,24 @@ def _segments(reports: Path) -> str:
     told += f"<h2>Shoppers in two segments at once</h2><div class=wide>{_table(['', *names], both)}</div>" if rows else ""
     missing = "".join(f"<p class=muted>{html.escape(reason)}</p>" for reason in segments["cannot_be_told"])
     return f"<h2>Segments of {segments['shoppers']:,} shoppers</h2>{told}{missing}"
+
+
+def _people(reports: Path) -> str:
+    """Which ids are one person's, by what."""
+    found = _read(reports / "links.json")
+    if not found or not found["links"]:
+        return ""
+    rows = [[one["reason"], one["outcome"], f"{one['links']:,}"] for one in found["links"]]
+    likely = [
+        f"Of likely links of {kind} such as were taken, {said['precision']:.1%} were right where they were held out ({said['held_out']:,} ids)."
+        if "precision" in said
+        else f"Likely links of {kind}: none is taken, as {said['said']}."
+        for kind, said in found.get("likely", {}).items()
+    ]
+    return (
+        f"<h2>{found['ids_of_people']:,} ids of {found['people']:,} people</h2>" + _table(["by", "", "links"], rows)
+        + "".join(f"<p class=muted>{html.escape(line)}</p>" for line in likely)
+    )  # fmt: skip
 
 
 def _content(reports: Path) -> str:

@@ -37,6 +37,7 @@ def form() -> dict[str, Param]:
         "mapping": Param(None, type=["null", "string"], title="Mapping", description="For source `files`: a YAML file saying which column is what. Left out, it is guessed."),
         "pseudonyms": Param(params["privacy"]["pseudonyms"], type="boolean", title="Pseudonyms", description="Shoppers are known by pseudonyms alone; who is behind one stands in the vault."),
         "content": Param(source["shop"]["content"], title="Content", enum=choices(settings.Shop, "content"), description="Of the simulated shop: plain texts, or pictures and descriptions of what items look like."),
+        "identities": Param(source["shop"]["identities"], title="Identities", enum=choices(settings.Shop, "identities"), description="Of the simulated shop: one id a person, or platforms that know people by different ids."),
         "answers": Param(params["assist"]["enabled"], type="boolean", title="Answers", description="Whether customers are answered from the help pages (assist)."),
         "split": Param(params["prepare"]["split"], title="Split", enum=choices(settings.Prepare, "split"), description="How test events are held out."),
         "model": Param(train["model"], title="Model", enum=choices(settings.Train, "model"), description="The model family, or auto: a blend of all that is known of the shop; docs/models.md says when to choose which."),
@@ -88,7 +89,7 @@ with DAG(
         context = get_current_context()
         chosen = context["params"]
         values = {"source.name": chosen["source"], "source.data": chosen["data"], "source.mapping": chosen["mapping"], "privacy.pseudonyms": chosen["pseudonyms"],
-                  "source.shop.content": chosen["content"], "assist.enabled": chosen["answers"],
+                  "source.shop.content": chosen["content"], "source.shop.identities": chosen["identities"], "assist.enabled": chosen["answers"],
                   "prepare.split": chosen["split"], "train.model": chosen["model"], "train.rank_by": chosen["rank_by"], "train.epochs": chosen["epochs"], "compress.max_ndcg_loss": chosen["max_ndcg_loss"], "compress.max_bytes": chosen["max_bytes"]}  # fmt: skip
         values |= {f"train.{name}": value for name, value in SIZES[chosen["size"]].items()}
         target = chosen["environment"] if chosen["environment"] != "none" else "production"

@@ -115,6 +115,7 @@ def test_the_dag_of_the_project():
         "mapping",
         "pseudonyms",
         "content",
+        "identities",
         "answers",
         "split",
         "model",

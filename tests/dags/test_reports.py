@@ -37,6 +37,26 @@ def test_what_carries_answers_and_how_far_it_holds_is_shown(finished: Path):
         assert told in page
 
 
+def test_links_are_shown_where_there_are_any(tmp_path: Path):
+    assert reports._people(tmp_path) == ""
+    told = {"links": [], "people": 0}
+    (tmp_path / "links.json").write_text(json.dumps(told))
+    assert reports._people(tmp_path) == ""
+    likely = {"visitors": {"said": "no <chance>"}, "accounts": {"precision": 0.996, "held_out": 2584}}
+    told = {
+        "ids_of_people": 5,
+        "people": 2,
+        "likely": likely,
+        "links": [{"reason": "the same <address>", "outcome": "taken", "links": 3}],
+    }
+    (tmp_path / "links.json").write_text(json.dumps(told))
+    page = reports._people(tmp_path)
+    assert "5 ids of 2 people" in page
+    assert "99.6% were right" in page
+    assert "none is taken, as no &lt;chance&gt;" in page
+    assert "&lt;address&gt;" in page
+
+
 def test_content_and_answers_are_shown_where_there_are_any(tmp_path: Path):
     assert reports._content(tmp_path) == reports._answers(tmp_path) == ""
     such_as = [{"item_id": "<i>", "kind": "look", "reason": "there is no such file"}]

@@ -52,7 +52,8 @@ def likely(
     different = np.array([certain.hinders(one, other) is not None for one, other in ends])
     learnt = np.flatnonzero(same | different)
     if min(same.sum(), different.sum()) < FEWEST:
-        return Likely(nothing.pairs, {"held_out": len(learnt), "said": "too few certain links to learn from"})
+        few = {"held_out": len(learnt), "said": "too few certain links to learn from"}
+        return Likely(nothing.pairs, {"visitors": few, "accounts": few})
     groups = np.unique([certain.person(one) for one, _ in ends], return_inverse=True)[1]
     fold = np.random.default_rng(seed).integers(FOLDS, size=groups.max() + 1)[groups]
     chance = _fit(inputs[learnt], same[learnt]).predict_proba(inputs)[:, 1]
