@@ -16,6 +16,7 @@ from pipelines.data.identity import evidence, likely
 from pipelines.data.identity.people import LINKS, PEOPLE, SEVERAL, TAKEN, Graph, linked, people
 from pipelines.data.identity.visitors import TELLING
 from pipelines.data.privacy import personal
+from pipelines.data.reading.names import NO, YES
 from pipelines.data.tables import SOURCE_ROW
 from pipelines.stage import StageError
 
@@ -76,14 +77,16 @@ def found(
 def by_person(tables: dict[str, pl.LazyFrame], folder: Path) -> dict[str, pl.LazyFrame]:
     """The tables with people's ids. folder: what the stage `link` wrote. A person's rows of users become one: of each attribute what is known first, of channels all that reach them."""
     person = pl.scan_parquet(folder / "people.parquet")
+    nobody = not person.select(pl.len()).collect().item()
     told, events = dict(tables), tables["events"]
     if "visitor_id" in events.collect_schema():
         anonymous = ~evidence.signed_in() & pl.col("visitor_id").is_not_null()
         events = events.with_columns(user_id=pl.when(anonymous).then(pl.lit(VISITOR) + pl.col("visitor_id")).otherwise("user_id"))
     events = events.filter(~pl.col("event").is_in(TELLING).fill_null(False))
-    told["events"] = _renamed(events, person).drop(READ_HERE_ALONE, strict=False)
+    told["events"] = (events if nobody else _renamed(events, person)).drop(READ_HERE_ALONE, strict=False)
     if "users" in tables:
-        told["users"] = _merged(_renamed(tables["users"].drop(READ_HERE_ALONE, strict=False), person))
+        users = tables["users"].drop(READ_HERE_ALONE, strict=False)
+        told["users"] = users if nobody else _merged(users, person)
     return told
 
 
@@ -144,7 +147,9 @@ def _refused(
     ids = set(events.select(pl.col("user_id").drop_nulls().unique()).collect(engine="streaming").to_series())
     said: dict[str, bool] = {}
     if users is not None and "may_link" in users.collect_schema():
-        said = dict(users.select("user_id", "may_link").drop_nulls().collect().iter_rows())
+        word = pl.col("may_link").cast(pl.String).str.to_lowercase()
+        yes_or_no = pl.when(word.is_in(YES)).then(True).when(word.is_in(NO)).then(False)
+        said = dict(users.select("user_id", yes_or_no.alias("may")).drop_nulls().collect().iter_rows())
     silent = consent == "opt_in"
     said |= asked(ids)
     return {i for i in ids if not said.get(i, i.startswith(VISITOR) or not silent)}  # visitors are asked as whom they sign in
@@ -168,11 +173,12 @@ def _renamed(table: pl.LazyFrame, person: pl.LazyFrame) -> pl.LazyFrame:
     return table.with_columns(user_id=pl.coalesce("person_id", "user_id")).select(columns)
 
 
-def _merged(users: pl.LazyFrame) -> pl.LazyFrame:
-    """A row a person; rows without an id stay as they are, for the check to find."""
+def _merged(users: pl.LazyFrame, person: pl.LazyFrame) -> pl.LazyFrame:
+    """A row a person. Rows without an id, and those that stand twice under one id, stay as they are, for the check to find."""
     names = users.collect_schema().names()
-    several = pl.len().over("user_id") > 1
-    rows = users.with_columns(several=several.fill_null(False) & pl.col("user_id").is_not_null())
+    rows = _renamed(users.with_columns(again=~pl.col("user_id").is_first_distinct() | pl.col("user_id").is_null()), person)
+    several = ~pl.col("again") & (pl.len().over("user_id", "again") > 1)
+    rows = rows.with_columns(several=several)
     first = [pl.col(c).drop_nulls().first() for c in names if c not in ("user_id", "channels")]
     if "channels" in names:
         first.append(pl.col("channels").drop_nulls().str.split(" ").explode().unique().sort().str.join(" ").str.strip_chars())

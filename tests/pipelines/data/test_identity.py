@@ -6,13 +6,16 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from benchmarks.content.people import links as links_row
 from online.state import VISITOR
 from pipelines.data.identity import evidence
 from pipelines.data.identity.links import by_person, found, ids_of_people, read_undone
 from pipelines.data.identity.people import ACCOUNTS, DIFFERENT, SEVERAL, TAKEN, UNDONE
 from pipelines.data.identity.visitors import owned
+from pipelines.data.sources import source
 from pipelines.data.tables import EVENTS, SOURCE_ROW, conform, numbered
 from pipelines.stage import StageError
+from tests.conftest import ROOT
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 CERTAIN = {"links": "certain", "precision": 0.99, "consent": "opt_out", "limits": {"ids": 4}}
@@ -97,14 +100,13 @@ def test_what_was_undone_stays_undone(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("consent", "may", "said", "linked"),
-    [("opt_out", None, {}, True), ("opt_out", False, {}, False), ("opt_out", True, {"w1": False}, False), ("opt_in", None, {}, False),
+    [("opt_out", None, {}, True), ("opt_out", False, {}, False),
+        ("opt_out", "否", {}, False), ("opt_out", True, {"w1": False}, False), ("opt_in", None, {}, False),
      ("opt_in", True, {}, True), ("opt_in", None, {"w1": True, "a1": True}, True)],
 )  # fmt: skip
-def test_nobody_is_linked_against_their_word(consent: str, may: bool | None, said: dict, linked: bool):
+def test_nobody_is_linked_against_their_word(consent: str, may: bool | str | None, said: dict, linked: bool):
     told = events(seen("w1", "web", email_hash="m" * 32), seen("a1", "app", email_hash="m" * 32))
-    accounts = users(*({"user_id": user, "may_link": may} for user in ("w1", "a1"))).with_columns(
-        pl.col("may_link").cast(pl.Boolean)
-    )
+    accounts = users(*({"user_id": user, "may_link": may} for user in ("w1", "a1")))
     found_, _ = people(told, accounts, said=said, consent=consent)
     assert bool(found_) == linked
 
@@ -144,10 +146,42 @@ def test_a_person_has_one_row_of_users_with_all_channels_that_reach_them(tmp_pat
         {"user_id": "w1", "age": None, "channels": "email", "email_hash": "m" * 32}, {"user_id": "x", "age": "18", "channels": "sms", "email_hash": None},
         {"user_id": "a1", "age": "35", "channels": "app_push email", "email_hash": None}, {"user_id": None, "age": "40", "channels": None, "email_hash": None},
     )  # fmt: skip
-    made = by_person({"events": events(seen("w1", "web")), "users": accounts}, tmp_path)["users"].drop(SOURCE_ROW).collect()
-    assert made.rows() == [("a1", "35", "app_push email"), ("x", "18", "sms"), (None, "40", None)]
+    twice = pl.concat([accounts.drop(SOURCE_ROW).collect(), accounts.drop(SOURCE_ROW).collect()[1:3]])
+    made = (
+        by_person({"events": events(seen("w1", "web")), "users": numbered(twice.lazy())}, tmp_path)["users"]
+        .drop(SOURCE_ROW)
+        .collect()
+    )
+    again = [("x", "18", "sms"), ("a1", "35", "app_push email")]  # which the check refuses
+    assert made.rows() == [("a1", "35", "app_push email"), ("x", "18", "sms"), (None, "40", None), *again]
 
 
 def test_an_address_that_is_not_hashed_is_refused():
     with pytest.raises(StageError, match="email_hash, row 1: is an address or a number itself"):
         people(events(seen("w1", "web", email_hash="anna@shop.example")))
+
+
+def test_the_simulated_shop_knows_people_by_several_ids_and_is_the_same_each_time():
+    told = {"seed": 3, "shoppers": 150, "items": 100, "days": 20, "dirt": 0.0, "content": "plain", "identities": "many"}
+    shop = Path("pipelines/data/sources/shop.yaml")
+    one, again = ({k: v.collect() for k, v in source("shop").read(ROOT / shop, {"shop": told}).items()} for _ in range(2))
+    assert all(table.equals(again[name]) for name, table in one.items())
+    plain = source("shop").read(ROOT / shop, {"shop": told | {"identities": "one"}})
+    columns = ["event_id", "item_id", "event", "timestamp"]
+    assert one["events"].select(columns).equals(plain["events"].select(columns).collect())  # only who and where differ
+    whose = dict(one["truth_people"].iter_rows())
+    named = one["events"].join(one["truth_visits"], on="event_id").filter(pl.col("user_id").is_not_null())
+    assert named.select((pl.col("user_id").replace_strict(whose) == pl.col("person")).all()).item()
+    visits = one["events"].filter(pl.col("session_id").is_not_null(), pl.col("event") == "view")
+    visits = visits.group_by("session_id").agg(pl.col("user_id").is_null().first(), pl.col("visitor_id").is_not_null().first())
+    assert visits["user_id"].mean() == pytest.approx(0.4, abs=0.06)
+    assert visits.filter("user_id")["visitor_id"].all()
+    assert set(one["users"]["user_id"].str.head(1)) == set("wamce")
+
+
+@pytest.mark.e2e
+def test_links_of_the_simulated_shop_are_right_and_many(tmp_path: Path):
+    precision, recall, given, _ = links_row(tmp_path, tiny=True)
+    assert precision > 0.98
+    assert recall > 0.5
+    assert given > 0.95
