@@ -32,6 +32,7 @@ WAITING, LEASED, SENDING, SENT, CANCELLED, FAILED, UNSURE = (
 )
 RUNNING, PAUSED, STOPPED, UNAPPROVED = "running", "paused", "stopped", "waits for approval"
 ALL = "*"  # of channels or topics: every one
+SERVICE = "service"  # the topic of what goes to the shop's own people about a shopper: nothing that shoppers say hinders it
 LOCK = 20_260_301  # of PostgreSQL's advisory locks, the outbox's own
 MOST_TRIES = 8
 FIRST_WAIT, LONGEST_WAIT = 2.0, 3600.0  # seconds after a first failure; doubled each time
@@ -236,6 +237,8 @@ class Outbox:
             return None
 
     def _hindrance(self, t: sa.Connection, row: sa.RowMapping, now: float) -> str | None:
+        if row["topic"] == SERVICE:
+            return "too late" if now > row["until"] else None
         out, ids = OPT_OUTS.c, list(self._ids(row["user_id"]))
         mine = out.user_id.in_(ids) & out.channel.in_([row["channel"], ALL]) & out.topic.in_([row["topic"], ALL])
         if t.execute(sa.select(sa.func.count()).where(mine)).scalar_one():
@@ -248,6 +251,7 @@ class Outbox:
             if limit.channel not in (None, row["channel"]):
                 continue
             sent = MESSAGES.c.user_id.in_(ids) & MESSAGES.c.state.in_([SENT, SENDING, UNSURE]) & (MESSAGES.c.key != row["key"])
+            sent &= MESSAGES.c.topic != SERVICE
             sent &= sa.func.coalesce(MESSAGES.c.sent_at, now) > now - limit.days * 86400
             if limit.channel is not None:
                 sent &= MESSAGES.c.channel == limit.channel

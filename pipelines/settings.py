@@ -197,6 +197,7 @@ class Send(Section):
     channels: dict[str, Annotated[str, Field(pattern=r"^(file|https?|smtps?):")]]
     contacts: str | None
     unsubscribe: str | None
+    handovers: str | None
 
 
 class RankerTraining(Section):

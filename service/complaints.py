@@ -3,11 +3,12 @@
 In: folders of hand-overs (JSON lines, as deploy/serving/desk.py writes them; `{"settled": ID}` settles one). Out: who has an open complaint. A file is read again from where it was read to.
 """
 
+import contextlib
 import fcntl
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -35,6 +36,16 @@ class Complaints:
                 self._look(file)
         return set(self._open.values())
 
+    def handed_over(self) -> dict[str, dict]:
+        """All hand-overs that are not settled, by their number."""
+        found: dict[str, dict] = {}
+        for told in (told for folder in self._folders for file in sorted(folder.glob("*.jsonl")) for told in _lines(file)):
+            if settled := told.get("settled"):
+                found.pop(settled, None)
+            elif told.get("handover_id"):
+                found[told["handover_id"]] = told
+        return found
+
     def _look(self, file: Path) -> None:
         start = self._read_to.get(file, 0)
         if file.stat().st_size <= start:
@@ -56,6 +67,16 @@ class Complaints:
                     self._open.pop(settled, None)
                 elif told.get("handover_id") not in self._settled and told.get("user_id") and _complains(told):
                     self._open[told["handover_id"]] = told["user_id"]
+
+
+def _lines(file: Path) -> Iterator[dict]:
+    """Whole lines of a file that hold an object."""
+    with file.open("rb") as lines:
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                told = json.loads(line) if line.endswith(b"\n") else None
+                if isinstance(told, dict):
+                    yield told
 
 
 def _complains(told: dict) -> bool:

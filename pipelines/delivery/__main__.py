@@ -7,6 +7,7 @@
     python -m pipelines.delivery status|approve|pause|resume|stop spring --why WHY
     python -m pipelines.delivery log spring --out FILE # what was sent and held out, as events (CSV or Parquet)
     python -m pipelines.delivery complaints [--settle HANDOVER]   # whose are open: they are sent nothing
+    python -m pipelines.delivery handovers [--correct HANDOVER INTENT]   # sends those to where send.handovers says; or says what one wanted, to be learnt
     python -m pipelines.delivery opt-outs [--add FILE] # CSV: user_id, channel, topic (* = all)
     python -m pipelines.delivery listen [--port 3100]  # answers /unsubscribe/TOKEN
     python -m pipelines.delivery open                  # names of campaigns whose days are not over, as JSON
@@ -39,6 +40,7 @@ from privacy.people import People, of_settings
 from privacy.vault import VaultError
 from service.complaints import HANDOVERS, Complaints, keep
 
+DAYS = 30  # in which a hand-over is tried to be sent
 NOT_YET = 99  # exit code: ask again later
 PLANS = Path("data/plans")
 STATES = {"approve": outbox.RUNNING, "resume": outbox.RUNNING, "pause": outbox.PAUSED, "stop": outbox.STOPPED}
@@ -92,6 +94,8 @@ class ByOwnIds:
     def deliver(self, key: str, message: outbox.Message) -> None:
         """See Channel."""
         own = self._vault.names([message.user_id]).get(message.user_id)
+        if own is None and message.topic == outbox.SERVICE:
+            own = message.user_id  # of a customer who did not say who they are
         if own is None:
             raise ways.Refused("the vault does not know who it is")
         self._channel.deliver(key, replace(message, user_id=own))
@@ -101,13 +105,52 @@ def channels() -> dict[str, ways.Channel]:
     """The channels by name. Where shoppers are known by pseudonyms, so do files know them; what leaves this machine names them by the shop's own ids."""
     send, known = settings.load().send, people()
     contacts, made = send.contacts and Path(send.contacts).expanduser(), {}
-    for name, address in send.channels.items():
+    for name, address in (send.channels | ({HANDOVERS: send.handovers} if send.handovers else {})).items():
         if address.startswith("file:"):
             address = f"file:{checkout() / address.removeprefix('file:')}"
         made[name] = ways.channel(name, address, unsubscribing.secret(checkout() / ".outbox"), send.unsubscribe, contacts)
         if known.pseudonyms and not address.startswith("file:"):
             made[name] = ByOwnIds(made[name], known)
     return made
+
+
+def hand_over() -> str:
+    """Puts hand-overs into the outbox and sends all that is due."""
+    if settings.load().send.handovers is None:
+        raise DeliveryError("send.handovers says nowhere where hand-overs go")
+    box, now = opened(), time.time()
+    made = [
+        outbox.Message(
+            HANDOVERS, told.get("user_id") or number, int(number[:7], 16), told.get("item_id"), HANDOVERS, outbox.SERVICE,
+            {"subject": f"hand-over {number}", "text": told.get("message", ""), "handover": json.dumps(told, ensure_ascii=False)},
+            datetime.fromisoformat(told["at"]).timestamp(), now + DAYS * 86_400,
+        )
+        for number, told in Complaints(handovers()).handed_over().items()
+    ]  # fmt: skip
+    box.open(HANDOVERS)
+    new = box.put(made)
+    sending.send(box, channels(), sending.Clock(), 0.0)
+    counts = box.counts(HANDOVERS)
+    return f"{new:,} hand-overs are new; " + ", ".join(f"{count:,} {state}" for state, count in sorted(counts.items()))
+
+
+def correct(handover_id: str, intent: str) -> str:
+    """Keeps what a message that was handed over wanted, for the next run to learn from."""
+    said = settings.load().assist
+    if said.corrected is None:
+        raise DeliveryError("assist.corrected names no file to keep it in, a CSV file such as help/corrected.csv")
+    with (checkout() / said.utterances).open(encoding="utf-8-sig", newline="") as file:
+        known = sorted({row["intent"] for row in csv.DictReader(file)})
+    if intent not in known:
+        raise DeliveryError(f"{intent!r} is no intent; it must be one of {', '.join(known)}")
+    told = Complaints(handovers()).handed_over().get(handover_id)
+    if told is None:
+        raise DeliveryError(f"there is no hand-over {handover_id}, or it is settled")
+    file = checkout() / said.corrected
+    new = not file.exists()
+    with file.open("a", encoding="utf-8", newline="") as rows:
+        csv.writer(rows, lineterminator="\n").writerows([["utterance", "intent"]] * new + [[told["message"], intent]])
+    return f"{file} says that {told['message']!r} is {intent}; the next run learns it"
 
 
 def campaign_of(name: str) -> Campaign:
@@ -299,6 +342,7 @@ def main() -> None:
     logs.add_argument("--out", type=Path, required=True)
     does.add_parser("opt-outs").add_argument("--add", type=Path)
     does.add_parser("complaints").add_argument("--settle", metavar="HANDOVER")
+    does.add_parser("handovers").add_argument("--correct", nargs=2, metavar=("HANDOVER", "INTENT"))
     does.add_parser("open")
     does.add_parser("listen").add_argument("--port", type=int, default=3100)
     asked = cli.parse_args()
@@ -343,6 +387,8 @@ def answered(asked: argparse.Namespace) -> bool:
         print(opt_outs(asked.add))
     elif asked.does == "complaints":
         print(settle(asked.settle))
+    elif asked.does == "handovers":
+        print(correct(*asked.correct) if asked.correct else hand_over())
     elif asked.does == "listen":
         listen(asked.port)
     elif asked.does == "open":

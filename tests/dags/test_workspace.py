@@ -182,6 +182,14 @@ def test_whoever_asks_to_be_forgotten_is_named_to_no_scheduler():
     assert dag.params == {}
 
 
+def test_hand_overs_are_sent_on_a_schedule_only_where_they_go_somewhere():
+    from dags.handovers import dag
+
+    [task] = dag.tasks
+    assert "pipelines.delivery handovers" in task.bash_command
+    assert dag.schedule is None  # params.yaml as it ships says nowhere
+
+
 def test_a_run_knows_the_vault_of_the_checkout_and_names_no_folder_of_the_machine(
     checkout: Path, monkeypatch: pytest.MonkeyPatch
 ):

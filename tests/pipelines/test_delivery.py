@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
 import pytest
+import yaml
 from starlette.testclient import TestClient
 
 from marketing import pushes, unsubscribing
@@ -17,6 +19,7 @@ from pipelines.delivery import server
 from pipelines.stage import NEVER_RETRY
 from privacy.people import People
 from privacy.vault import Vault
+from service.complaints import keep
 from tests.conftest import ROOT
 
 
@@ -118,3 +121,43 @@ def test_who_gets_a_message_is_known_by_their_own_id_outside_alone(tmp_path: Pat
     client = TestClient(server.app(b"secret", lambda: box, People(vault, pseudonyms=True)))
     assert client.get(unsubscribing.link("", b"secret", "alice", "email", "offers")).status_code == 200
     assert box.opt_outs() == [(told, "email", "offers")]
+
+
+def test_hand_overs_go_out_once_and_corrections_are_learnt_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    Path("utterances.csv").write_text("utterance,intent\nwhere is it,track_order\n")
+    params["assist"] |= {"utterances": "utterances.csv"}
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    with pytest.raises(delivery.DeliveryError, match=r"send\.handovers"):
+        delivery.hand_over()
+    with pytest.raises(delivery.DeliveryError, match=r"assist\.corrected"):
+        delivery.correct("a" * 32, "track_order")
+    params["send"]["handovers"], params["assist"]["corrected"] = "file:out", "corrected.csv"
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    [folder] = delivery.handovers()
+    at = datetime.now(UTC).isoformat()
+    told = {"at": at, "message": "wo ist es", "intents": ["complaint"], "angry": True, "item_id": None}
+    for number, user in (("a" * 32, "u1"), ("b" * 32, None), ("c" * 32, "u2")):
+        keep(folder, told | {"handover_id": number, "user_id": user})
+    keep(folder, {"settled": "c" * 32})
+    box = delivery.opened()
+    box.opt_out("u1", 0.0)  # of what marketing sends
+    assert delivery.hand_over() == "2 hand-overs are new; 2 sent"
+    assert delivery.hand_over() == "0 hand-overs are new; 2 sent"
+    rows = [json.loads(line) for line in Path("out/handovers.jsonl").read_text().splitlines()]
+    assert {(row["user_id"], json.loads(row["handover"])["message"]) for row in rows} == {
+        ("u1", "wo ist es"),
+        ("b" * 32, "wo ist es"),
+    }
+    with pytest.raises(delivery.DeliveryError, match="track_order"):
+        delivery.correct("a" * 32, "no such")
+    with pytest.raises(delivery.DeliveryError, match="settled"):
+        delivery.correct("c" * 32, "track_order")
+    for number in ("a" * 32, "b" * 32):
+        delivery.correct(number, "track_order")
+    assert Path("corrected.csv").read_text().splitlines() == [
+        "utterance,intent",
+        "wo ist es,track_order",
+        "wo ist es,track_order",
+    ]
