@@ -73,6 +73,7 @@ def main() -> None:
             data, histories = replace(data, full=data.full.rows([])), histories.clear()
             tables = [table.clear() for table in tables]
         offers, shoppers, repeats, people = tables
+        returns = checked("events").filter(event="return").select("user_id", "item_id", "timestamp")
         write(
             folder,
             data,
@@ -82,6 +83,7 @@ def main() -> None:
             histories["user_id"],
             people,
             repeats,
+            returns.clear() if private else returns,
             most_popular,
         )
         decided = decisions(
@@ -116,11 +118,12 @@ def write(
     users: pl.Series,
     people: pl.DataFrame,
     repeats: pl.DataFrame,
+    returns: pl.DataFrame,
     most_popular: dict[str, list[int]],
 ) -> None:
     """All of the artefact but its manifest and an index, as deploy/serving reads it.
 
-    items: of data/prepared. users: ids of the shoppers of data.full. people: of data/links. repeats: of data/segments.
+    items: of data/prepared. users: ids of the shoppers of data.full. people: of data/links. repeats: of data/segments. returns: user_id, item_id, timestamp.
     """
     write_graphs(folder, graphs)
     write_compact(
@@ -131,7 +134,7 @@ def write(
     arrays |= (
         stored_histories(users, data.full, data.origin)
         | linked(people)
-        | stored_purchases(users, repeats, items)
+        | stored_purchases(users, repeats, returns, items)
         | {"similar_items": neighbours, "similar_scores": similarity}
         | similar_by(first_stage(network), data.embedded, min(SIMILAR_BY, data.items - 1), _listed(items))
     )

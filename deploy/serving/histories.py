@@ -24,7 +24,7 @@ class History(NamedTuple):
 
 
 class Bought(NamedTuple):
-    """Items that a shopper bought, of one length."""
+    """Items that a shopper bought, those that were sent back among them, of one length."""
 
     items: np.ndarray  # int64, item numbers from 1
     last: np.ndarray  # int64, seconds, of the newest purchase
@@ -49,6 +49,13 @@ class Bought(NamedTuple):
         for column, cycles in ((found.due_from, DUE[0]), (found.due_until, DUE[1])):
             if column[place[0]] < NEVER:
                 column[place] = at + int(cycles * 86_400 * math.exp(self.rhythm[place[0], 0]))
+        return found
+
+    def sent_back(self, item: int, at: int) -> "Bought":
+        """The same after the item was sent back: it is not due any more, whatever its cycle."""
+        found = self.again(item, at)
+        place = np.flatnonzero(found.items == item)
+        found.due_from[place] = found.due_until[place] = NEVER
         return found
 
     def chances(self, now: float) -> np.ndarray:
@@ -176,6 +183,8 @@ class LiveHistories:
         for item, at, event in acts:
             if event == "purchase":
                 bought = bought.again(item, int(at))
+            elif event == "return":
+                bought = bought.sent_back(item, int(at))
         others: dict[str, bool] = {}
         for place, (item, _, event) in zip(places, now.acts, strict=True):
             if place < 0:

@@ -86,9 +86,13 @@ def linked(people: pl.DataFrame) -> dict[str, np.ndarray]:
     }
 
 
-def stored_purchases(users: pl.Series, repeats: pl.DataFrame, items: pl.DataFrame) -> dict[str, np.ndarray]:
-    """What each shopper bought and when it is due again, as deploy/serving/histories.py maps it. repeats: of marketing/segments/repeats.py. items: item, item_id."""
+def stored_purchases(
+    users: pl.Series, repeats: pl.DataFrame, returns: pl.DataFrame, items: pl.DataFrame
+) -> dict[str, np.ndarray]:
+    """What each shopper bought and when it is due again, as deploy/serving/histories.py maps it; what was sent back is never due. repeats: of marketing/segments/repeats.py. returns: user_id, item_id, timestamp. items: item, item_id."""
     shoppers = pl.DataFrame({"user_id": users}).with_row_index("row")
+    back = returns.group_by("user_id", "item_id").agg(last_bought=pl.col("timestamp").max())
+    repeats = pl.concat([repeats.join(back, on=["user_id", "item_id"], how="anti"), back], how="diagonal_relaxed")
     rows = repeats.join(shoppers, on="user_id").join(items.select("item", "item_id"), on="item_id").sort("row", "item")
     counts = np.bincount(rows["row"].to_numpy(), minlength=len(users))
     seconds = {c: rows[c].dt.epoch("s").fill_null(NEVER).to_numpy() for c in ("due_from", "due_until")}

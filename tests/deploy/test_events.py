@@ -12,14 +12,14 @@ import polars as pl
 import pytest
 
 from deploy.serving.events import Door
-from deploy.serving.histories import StoredHistories
+from deploy.serving.histories import NEVER, StoredHistories
 from deploy.serving.recommender import Recommender
 from deploy.serving.shops import ONLY, settings
 from online import log
 from online.intake import Intake
 from online.log import EventLog
 from online.state import VISITOR, Gone
-from pipelines.artefact.catalogue import linked
+from pipelines.artefact.catalogue import linked, stored_purchases
 from pipelines.artefact.manifest import seal
 from pipelines.artefact.without import MADE
 from pipelines.data.sources import source
@@ -248,6 +248,34 @@ def test_a_visitor_is_known_before_and_after_signing_in(live: Recommender, door:
     assert (visitor.fallback, live.recommend(user_id="new one", k=5).fallback) == (None, "popular")
     asyncio.run(door.take([{"event_id": "2", "visitor_id": "v", "user_id": "new one", "event": "sign_in"}]))
     assert live.recommend(user_id="new one", k=5).items == visitor.items
+
+
+def test_what_was_sent_back_is_neither_offered_nor_due(live: Recommender, door: Door):
+    user = live.histories.users[np.array([3])][0]
+    item = live.recommend(user_id=user, k=1).items[0]["item_id"]
+    asyncio.run(door.take([view(1, item, user) | {"event": "purchase"}, view(2, item, user) | {"event": "return"}]))
+    assert item not in ids_of(live.recommend(user_id=user, k=20).items)
+    known = live.histories.of(user, live.items).bought
+    assert not known.due(time.time() + 86_400 * np.array([1000]))[known.items == live.items.places([item])[0] + 1].any()
+
+
+def test_of_what_was_sent_back_the_artefact_says_that_it_is_never_due():
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    bought = {
+        "user_id": "u",
+        "last_bought": at,
+        "due_from": at,
+        "due_until": at,
+        "cycle_days": 10.0,
+        "spread": 0.1,
+        "returning": 0.5,
+    }
+    repeats = pl.DataFrame([bought | {"item_id": item} for item in ("a", "b")])
+    returns = pl.DataFrame([{"user_id": "u", "item_id": item, "timestamp": at} for item in ("b", "c", "c")])
+    items = pl.DataFrame({"item": [1, 2, 3], "item_id": ["a", "b", "c"]})
+    told = stored_purchases(pl.Series(["u"]), repeats, returns, items)
+    assert (told["bought_items"].tolist(), told["bought_offsets"].tolist()) == ([1, 2, 3], [0, 3])
+    assert (told["bought_due_from"] == NEVER).tolist() == [False, True, True]
 
 
 def test_what_was_looked_at_on_one_platform_is_known_on_the_other_at_the_next_answer(finished: Path, tmp_path: Path, door: Door):
