@@ -30,7 +30,19 @@ class Event(Row):
     user_id: Id | None = None
     visitor_id: Id | None = Field(None, description="who is not signed in; an event with both says that they are one")
     event: Literal[
-        "view", "click", "favourite", "cart", "purchase", "return", "search", "impression", "holdout", "sign_in", "unlink", "look"
+        "view",
+        "click",
+        "favourite",
+        "cart",
+        "purchase",
+        "return",
+        "search",
+        "impression",
+        "holdout",
+        "question",
+        "sign_in",
+        "unlink",
+        "look",
     ]
     item_id: Id | None = None
     timestamp: AwareDatetime | None = Field(None, description="now if left out")

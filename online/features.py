@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 STRENGTH = {
     "view": 1,
     "click": 1,
+    "question": 1,  # that a customer asked about it
     "favourite": 2,
     "cart": 3,
     "purchase": 4,

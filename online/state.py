@@ -16,7 +16,7 @@ from online.features import STRENGTH, WINDOW, Link, owner, standing
 KEPT = 30 * 86_400.0  # seconds that shoppers who do nothing are remembered
 REMEMBERED = 2 * 86_400.0  # seconds, at least, in which an event that is sent again is known by its id
 LONGEST = 200  # acts kept of a shopper, newest to arrive
-KINDS = (*STRENGTH, "return")  # of acts; engines keep their places here
+KINDS = ("view", "click", "favourite", "cart", "purchase", "return", "question")  # of acts; engines keep their places here
 UNLINK = "unlink"  # the event that undoes a visitor's sign-in
 VISITOR = "visitor:"  # before the id of somebody who never signed in, as user_id
 

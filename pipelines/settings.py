@@ -23,7 +23,7 @@ ModelName = Literal[
     "auto", "popularity", "transitions", "transitions_back", "two_hops", "item_knn", "ease", "content", "text", "look", "sound", "mlp", "ncf", "two_tower", "cnn", "gru",
     "sasrec", "hstu", "din", "dien", "fusion",
 ]  # fmt: skip
-Event = Literal["view", "search", "favourite", "cart", "purchase", "impression", "holdout", "click"]
+Event = Literal["view", "search", "favourite", "cart", "purchase", "impression", "holdout", "click", "question"]
 Layers = Literal["dynamic8", "static8", "weight8", "weight4", "fp16"]
 Kept = Annotated[float, Field(gt=0, lt=1)]
 Model = TypeVar("Model", bound=BaseModel)

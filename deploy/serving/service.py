@@ -203,7 +203,7 @@ class Pushcart:
 
     @bentoml.api(route="/assist", input_spec=AssistRequest, output_spec=AssistResponse)
     async def assist(self, message: str, user_id: str | None, proof: str | None, item_id: str | None) -> AssistResponse:
-        """What to tell a customer: quotes of the shop's help pages, items, own purchases, or that a person takes it. 404 where this model was made without help pages (assist.enabled), 503 where a hand-over cannot be kept."""
+        """What to tell a customer: quotes of the shop's help pages, items, own purchases, or that a person takes it. A question about an item becomes an event of the shopper. 404 where this model was made without help pages (assist.enabled), 503 where a hand-over cannot be kept."""
         recommender, desk = self._recommender, self._shop.desk
         assistant = await asyncio.to_thread(desk.assistant, recommender)
         if assistant is None:
@@ -215,6 +215,9 @@ class Pushcart:
             )
         except OSError as error:
             return _json({"error": f"the hand-over cannot be kept: {error.strerror}"}, HTTPStatus.SERVICE_UNAVAILABLE)
+        if item_id is not None and user_id is not None and self._shop.door is not None:
+            question = {"event_id": uuid.uuid4().hex, "user_id": user_id, "event": "question", "item_id": item_id}
+            await self._kept(lambda door: door.take([question]))
         told = {name: value for name, value in vars(answer).items() if name != "summary"}
         return _json(told | {"handover_id": number, "model_version": recommender.version})
 

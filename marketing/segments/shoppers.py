@@ -14,7 +14,14 @@ import polars as pl
 from marketing import clock
 from marketing.segments import lifetime_value
 
-STRENGTH = {"view": 1.0, "click": 1.0, "favourite": 2.0, "cart": 3.0, "purchase": 4.0}  # of an event, as a sign of interest
+STRENGTH = {
+    "view": 1.0,
+    "click": 1.0,
+    "question": 1.0,
+    "favourite": 2.0,
+    "cart": 3.0,
+    "purchase": 4.0,
+}  # of an event, as a sign of interest
 HALF_LIFE = 30.0  # days in which a sign of interest comes to count half
 PRIOR = 5.0  # views' worth of what the whole shop likes, from which each shopper's tastes start
 PRIOR_GAPS = 2.0  # gaps' worth of the category's rhythm, from which each shopper's starts

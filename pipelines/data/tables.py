@@ -12,7 +12,7 @@ CHECKED = Path("data/checked")  # where the tables stand of which every row hold
 TIMESTAMP = pl.Datetime("us", "UTC")
 
 # A holdout is a push that was ready and, by chance, was not sent: it names the item, channel and campaign that would have been.
-EVENT_KINDS = ["view", "search", "favourite", "cart", "purchase", "return", "impression", "holdout", "click"]
+EVENT_KINDS = ["view", "search", "favourite", "cart", "purchase", "return", "impression", "holdout", "click", "question"]
 
 EVENTS = {
     "event_id": pl.String,  # idempotency key: the same event delivered twice carries the same one

@@ -9,12 +9,15 @@ from pathlib import Path
 import polars as pl
 import pytest
 import yaml
+from schemathesis import GenerationMode
 
 from deploy.platform import processes, server
 from deploy.promotion.environments import Environment
 from deploy.serving.desk import proof_of
+from pipelines.data.sources import log
 from service.passages import read
 from tests.conftest import ROOT, run_stages
+from tests.e2e.fuzzing import fuzz
 
 pytestmark = pytest.mark.e2e
 SECRET = b"of the shop alone"
@@ -115,6 +118,21 @@ def test_a_person_takes_what_angers(url: str, checkout: Path):
     assert found["angry"]
     assert found["user_id"] == "u000003"
     assert "cup" in found["message"]
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
+def test_assist_does_as_its_openapi_document_says(url: str, mode: GenerationMode):
+    fuzz(url, {"/assist"}, mode)
+
+
+def test_a_question_about_an_item_becomes_an_event_of_the_shopper(url: str, checkout: Path, finished: Path):
+    item = pl.read_parquet(finished / "data/prepared/items.parquet")["item_id"][0]
+    ask(url, "does this come in blue", user_id="asker", item_id=item)
+    ask(url, "does this come in blue", item_id=item)  # nobody's
+    events = log.read(checkout / ".events", {})["events"].filter(event="question").collect()
+    assert events.filter(user_id="asker").select("user_id", "item_id").rows() == [("asker", item)]
+    answer = processes.ask(f"{url}/recommend", {"user_id": "asker", "k": 3})
+    assert answer["fallback"] is None  # what they asked about says what they like
 
 
 def test_the_chat_page_in_a_browser(url: str, tmp_path: Path, chromium):

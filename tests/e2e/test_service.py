@@ -17,10 +17,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-import schemathesis
-from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
-from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance
 from typer.testing import CliRunner
 
 from deploy.cli import app
@@ -31,6 +28,7 @@ from deploy.serving.catalogue import Ids
 from online import log
 from tests.conftest import ROOT, eventually
 from tests.deploy.test_environments import bento
+from tests.e2e.fuzzing import fuzz
 
 pytestmark = pytest.mark.e2e
 ROUTES = {
@@ -210,22 +208,7 @@ def test_what_to_send_now_is_decided_or_why_not(url: str, finished: Path):
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["as it allows", "as it forbids"])
 def test_routes_do_as_their_openapi_document_says(url: str, mode: GenerationMode):
     """What the document allows is answered as it says, or refused with a reason; what it forbids is refused."""
-    document = schemathesis.openapi.from_url(f"{url}/docs.json")
-    for operation in (result.ok() for result in document.get_all_operations()):
-        if operation.path not in ROUTES:
-            continue
-
-        @given(case=operation.as_strategy(generation_mode=mode))
-        @settings(max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-        def answers_well(case: schemathesis.Case) -> None:
-            answer = case.call()
-            assert answer.status_code < 500, case.as_curl_command()
-            if answer.status_code in (200, 202):
-                case.validate_response(answer, checks=[response_schema_conformance, content_type_conformance])
-            else:
-                assert answer.json()  # says why
-
-        answers_well()
+    fuzz(url, ROUTES, mode)
 
 
 def test_answers_say_why_on_the_swagger_page_in_two_languages(url: str, checkout: Path, request: pytest.FixtureRequest):

@@ -86,6 +86,7 @@ EVENT_NAMES = {
     "impression": ("impression", "exposure", "show", "exposed", "viewitemlist", "曝光", "展示", "推送"),
     "holdout": ("holdout", "heldout", "对照", "对照组"),
     "click": ("click", "clk", "tap", "selectitem", "点击"),
+    "question": ("question", "inquiry", "enquiry", "productquestion", "咨询", "提问"),
 }  # fmt: skip
 
 
