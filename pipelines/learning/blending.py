@@ -37,6 +37,7 @@ STIFF = 1e-3  # by which floors are held near where they begin: of parts that ha
 FITTED = 1e-6  # share by which a step must raise the likelihood
 GROUPS = 3  # of shoppers, by how popular the newest item of their history is
 SHOWN = 1.0  # standard errors that weights by group must bring
+SURE = 2.0  # ... that vectors of items must: words mostly say the same, and what chance lets in costs
 FOLDS = 2
 COMPARED = ("content", *KINDS)  # parts that no history changes
 SURE = 2.6  # standard errors by which a model must be ahead of popularity to be more than luck (one side in 200)
@@ -334,7 +335,7 @@ def worth_asking(
         crossed(a, [name for name in settings["blend"]["parts"] if name in a.columns] or ["popularity"]) for a in (asked, more)
     )
     shown = {"with vectors": round(float(gains.mean()), 4), "without vectors": round(float(without.mean()), 4)}
-    return (more if _errors(gains - without) > SHOWN else asked), shown
+    return (more if _errors(gains - without) > SURE else asked), shown
 
 
 def _named_by(network: NextItemNetwork, part: Sequences) -> tuple[np.ndarray, np.ndarray]:
