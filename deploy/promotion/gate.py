@@ -48,21 +48,13 @@ def rows(manifest: dict, served: dict | None, problem: str | None, gate: dict) -
         ),
     ]
     if (assist := manifest.get("assist")) is not None:
-        found.append(_understood(_number(assist["accuracy"]), gate["min_intent_accuracy"]))
+        least = gate["min_intent_accuracy"]
+        name = "messages of customers that are understood"
+        found.append(_at_least(name, _number(assist["accuracy"]), least, "gate.min_intent_accuracy", "the least share,", "share"))
     for name, key in (("raw data passed its checks", "passed"), ("prepared data passed its checks", "verified")):
         passed = manifest["quality"][key] is True
         found.append(Row(name, float(passed), 1.0, passed, None, name if passed else "its data did not pass the checks"))
     return found
-
-
-def _understood(share: float | None, least: float) -> Row:
-    name, setting = "messages of customers that are understood", "gate.min_intent_accuracy"
-    if share is None:
-        return Row(name, None, least, False, setting, f"{name}: the figure is missing")
-    passed = share >= least
-    return Row(
-        name, share, least, passed, setting, f"{name}: {share:.2f} is {'not under' if passed else 'under'} {least:g} ({setting})"
-    )
 
 
 def _beside_production(ndcg: float | None, manifest: dict, served: dict | None, problem: str | None, gate: dict) -> Row:
@@ -80,7 +72,7 @@ def _beside_production(ndcg: float | None, manifest: dict, served: dict | None, 
     return _at_least(name, ndcg, floor, setting, "what is served has, less the drop allowed,")
 
 
-def _at_least(name: str, figure: float | None, limit: float | None, setting: str, whose: str) -> Row:
+def _at_least(name: str, figure: float | None, limit: float | None, setting: str, whose: str, of: str = "NDCG@10") -> Row:
     if figure is None or limit is None:
         return Row(name, figure, limit, False, setting, f"{name}: a figure is missing")
     passed = figure >= limit
@@ -90,7 +82,7 @@ def _at_least(name: str, figure: float | None, limit: float | None, setting: str
         limit,
         passed,
         setting,
-        f"NDCG@10 {figure:.4f} is {'not under' if passed else 'under'} {whose} {limit:.4f} ({setting})",
+        f"{of} {figure:.4f} is {'not under' if passed else 'under'} {whose} {limit:.4f} ({setting})",
     )
 
 

@@ -1,12 +1,14 @@
-"""Who may ask a server for what: API keys, each with a name, scopes and a last day. A file holds what keys are hashed to, never a key.
+"""Who may ask a server for what: API keys, each with a name, scopes and a last day; and proofs by which a shop's pages say who is signed in. A file holds what keys are hashed to, never a key.
 
 In: the file that `pushcart key` writes, a JSON object by name of {"sha256", "scopes", "until"}; the key of a request. Out: whether it may. A key that was taken out of the file opens nothing from the next
 request on.
 """
 
 import hashlib
+import hmac
 import json
 import secrets
+import time
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -95,3 +97,20 @@ def hashed(key: str) -> str:
 
 def _is_over(until: str | None) -> bool:
     return until is not None and date.fromisoformat(until) < datetime.now(UTC).date()
+
+
+def proof_of(secret: bytes, user_id: str, until: int) -> str:
+    """What the shop's own pages hand to a signed-in shopper: until (seconds since 1970) and HMAC-SHA256 of both, so that nobody else can say who they are."""
+    return f"{until}.{hmac.new(secret, f'{until}.{user_id}'.encode(), hashlib.sha256).hexdigest()}"
+
+
+def is_proved(secret: bytes, user_id: str, proof: str) -> bool:
+    """Whether a proof is of this shopper and not yet over."""
+    until = proof.partition(".")[0]
+    return (
+        until.isascii()
+        and until.isdigit()
+        and len(until) < 12
+        and int(until) > time.time()
+        and hmac.compare_digest(proof_of(secret, user_id, int(until)).encode(), proof.encode())
+    )

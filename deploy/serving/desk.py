@@ -3,9 +3,6 @@
 In: a message, and who the shop says that it is from. Out: service/answers.py's Answer. Own purchases are shown to those alone whose request proves, by the shop's secret, that they are signed in.
 """
 
-import hashlib
-import hmac
-import time
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -14,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deploy.serving.access import is_proved
 from deploy.serving.recommender import Recommender, UnknownItem
 from service.answers import Answer, Assistant
 from service.complaints import Complaints, keep
@@ -113,20 +111,3 @@ class Desk:
 
     def _proved(self, user_id: str, proof: str) -> bool:
         return self._secret is not None and is_proved(self._secret.read_bytes().strip(), user_id, proof)
-
-
-def proof_of(secret: bytes, user_id: str, until: int) -> str:
-    """What the shop's own pages hand to a signed-in shopper: until (seconds since 1970) and HMAC-SHA256 of both, so that nobody else can say who they are."""
-    return f"{until}.{hmac.new(secret, f'{until}.{user_id}'.encode(), hashlib.sha256).hexdigest()}"
-
-
-def is_proved(secret: bytes, user_id: str, proof: str) -> bool:
-    """Whether a proof is of this shopper and not yet over."""
-    until = proof.partition(".")[0]
-    return (
-        until.isascii()
-        and until.isdigit()
-        and len(until) < 12
-        and int(until) > time.time()
-        and hmac.compare_digest(proof_of(secret, user_id, int(until)).encode(), proof.encode())
-    )

@@ -13,7 +13,7 @@ from schemathesis import GenerationMode
 
 from deploy.platform import processes, server
 from deploy.promotion.environments import Environment
-from deploy.serving.desk import proof_of
+from deploy.serving.access import proof_of
 from pipelines.data.sources import log
 from service.passages import read
 from tests.conftest import ROOT, run_stages
