@@ -52,6 +52,7 @@ SHOPPERS = {
     "discount_share": pl.Float64,  # off the list price, of what was bought
     "platform": pl.String,
     "best_hour": pl.UInt8,  # of the shopper's day
+    "view_seconds": pl.Float64,  # median of how long they look at an item
     "due_categories": pl.UInt32,  # of which a purchase is due
     "alive": pl.Float64,  # the chance that they have not left
     "expected_orders": pl.Float64,  # in the days ahead
@@ -106,7 +107,7 @@ def known(
     due = again.filter("due").group_by("user_id").agg(due_categories=pl.len())
     tastes = (favourite(liked, column) for column in ("category", "brand", "platform"))
     ways = price_band(liked), discounts(events), best_hour(liked, clock.zones_of(liked["user_id"], users, rules.time_zone))
-    for table in (money(orders_of(events), at), *tastes, *ways, due):
+    for table in (money(orders_of(events), at), *tastes, *ways, looking(events), due):
         shoppers = shoppers.join(table, on="user_id", how="left", maintain_order="left")
     shoppers, purchasing, spending = _with_value(shoppers, at, rules, reasons)
     shoppers = shoppers.with_columns(pl.col("orders", "due_categories").fill_null(0))
@@ -186,6 +187,14 @@ def discounts(events: pl.DataFrame) -> pl.DataFrame:
     told = events.filter((pl.col("event") == "purchase") & (pl.col("price_of_item") > 0)).with_columns(off=off).drop_nulls("off")
     mean = told["off"].sort().mean() if len(told) else 0.0
     return told.group_by("user_id").agg(discount_share=(_sum(pl.col("off")) + 3 * mean) / (pl.len() + 3))
+
+
+def looking(events: pl.DataFrame) -> pl.DataFrame:
+    """How long each shopper looks at an item: the median of their views' seconds, where any is known."""
+    if "looked" not in events.columns:
+        return pl.DataFrame(schema={"user_id": pl.String, "view_seconds": pl.Float64})
+    told = events.filter(pl.col("looked").is_not_null())
+    return told.group_by("user_id").agg(view_seconds=pl.col("looked").median())
 
 
 def best_hour(liked: pl.DataFrame, zones: pl.Series) -> pl.DataFrame:

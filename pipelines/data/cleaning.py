@@ -11,12 +11,15 @@ import polars as pl
 from pipelines.data.tables import SOURCE_ROW
 from pipelines.stage import StageError
 
+LONGEST_LOOK = 600.0  # seconds: whoever left the page open does not look longer
+
 
 def clean(
     events: pl.LazyFrame, settings: dict, kept_columns: Sequence[str] = ("platform", "price")
 ) -> tuple[pl.LazyFrame, dict[str, int]]:
-    """Actions (user_id, item_id, event, timestamp, source_row, session_id, and kept_columns where given), ordered by user, time and
-    row of the source, which breaks ties; and how many events each step removed.
+    """Actions (user_id, item_id, event, timestamp, source_row, session_id, looked, and kept_columns where given), ordered by user, time and
+    row of the source, which breaks ties; and how many events each step removed. looked: seconds of a view, told (`duration`) or until the shopper's next action in the session, LONGEST_LOOK at most; null of other
+    events and of the last of a session.
 
     Args:
         settings: `prepare`: history_events, bot_events_per_hour, session_gap_minutes.
@@ -25,7 +28,7 @@ def clean(
         StageError: nothing is left.
     """
     key = ["user_id", "item_id", "event", "timestamp"]
-    optional = [c for c in ("session_id", *kept_columns) if c in events.collect_schema()]
+    optional = [c for c in ("session_id", "duration", *kept_columns) if c in events.collect_schema()]
     total = count(events)
     acts = events.filter(pl.col("event").is_in(settings["history_events"]), pl.col("item_id").is_not_null())
     acts = acts.select(*key, *optional, SOURCE_ROW)
@@ -39,7 +42,8 @@ def clean(
     gap = pl.col("timestamp").diff().over("user_id") > pl.duration(minutes=settings["session_gap_minutes"])
     numbered = pl.format("{}", gap.fill_null(True).cast(pl.UInt32).cum_sum().over("user_id"))
     given = [pl.col("session_id"), numbered] if "session_id" in optional else [numbered]
-    actions = actions.with_columns(pl.coalesce(given).alias("session_id")).collect(engine="streaming")
+    actions = actions.with_columns(pl.coalesce(given).alias("session_id")).with_columns(looked=_looked("duration" in optional))
+    actions = actions.drop("duration", strict=False).collect(engine="streaming")
     unique_count = count(unique)
     removed = {
         "other events (searches, impressions)": total - kept,
@@ -50,6 +54,13 @@ def clean(
     if actions.is_empty():
         raise StageError(f"prepare: nothing is left to learn from; removed: {removed}")
     return actions.lazy(), removed
+
+
+def _looked(told: bool) -> pl.Expr:
+    """See clean."""
+    following = (pl.col("timestamp").shift(-1) - pl.col("timestamp")).over("user_id", "session_id").dt.total_microseconds() / 1e6
+    seconds = pl.coalesce("duration", following) if told else following
+    return pl.when(pl.col("event") == "view").then(seconds.clip(0, LONGEST_LOOK))
 
 
 def _without_what_was_returned(acts: pl.LazyFrame, events: pl.LazyFrame) -> pl.LazyFrame:

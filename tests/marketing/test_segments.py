@@ -85,6 +85,11 @@ class TestShoppers:
         assert row_of(events, "a")["best_hour"] == 21
         assert row_of(events, "a", time_zone="Asia/Shanghai")["best_hour"] == 5
 
+    def test_how_long_they_look_is_the_median_of_what_is_known(self):
+        events = acts(*(("a", "tea", "view", float(n)) for n in range(4)), ("b", "tea", "view", 1.0))
+        events = events.with_columns(looked=pl.when(pl.col("user_id") == "a").then(pl.Series([10.0, 30.0, 200.0, None, None])))
+        assert (row_of(events, "a")["view_seconds"], row_of(events, "b")["view_seconds"]) == (30.0, None)
+
     def test_without_a_catalogue_and_without_orders_nothing_is_made_up(self):
         row = row_of(acts(("a", "tea", "view", 1.0)), "a", None)
         known = {

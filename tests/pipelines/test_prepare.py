@@ -305,3 +305,20 @@ def test_features_of_items_by_their_formulas():
     assert found["log_price"].to_list() == standardised(prices)
     of_x = (prices[0] + prices[1]) / 2
     assert found["relative_price"].to_list() == standardised([prices[0] - of_x, prices[1] - of_x, 0.0])
+
+
+def test_a_view_lasts_as_long_as_is_told_or_until_the_next_action_of_the_session():
+    rows = [
+        ("u", "a", "view", 0),
+        ("u", "b", "view", 2),
+        ("u", "b", "cart", 3),
+        ("u", "c", "view", 4),
+        ("u", "d", "view", 29),
+        ("u", "a", "view", 300),
+    ]
+    events = frame(rows)
+    assert clean(events, SETTINGS)[0].collect()["looked"].to_list() == [120.0, 60.0, None, 600.0, None, None]
+    told = events.with_columns(duration=pl.Series([7.0, None, 5.0, 9000.0, 3.0, None]))
+    actions = clean(told, SETTINGS)[0].collect()
+    assert actions["looked"].to_list() == [7.0, 60.0, None, 600.0, 3.0, None]
+    assert "duration" not in actions.columns
