@@ -27,6 +27,8 @@ from pipelines.artefact import graph
 from pipelines.artefact.bento import build_bento
 from pipelines.artefact.decisions import decisions
 from pipelines.artefact.manifest import code_digest, seal, serving_digest
+from pipelines.data.identity.people import PEOPLE
+from pipelines.data.tables import EVENTS
 from pipelines.learning.prepared import Prepared
 from pipelines.stage import write_json
 
@@ -174,7 +176,9 @@ def large_catalogue(folder: Path, items: int, shoppers: int = 2000, length: int 
             [Path("model.onnx")],
             catalogue,
             users,
+            pl.DataFrame(schema=PEOPLE),
             pl.DataFrame(schema=REPEATS),
+            pl.DataFrame(schema={name: EVENTS[name] for name in ("user_id", "item_id", "timestamp")}),
             {"all": list(range(1, 101))},
         )
         offers = pl.DataFrame(

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.serving import __main__ as bench
-from benchmarks.serving import in_process
+from benchmarks.serving import in_process, over_http
+from deploy.serving.recommender import Recommender
 
 
 @pytest.fixture
@@ -54,3 +56,10 @@ def test_one_recommendation_is_timed_of_all_sides(finished: Path):
 def test_the_best_of_many_are_those_of_an_exact_index(monkeypatch: pytest.MonkeyPatch, form: str):
     monkeypatch.setattr(in_process, "CATALOGUE", 20_000)
     assert in_process.million(form, repeats=5)["same"] >= 0.98
+
+
+def test_a_large_catalogue_is_made_as_a_run_makes_one(tmp_path: Path):
+    artefact = over_http.large_catalogue(tmp_path / "large", 300, 20, 10) / "artefact"
+    recommender = Recommender(artefact)
+    user = recommender.histories.users[np.array([3])][0]
+    assert len(recommender.recommend(user_id=user, k=5).items) == 5

@@ -13,7 +13,7 @@ import polars as pl
 
 from online.state import VISITOR
 from pipelines.data.identity import evidence, likely
-from pipelines.data.identity.people import LINKS, PEOPLE, SEVERAL, TAKEN, Graph, linked, people
+from pipelines.data.identity.people import LINKS, PEOPLE, SEVERAL, TAKEN, Graph, linked
 from pipelines.data.identity.visitors import TELLING
 from pipelines.data.privacy import personal
 from pipelines.data.reading.names import NO, YES
@@ -62,7 +62,7 @@ def found(
     shared = _shared(mine, graph)
     theirs = pl.col("one").is_in(sorted(shared)) | pl.col("other").is_in(sorted(shared))
     links = links.with_columns(taken=pl.when(theirs & (pl.col("taken") == TAKEN)).then(pl.lit(SEVERAL)).otherwise("taken"))
-    table = people(graph).filter(~pl.col("user_id").is_in(sorted(shared)))
+    table = graph.people().filter(~pl.col("user_id").is_in(sorted(shared)))
     counts = Counter((reason, taken) for reason, taken in links.select("reason", "taken").iter_rows())
     report |= {
         "people": table["person_id"].n_unique(),

@@ -5,12 +5,12 @@ In: links. Out: of each id the person, and of each link whether it was taken. A 
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import polars as pl
 
 from online.state import VISITOR
 
+# Links: `chance` is 1 of what is certain; `taken` says TAKEN, or why it was not.
 LINKS = {"one": pl.String, "other": pl.String, "reason": pl.String, "chance": pl.Float64, "taken": pl.String}
 TAKEN = "taken"
 ACCOUNTS, MANY, UNDONE, SEVERAL = (
@@ -21,13 +21,6 @@ ACCOUNTS, MANY, UNDONE, SEVERAL = (
 )
 DIFFERENT = "they have different mail addresses or telephone numbers"
 PEOPLE = {"user_id": pl.String, "person_id": pl.String}
-
-
-class Links(NamedTuple):
-    """Attributes: links: columns of LINKS; `chance` is 1 of what is certain; `taken` says TAKEN, or why it was not. people: PEOPLE, of ids of people who have several; a person is known by one of their accounts."""
-
-    links: pl.DataFrame
-    people: pl.DataFrame
 
 
 class Graph:
@@ -58,6 +51,10 @@ class Graph:
     def ids(self, one: str) -> list[str]:
         """All ids of the person of an id."""
         return self._ids_of.get(self.person(one), [one])
+
+    def people(self) -> pl.DataFrame:
+        """PEOPLE: of each id of a person who has several the id by which they are known, one of their accounts."""
+        return pl.DataFrame(sorted(self._person.items()), schema=PEOPLE, orient="row")
 
     def hinders(self, one: str, other: str) -> str | None:
         """Why two ids cannot be one person's; None: they are, or might be."""
@@ -109,9 +106,3 @@ def linked(pairs: pl.DataFrame, graph: Graph) -> pl.DataFrame:
     for visitor, other in visits:
         said.append(SEVERAL if len(people[visitor]) > 1 else graph.join(visitor, other))
     return order.with_columns(taken=pl.Series(said, dtype=pl.String)).select(*LINKS)
-
-
-def people(graph: Graph) -> pl.DataFrame:
-    """PEOPLE of a graph."""
-    rows = sorted(graph._person.items())
-    return pl.DataFrame(rows, schema=PEOPLE, orient="row")
