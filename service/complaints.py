@@ -36,10 +36,14 @@ class Complaints:
                 self._look(file)
         return set(self._open.values())
 
+    def lines(self) -> Iterator[dict]:
+        """All that was ever kept."""
+        return (told for folder in self._folders for file in sorted(folder.glob("*.jsonl")) for told in _lines(file))
+
     def handed_over(self) -> dict[str, dict]:
         """All hand-overs that are not settled, by their number."""
         found: dict[str, dict] = {}
-        for told in (told for folder in self._folders for file in sorted(folder.glob("*.jsonl")) for told in _lines(file)):
+        for told in self.lines():
             if settled := told.get("settled"):
                 found.pop(settled, None)
             elif told.get("handover_id"):

@@ -13,6 +13,7 @@ from online.state import open_state
 from pipelines.data.sources.log import rows_of
 from pipelines.rights.erasing import Names, who
 from pipelines.settings import ServedShop
+from service.complaints import HANDOVERS, Complaints
 
 PURPOSES = {
     "data/raw": "what the shop's systems told, as it came",
@@ -40,6 +41,9 @@ def told(names: Names, shops: dict[str, ServedShop], outbox: Outbox) -> dict:
         if (folder / "log").exists():
             state = open_state(served.state and os.path.expandvars(served.state), folder, shop)
             found[f"events that came in, of {shop}"] = _rows(rows_of(folder), names, ["user_id", "visitor_id"])
+            found[f"what they wrote to customer service, of {shop}"] = [
+                told for told in Complaints([folder / HANDOVERS]).lines() if names.own(told)
+            ]
             found[f"what is known just now, of {shop}"] = {name: state.now(name, 0.0)._asdict() for name in names.all}
     return found | {"the outbox": outbox.told(names.all)}
 

@@ -20,14 +20,16 @@ from deploy.platform import forgetting
 from deploy.serving.recommender import Recommender
 from marketing.outbox import Message, Outbox
 from online.intake import Intake
+from pipelines import settings
 from pipelines.artefact import without
 from pipelines.artefact.catalogue import linked
-from pipelines.rights import erasing, versions
+from pipelines.rights import erasing, telling, versions
 from pipelines.rights.__main__ import ids_of
 from pipelines.rights.erasing import Names
 from privacy.people import FORGOTTEN, People
 from privacy.vault import Vault
-from tests.conftest import run_stages
+from service.complaints import HANDOVERS, Complaints, keep
+from tests.conftest import ROOT, run_stages
 
 
 def erased(folder: Path, *names: str) -> set[str]:
@@ -170,6 +172,18 @@ def test_without_a_vault_ids_stay_and_none_is_made(workspace):
     run_stages("collect")
     assert pl.read_parquet("data/raw/users.parquet")["user_id"].str.starts_with("u0").any()
     assert not (folder / ".vault").exists()
+
+
+def test_hand_overs_are_told_and_forgotten(tmp_path: Path):
+    folder = tmp_path / "events"
+    Intake(folder).take([{"event_id": "e1", "event": "view", "item_id": "i", "at": 1.0, "received": 2e9, "user_id": "alice"}])
+    for user in ("alice", "bob", None):
+        keep(folder / HANDOVERS, {"handover_id": f"of {user}", "user_id": user, "message": "where is my cup"})
+    shops = {"shop": settings.load(ROOT / "params.yaml").shops["shop"].model_copy(update={"events": str(folder)})}
+    found = telling.told(Names(["alice"]), shops, Outbox(f"sqlite:///{tmp_path}/o.sqlite"))
+    assert [one["handover_id"] for one in found["what they wrote to customer service, of shop"]] == ["of alice"]
+    list(erasing.erase(folder, Names(["alice"])))
+    assert {one.get("handover_id") for one in Complaints([folder / HANDOVERS]).lines()} == {None, "of bob", "of None"}
 
 
 def test_an_artefact_forgets_links_too(finished: Path, tmp_path: Path):

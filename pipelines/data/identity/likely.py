@@ -18,6 +18,7 @@ from pipelines.data.tables import SOURCE_FILE, UNREAD
 
 REASON = "the same device or network address, and the same habits"
 MOST_PEOPLE = 8  # that share a device or an address which still says something
+SHARE = 840  # of which each of one to eight people has a whole number: sums of these are the same in any order
 FOLDS, FEWEST = 5, 400  # of what is certain, that a chance can be shown on
 Z = 1.96  # of the interval
 COLUMNS = ("one", "other", "chance")
@@ -106,7 +107,7 @@ def _candidates(acts: pl.LazyFrame, certain: Graph) -> pl.DataFrame:
             )
         )
         says = pairs.group_by(one="id", other="id_other", value="value").agg(
-            (1 / pl.col("people").first()).alias("says"),
+            (SHARE // pl.col("people").first().cast(pl.Int64)).alias("says"),
             times=pl.min_horizontal(pl.col("times").sum(), pl.col("times_other").sum()),
         )
         kind = column.removesuffix("_hash")
