@@ -16,13 +16,14 @@ from typer.testing import CliRunner
 
 from benchmarks.privacy.traces import traces
 from deploy.cli import app
-from deploy.platform import forgetting
+from deploy.platform import forgetting, linking
 from deploy.serving.recommender import Recommender
 from marketing.outbox import Message, Outbox
 from online.intake import Intake
 from pipelines import settings
 from pipelines.artefact import without
 from pipelines.artefact.catalogue import linked
+from pipelines.data.identity.links import read_undone
 from pipelines.rights import erasing, telling, versions
 from pipelines.rights.__main__ import ids_of
 from pipelines.rights.erasing import Names
@@ -216,6 +217,24 @@ def test_all_ids_of_a_person_are_found(tmp_path: Path, monkeypatch: pytest.Monke
         str(folder / "people.parquet"): 2,
         str(folder / "links.parquet"): 1,
     }
+
+
+def test_the_command_line_says_why_ids_are_one_and_keeps_them_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    Path("data/links").mkdir(parents=True)
+    Path("campaigns").mkdir()
+    shutil.copy(ROOT / linking.UNDONE, linking.UNDONE)
+    pl.DataFrame({"user_id": ["a1", "w1"], "person_id": "a1"}).write_parquet("data/links/people.parquet")
+    row = {"one": "a1", "other": "w1", "reason": "the same order", "chance": 0.995, "taken": "taken"}
+    pl.DataFrame([row, row | {"one": "b"}]).filter(pl.col("one") == "a1").write_parquet("data/links/links.parquet")
+    said = CliRunner().invoke(app, ["links", "w1"]).output
+    assert "ids of one person: a1, w1" in said
+    assert "a1 and w1: the same order (likely, 99.5%): taken" in said
+    assert "says now" in CliRunner().invoke(app, ["links", "w1", "--undo", "a1"]).output
+    assert "said before" in CliRunner().invoke(app, ["links", "a1", "--undo", "w1"]).output
+    assert read_undone(linking.UNDONE) == {frozenset(("a1", "w1"))}
 
 
 def test_what_comes_in_is_kept_by_pseudonym_and_who_was_forgotten_not_at_all(tmp_path: Path):
