@@ -57,11 +57,13 @@ def instance(shoppers: int, candidates: int, items: int) -> tuple[Offers, Limits
     limits = Limits(
         stock=np.maximum(rng.poisson(shoppers * 1.2 / items * rng.lognormal(0, 1, items)), 1).astype(np.int64),
         category=(np.arange(items) % 50).astype(np.int32),
+        brand=(np.arange(items) % 97).astype(np.int32),
         capacity=np.array([shoppers // 2, shoppers // 3, shoppers // 4]),
         cost=np.array([0.1, 0.05, 0.6]),
         budget=shoppers * 0.12,
         per_shopper=2,
         per_category=1,
+        per_brand=1,
         per_channel=1,
     )
     return Offers(np.arange(shoppers + 1, dtype=np.int64) * candidates, value, item, channel), limits

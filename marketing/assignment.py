@@ -42,11 +42,13 @@ class Limits:
 
     stock: np.ndarray  # (I,) int64, sends of an item
     category: np.ndarray  # (I,) int32
+    brand: np.ndarray  # (I,) int32
     capacity: np.ndarray  # (C,) int64, sends by a channel
     cost: np.ndarray  # (C,) float64, of a send
     budget: float
     per_shopper: int  # sends, of which an item is never two
     per_category: int  # ... of a category to a shopper
+    per_brand: int  # ... of a brand to a shopper; the bound does not know of it, and holds all the same
     per_channel: int  # ... by a channel to a shopper
 
 
@@ -242,7 +244,7 @@ def _taken(offers: Offers, limits: Limits, prices: np.ndarray, width: int) -> np
     taken = np.zeros(len(rows), np.bool_)
     _take(
         order, shopper, offers.item[rows], offers.channel[rows], limits.stock.copy(), limits.capacity.copy(), limits.cost, limits.budget, limits.category,
-        limits.per_shopper, limits.per_category, limits.per_channel, len(offers.starts) - 1, taken,
+        limits.brand, limits.per_shopper, limits.per_category, limits.per_brand, limits.per_channel, len(offers.starts) - 1, taken,
     )  # fmt: skip
     return np.sort(rows[taken])
 
@@ -258,8 +260,10 @@ def _take(
     cost,
     budget,
     category,
+    brand,
     per_shopper,
     per_category,
+    per_brand,
     per_channel,
     shoppers,
     taken,
@@ -271,14 +275,15 @@ def _take(
         who, what, how = shopper[row], item[row], channel[row]
         if counts[who] >= per_shopper or stock[what] < 1 or capacity[how] < 1 or cost[how] > budget:
             continue
-        alike, same_way, fits = 0, 0, True
+        alike, same_brand, same_way, fits = 0, 0, 0, True
         for place in range(counts[who]):
             other = mine[who, place]
             if item[other] == what:
                 fits = False
             alike += category[item[other]] == category[what]
+            same_brand += brand[item[other]] == brand[what]
             same_way += channel[other] == how
-        if fits and alike < per_category and same_way < per_channel:
+        if fits and alike < per_category and same_brand < per_brand and same_way < per_channel:
             mine[who, counts[who]] = row
             counts[who] += 1
             stock[what] -= 1

@@ -35,6 +35,7 @@ class AtMost(_Part):
 
     shopper: int = Field(default=1, ge=1, le=20)
     category: int = Field(default=1, ge=1, description="of a category to a shopper")
+    brand: int = Field(default=20, ge=1, description="of a brand to a shopper")
     channel: int = Field(default=1, ge=1, description="by a channel to a shopper")
     channels: dict[Name, Annotated[int, Field(ge=0)]] = {}  # by each channel in all
 

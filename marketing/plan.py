@@ -130,14 +130,21 @@ def planned(
 
 
 def priced(items: pl.DataFrame, goal: str) -> tuple[pl.DataFrame, str]:
-    """item_id, category, money (what a purchase brings) and stock of what can be offered; and what money is."""
-    wanted = {"price": pl.Float64, "cost": pl.Float64, "in_stock": pl.Boolean, "stock": pl.Float64, "category": pl.String}
+    """item_id, category, brand, money (what a purchase brings) and stock of what can be offered; and what money is."""
+    wanted = {
+        "price": pl.Float64,
+        "cost": pl.Float64,
+        "in_stock": pl.Boolean,
+        "stock": pl.Float64,
+        "category": pl.String,
+        "brand": pl.String,
+    }
     items = items.with_columns(pl.lit(None, kind).alias(n) for n, kind in wanted.items() if n not in items.columns)
     items = items.unique("item_id", keep="first", maintain_order=True)
     items = items.filter(pl.col("in_stock").fill_null(True) & (pl.col("stock").fill_null(np.inf) > 0))
     margin = goal != "revenue" and items["cost"].count() > 0
     money = pl.col("price") - pl.col("cost") if margin else pl.col("price")
-    return items.select("item_id", "category", "stock", money=money.fill_null(0.0)), "margin" if margin else "revenue"
+    return items.select("item_id", "category", "brand", "stock", money=money.fill_null(0.0)), "margin" if margin else "revenue"
 
 
 def _timed(
@@ -184,30 +191,35 @@ def _within_contacts_together(taken: pl.DataFrame, pushes: pl.DataFrame, limits:
 
 
 def assigned(offers: pl.DataFrame, campaign: Campaign, rules: Rules) -> assignment.Assignment:
-    """The offers that together are worth most within the limits. offers: those of a shopper one after the other; user_id, item_id, channel, category, stock, value."""
+    """The offers that together are worth most within the limits. offers: those of a shopper one after the other; user_id, item_id, channel, category, brand, stock, value."""
     sizes = offers.group_by("user_id", maintain_order=True).len()["len"].to_numpy()
-    goods = offers.select("item_id", "category", "stock").unique("item_id", keep="first", maintain_order=True)
+    goods = offers.select("item_id", "category", "brand", "stock").unique("item_id", keep="first", maintain_order=True)
     item = offers["item_id"].replace_strict(goods["item_id"], range(len(goods)), return_dtype=pl.Int32).to_numpy()
     channel = offers["channel"].replace_strict(campaign.channels, range(len(campaign.channels)), return_dtype=pl.Int8).to_numpy()
-    places = (
-        goods.select(pl.coalesce("category", "item_id"))["category"].rank("dense").cast(pl.Int32).to_numpy()
-        if len(goods)
-        else np.empty(0, np.int32)
-    )
     unlimited = len(offers) + 1
     capacity = [campaign.at_most.channels.get(name, unlimited) for name in campaign.channels]
     limits = assignment.Limits(
         stock=np.minimum(_sends(goods["stock"], rules.purchases), unlimited).astype(np.int64),
-        category=places,
+        category=_numbered(goods, "category"),
+        brand=_numbered(goods, "brand"),
         capacity=np.array(capacity, np.int64),
         cost=np.array([rules.cost.get(name, 0.0) for name in campaign.channels]),
         budget=campaign.budget,
         per_shopper=campaign.at_most.shopper,
         per_category=campaign.at_most.category,
+        per_brand=campaign.at_most.brand,
         per_channel=campaign.at_most.channel,
     )
     starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     return assignment.assign(assignment.Offers(starts, offers["value"].cast(pl.Float32).to_numpy(), item, channel), limits)
+
+
+def _numbered(goods: pl.DataFrame, column: str) -> np.ndarray:
+    """(I,) int32: the same number for items of the same value; items of which none is known are each by itself."""
+    if goods.is_empty():
+        return np.empty(0, np.int32)
+    own = pl.format("\0{}", "item_id")
+    return goods.select(pl.coalesce(column, own).rank("dense").cast(pl.Int32)).to_series().to_numpy()
 
 
 def _sends(stock: pl.Series, purchases: float | None) -> np.ndarray:

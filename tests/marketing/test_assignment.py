@@ -19,11 +19,13 @@ def instance(shoppers: int, candidates: int, items: int, seed: int, scarce: floa
     given = {
         "stock": rng.poisson(scarce * shoppers / items, items).astype(np.int64),
         "category": (np.arange(items) % 4).astype(np.int32),
+        "brand": (np.arange(items) % 3).astype(np.int32),
         "capacity": (scarce * shoppers * np.array([0.4, 0.3, 0.5])).astype(np.int64),
         "cost": np.array([0.1, 0.05, 0.6]),
         "budget": scarce * shoppers * 0.15,
         "per_shopper": 2,
         "per_category": 1,
+        "per_brand": 20,
         "per_channel": 1,
     }
     return offers, Limits(**given | limits)
@@ -40,6 +42,7 @@ def check_limits(offers: Offers, limits: Limits, rows: np.ndarray) -> None:
         ((shopper,), limits.per_shopper),
         ((shopper, item), 1),
         ((shopper, limits.category[item]), limits.per_category),
+        ((shopper, limits.brand[item]), limits.per_brand),
         ((shopper, channel), limits.per_channel),
     ):
         assert np.unique(np.stack(keys), axis=1, return_counts=True)[1].max(initial=0) <= most
@@ -48,11 +51,13 @@ def check_limits(offers: Offers, limits: Limits, rows: np.ndarray) -> None:
 @settings(deadline=None)  # the first call compiles
 @given(
     st.integers(1, 40), st.integers(1, 6), st.integers(6, 12), st.integers(0, 10**6), st.floats(0.0, 3.0),
-    st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.floats(0, 20),
+    st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.floats(0, 20),
 )  # fmt: skip
-def test_limits_hold_for_any_offers(shoppers, candidates, items, seed, scarce, per_shopper, per_category, per_channel, budget):
+def test_limits_hold_for_any_offers(
+    shoppers, candidates, items, seed, scarce, per_shopper, per_category, per_brand, per_channel, budget
+):
     offers, limits = instance(
-        shoppers, candidates, items, seed, scarce, per_shopper=per_shopper, per_category=per_category, per_channel=per_channel, budget=budget
+        shoppers, candidates, items, seed, scarce, per_shopper=per_shopper, per_category=per_category, per_brand=per_brand, per_channel=per_channel, budget=budget
     )  # fmt: skip
     found = assign(offers, limits)
     check_limits(offers, limits, found.rows)

@@ -147,6 +147,27 @@ def test_items_of_no_category_are_not_alike():
     assert made.table.filter(outcome=plan.SEND).group_by("user_id").len()["len"].max() == 2
 
 
+def test_a_shopper_hears_of_a_brand_no_more_often_than_the_campaign_says():
+    world = shop(80, each=8)
+    world["items"] = world["items"].with_columns(
+        brand=pl.Series([f"b{n % 2}" for n in range(20)]), category=pl.lit(None, pl.String), in_stock=True, stock=1e3
+    )
+    rules = plan.Rules(COST, 0.05, None, (), 0.05)
+    told = {"explore": 0.0, "holdout": 0.0, "budget": 1e6}
+    free = planned(world, rules, at_most={"shopper": 4, "category": 4, "channel": 4}, **told).table.filter(outcome=plan.SEND)
+    capped = planned(world, rules, at_most={"shopper": 4, "category": 4, "channel": 4, "brand": 1}, **told).table.filter(
+        outcome=plan.SEND
+    )
+    brands = world["items"].select("item_id", "brand")
+
+    def most(sent: pl.DataFrame) -> int:
+        return sent.join(brands, on="item_id").group_by("user_id", "brand").len()["len"].max()
+
+    assert most(free) > 1
+    assert most(capped) == 1
+    assert capped["user_id"].n_unique() == free["user_id"].n_unique()
+
+
 def test_margin_is_money_only_where_costs_are_known():
     world = shop(50)
     assert planned(world).currency == "margin"
