@@ -244,7 +244,7 @@ def links(
         if undo is not None:
             new = linking.undo(checkout, user, undo)
             typer.echo(
-                f"{linking.UNDONE} {'says now' if new else 'said before'} that they are two people; the next run keeps them apart"
+                f"{linking.UNDONE} {'says now' if new else 'said before'} that they are two people; commit it, and the next run keeps them apart"
             )
             return
         found = linking.links_of(checkout, user)
