@@ -37,6 +37,7 @@ def test_stages_killed_at_random_moments_give_the_same_bits(tmp_path: Path):
     assert not [r for r in rows if r["different"] or r["left"]]
 
 
+@pytest.mark.e2e
 def test_the_walk_over_families_losses_precisions_and_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     rows = gpu.walk("cpu")

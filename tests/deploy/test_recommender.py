@@ -206,6 +206,7 @@ def test_an_index_finds_what_the_exact_graph_answers(finished: Path, indexed: Pa
     assert np.mean(shared) >= 0.85
 
 
+@pytest.mark.e2e
 def test_only_products_can_be_indexed(workspace):
     workspace(serve__index_recall=0.9, train__model="popularity")
     run_stages(

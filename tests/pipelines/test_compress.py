@@ -109,6 +109,7 @@ def test_the_smallest_within_the_constraints_wins():
     assert chosen(0.0, 0.0) == "fp32"
 
 
+@pytest.mark.e2e
 def test_constraints_choose_and_refuse_with_the_nearest_named(run: Path):
     params = yaml.safe_load(Path("params.yaml").read_text())
     steps = {"table": ["int8"], "layers": ["weight4"]}

@@ -143,6 +143,7 @@ def figures(folder: Path, data: Path) -> dict:
         return read_json("reports/metrics.json")
 
 
+@pytest.mark.e2e
 def test_auto_says_that_nothing_beats_popularity_on_noise(workspace, tmp_path: Path):
     rng = np.random.default_rng(0)
     lines = ["user_id,item_id,event,timestamp"]

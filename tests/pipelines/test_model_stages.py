@@ -158,6 +158,7 @@ def test_without_refit_the_honest_model_is_served(run: Path):
     assert Path("data/refit/weights.npz").read_bytes() == Path("data/model/weights.npz").read_bytes()
 
 
+@pytest.mark.e2e
 def test_a_ranker_killed_goes_on_without_training_its_retriever_again(run: Path, monkeypatch: pytest.MonkeyPatch):
     params = yaml.safe_load(Path("params.yaml").read_text())
     params["train"] |= {"model": "din", "epochs": 2, "transition_prior": False}
@@ -185,6 +186,7 @@ def test_a_ranker_killed_goes_on_without_training_its_retriever_again(run: Path,
         assert report["impressions"][task]["positives"] > 0
 
 
+@pytest.mark.e2e
 def test_a_ranker_orders_by_what_it_is_asked_to(run: Path):
     params = yaml.safe_load(Path("params.yaml").read_text())
     params["train"] |= {"model": "din", "epochs": 1, "transition_prior": False, "rank_by": "purchase"}

@@ -219,6 +219,7 @@ def test_all_ids_of_a_person_are_found(tmp_path: Path, monkeypatch: pytest.Monke
     }
 
 
+@pytest.mark.e2e
 def test_the_command_line_says_why_ids_are_one_and_keeps_them_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     for name in ("params.yaml", "dvc.yaml"):

@@ -80,6 +80,7 @@ def test_a_refusal_has_an_exit_code_of_its_own_and_leaves_a_sentence(workspace):
     assert read_json("reports/refusal.json")["reason"].startswith("source.data: nowhere.csv is not there")
 
 
+@pytest.mark.e2e
 def test_a_stage_ends_with_the_dvc_that_started_it(workspace, tmp_path: Path):
     folder = workspace(train__epochs=1000, train__patience=1000)
     for stage in ("collect", "link", "check", "prepare"):
