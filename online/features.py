@@ -47,20 +47,25 @@ def standing(links: Iterable[Link]) -> list[tuple[float, str]]:
     return kept
 
 
-def owner(sign_ins: Sequence[tuple[float, str]], at: float) -> str | None:
-    """Whose an anonymous visitor's event is: theirs who signed in where the visitor is soon after it (SIGNED_IN_WITHIN), else who had signed in not long before (SIGNED_IN_FOR), else who alone ever did, on two days or more;
+def sole(sign_ins: Sequence[tuple[float, str]]) -> str | None:
+    """Who alone ever signed in where a visitor is, on two days or more. sign_ins: of standing()."""
+    if len({user for _, user in sign_ins}) == 1 and len({moment // DAY for moment, _ in sign_ins}) > 1:
+        return sign_ins[0][1]
+    return None
+
+
+def owner(sign_ins: Sequence[tuple[float, str]], at: float, alone: str | None) -> str | None:
+    """Whose an anonymous visitor's event is: theirs who signed in where the visitor is soon after it (SIGNED_IN_WITHIN), else who had signed in not long before (SIGNED_IN_FOR), else who alone ever did;
     None: nobody can say, as on a family's tablet.
 
-    sign_ins: of standing(). at: when it happened.
+    sign_ins: of standing(). at: when it happened. alone: of sole().
     """
     following = bisect_left(sign_ins, (at, ""))
     if following < len(sign_ins) and sign_ins[following][0] - at <= SIGNED_IN_WITHIN:
         return sign_ins[following][1]
     if following and at - sign_ins[following - 1][0] <= SIGNED_IN_FOR:
         return sign_ins[following - 1][1]
-    if len({user for _, user in sign_ins}) == 1 and len({moment // DAY for moment, _ in sign_ins}) > 1:
-        return sign_ins[0][1]
-    return None
+    return alone
 
 
 def fading(minute: int, now: int) -> float:

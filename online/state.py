@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from online import log
-from online.features import STRENGTH, WINDOW, Link, owner, standing
+from online.features import STRENGTH, WINDOW, Link, owner, sole, standing
 
 KEPT = 30 * 86_400.0  # seconds that shoppers who do nothing are remembered
 REMEMBERED = 2 * 86_400.0  # seconds, at least, in which an event that is sent again is known by its id
@@ -175,5 +175,6 @@ def merged(own: list[Act], visits: list[tuple[str, list[Link], list[Act]]], user
     for visitor, links, done in visits:
         if sign_ins := standing(links):
             visitors.append((visitor, tuple(sign_ins)))
-        acts += [act for act in done if act[1] > since and owner(sign_ins, act[1]) == user_id]
+        alone = sole(sign_ins)
+        acts += [act for act in done if act[1] > since and owner(sign_ins, act[1], alone) == user_id]
     return Now(sorted(acts, key=lambda act: act[1]), visitors=tuple(visitors))

@@ -52,7 +52,7 @@ def main() -> None:
     acts, _ = clean(
         pl.scan_parquet(CHECKED / "events.parquet"),
         cleaning | {"history_events": list(shoppers.STRENGTH)},
-        ("platform", "price", "quantity", "order_id"),
+        ("platform", "price", "quantity", "order_id", "looked"),
     )
     events = acts.collect()
     items, users = checked("items"), checked("users")

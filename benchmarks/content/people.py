@@ -6,11 +6,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from benchmarks.quality import ROOT, prepared, trained
+from benchmarks.content.items import SHOP
+from benchmarks.quality import prepared, trained
+from online.state import VISITOR
+from pipelines.data.identity.visitors import BROWSER, is_visitor
 
-SHOP = ROOT / "pipelines" / "data" / "sources" / "shop.yaml"
 SIZE, TINY = (6000, 600, 60), (800, 200, 30)
 BOOTSTRAP = 2000
+UNTRAINED = ["popularity", "transitions", "transitions_back", "two_hops", "item_knn", "ease", "content"]
 
 
 def simulated(scratch: Path, links: str, tiny: bool, split: str = "leave_one_out") -> Path:
@@ -33,9 +36,9 @@ def links(scratch: Path, tiny: bool) -> list[float]:
         checked = pl.read_parquet("data/checked/events.parquet", columns=["event_id", "user_id"])
         users = pl.read_parquet("data/raw/users.parquet")
     used = raw.filter(pl.col("visitor_id").is_not_null()).group_by("visitor_id").agg(
-        pl.coalesce(pl.col("person").filter(pl.col("known_by") == "browser").mode().sort().first(), pl.col("person").mode().sort().first())
+        pl.coalesce(pl.col("person").filter(pl.col("known_by") == BROWSER).mode().sort().first(), pl.col("person").mode().sort().first())
     )  # fmt: skip
-    browsers = used.select(pl.format("visitor:{}", "visitor_id").alias("user_id"), "person")
+    browsers = used.select((pl.lit(VISITOR) + pl.col("visitor_id")).alias("user_id"), "person")
     whose = dict(pl.concat([accounts, browsers]).iter_rows())
     right = [whose[one] == whose[person] for one, person in people.iter_rows() if one != person]
     person_of = dict(people.iter_rows())
@@ -47,11 +50,11 @@ def links(scratch: Path, tiny: bool) -> list[float]:
         .filter(pl.col("user_id").list.len() > 1)
     )
     whole = [len({person_of.get(one, one) for one in ids}) == 1 for ids in several["user_id"]]
-    anonymous = raw.filter(pl.col("known_by") == "browser").select("event_id", "person").join(checked, on="event_id")
+    anonymous = raw.filter(pl.col("known_by") == BROWSER).select("event_id", "person").join(checked, on="event_id")
     given = [
         (whose.get(user), person)
         for user, person in anonymous.select("user_id", "person").iter_rows()
-        if not user.startswith("visitor:")
+        if not user.startswith(VISITOR)
     ]
     return [
         float(np.mean(right)),
@@ -84,9 +87,7 @@ def answers(scratch: Path, tiny: bool) -> list[float]:
         asked[taken] = told.with_columns(gain=pl.Series(row["gains"])).join(items, on="item", how="left", maintain_order="left")
     rank = np.argsort(np.argsort(-popularity[1:], kind="stable"), kind="stable")
     items = items.with_columns(popular=pl.Series(metrics.ndcg(rank[items["item"].to_numpy() - 1], 10)))
-    people = pl.read_parquet(scratch / "likely" / "data/links/people.parquet").filter(
-        ~pl.col("user_id").str.starts_with("visitor:")
-    )
+    people = pl.read_parquet(scratch / "likely" / "data/links/people.parquet").filter(~is_visitor("user_id"))
     people = people.filter(pl.len().over("person_id") > 1)
     linked = asked["likely"].filter(pl.col("user_id").is_in(people["person_id"].unique().implode()))
     apart = asked["none"].join(people, on="user_id").select("at", "item_id", alone="gain", user_id="person_id")
@@ -98,6 +99,3 @@ def answers(scratch: Path, tiny: bool) -> list[float]:
     ratios = gains[draws].mean(1) / np.maximum(alone[draws].mean(1), 1e-9) - 1
     brought = gains.mean() / max(alone.mean(), 1e-9) - 1
     return [float(n) for n in (brought, np.quantile(ratios, 0.025), gains.mean(), alone.mean(), len(both))]
-
-
-UNTRAINED = ["popularity", "transitions", "transitions_back", "two_hops", "item_knn", "ease", "content"]

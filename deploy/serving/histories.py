@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from deploy.serving.catalogue import Ids, mapped
-from online.features import met, owner
+from online.features import met, owner, sole
 from online.state import VISITOR, Gone, Now, State
 
 NEVER = 1 << 62  # seconds
@@ -166,14 +166,15 @@ class LiveHistories:
     def of(self, user_id: str, items: Ids) -> Known:
         """What was bought since is not due before its cycle, where it has one. What was done since under another id of theirs is theirs too, and what a visitor did who signed in since."""
         history, bought, *_ = self.stored.of(user_id, items)
+        ids = self.stored.linked.ids(user_id)
         try:
-            now = together([self._state.now(one, self._cutoff) for one in self.stored.linked.ids(user_id)])
+            now = together([self._state.now(one, self._cutoff) for one in ids])
         except Gone:
             return Known(history, bought, {}, unchecked=("events since the model was made",))
         for visitor, sign_ins in now.visitors:
             before = self.stored.of(VISITOR + visitor, items).history
-            ids = self.stored.linked.ids(user_id)
-            theirs = np.array([owner(sign_ins, at) in ids for at in before.times.tolist()], dtype=bool)
+            alone = sole(sign_ins)
+            theirs = np.array([owner(sign_ins, at, alone) in ids for at in before.times.tolist()], dtype=bool)
             history = joined(history, History(*(column[theirs] for column in before)))
         places = items.places([item for item, _, _ in now.acts])
         acts = [(int(place) + 1, at, event) for place, (_, at, event) in zip(places, now.acts, strict=True) if place >= 0]

@@ -17,8 +17,8 @@ LONGEST_LOOK = 600.0  # seconds: whoever left the page open does not look longer
 def clean(
     events: pl.LazyFrame, settings: dict, kept_columns: Sequence[str] = ("platform", "price")
 ) -> tuple[pl.LazyFrame, dict[str, int]]:
-    """Actions (user_id, item_id, event, timestamp, source_row, session_id, looked, and kept_columns where given), ordered by user, time and
-    row of the source, which breaks ties; and how many events each step removed. looked: seconds of a view, told (`duration`) or until the shopper's next action in the session, LONGEST_LOOK at most; null of other
+    """Actions (user_id, item_id, event, timestamp, source_row, session_id, and kept_columns where given), ordered by user, time and
+    row of the source, which breaks ties; and how many events each step removed. `looked` among kept_columns: seconds of a view, told (`duration`) or until the shopper's next action in the session, LONGEST_LOOK at most; null of other
     events and of the last of a session.
 
     Args:
@@ -28,7 +28,9 @@ def clean(
         StageError: nothing is left.
     """
     key = ["user_id", "item_id", "event", "timestamp"]
-    optional = [c for c in ("session_id", "duration", *kept_columns) if c in events.collect_schema()]
+    looked = "looked" in kept_columns
+    wanted = ("session_id", *kept_columns, *(("duration",) if looked else ()))
+    optional = [c for c in wanted if c in events.collect_schema()]
     total = count(events)
     acts = events.filter(pl.col("event").is_in(settings["history_events"]), pl.col("item_id").is_not_null())
     acts = acts.select(*key, *optional, SOURCE_ROW)
@@ -42,8 +44,10 @@ def clean(
     gap = pl.col("timestamp").diff().over("user_id") > pl.duration(minutes=settings["session_gap_minutes"])
     numbered = pl.format("{}", gap.fill_null(True).cast(pl.UInt32).cum_sum().over("user_id"))
     given = [pl.col("session_id"), numbered] if "session_id" in optional else [numbered]
-    actions = actions.with_columns(pl.coalesce(given).alias("session_id")).with_columns(looked=_looked("duration" in optional))
-    actions = actions.drop("duration", strict=False).collect(engine="streaming")
+    actions = actions.with_columns(pl.coalesce(given).alias("session_id"))
+    if looked:
+        actions = actions.with_columns(looked=_looked("duration" in optional)).drop("duration", strict=False)
+    actions = actions.collect(engine="streaming")
     unique_count = count(unique)
     removed = {
         "other events (searches, impressions)": total - kept,

@@ -14,6 +14,9 @@ TIMESTAMP = pl.Datetime("us", "UTC")
 # A holdout is a push that was ready and, by chance, was not sent: it names the item, channel and campaign that would have been.
 EVENT_KINDS = ["view", "search", "favourite", "cart", "purchase", "return", "impression", "holdout", "click", "question"]
 
+# By which an id may be known again on another platform (pipelines/data/identity), never read for anything else; the address is the network's.
+KNOWN_AGAIN_BY = ("email_hash", "phone_hash", "device_hash", "address_hash")
+
 EVENTS = {
     "event_id": pl.String,  # idempotency key: the same event delivered twice carries the same one
     "user_id": pl.String,
@@ -30,11 +33,7 @@ EVENTS = {
     "order_id": pl.String,
     "visitor_id": pl.String,  # what a browser or an app keeps, whoever uses it
     "known_by": pl.String,  # by what it is known whose it is (pipelines/data/identity/visitors.py); null: they said so
-    # By which an id may be known again on another platform (pipelines/data/identity), never read for anything else.
-    "email_hash": pl.String,
-    "phone_hash": pl.String,
-    "device_hash": pl.String,
-    "address_hash": pl.String,  # of the network
+    **dict.fromkeys(KNOWN_AGAIN_BY, pl.String),
     # Of an impression or a holdout; a click or a purchase names the request that it answers.
     "request_id": pl.String,
     "slot": pl.String,  # where on a page

@@ -317,8 +317,8 @@ def test_a_view_lasts_as_long_as_is_told_or_until_the_next_action_of_the_session
         ("u", "a", "view", 300),
     ]
     events = frame(rows)
-    assert clean(events, SETTINGS)[0].collect()["looked"].to_list() == [120.0, 60.0, None, 600.0, None, None]
+    assert clean(events, SETTINGS, ("looked",))[0].collect()["looked"].to_list() == [120.0, 60.0, None, 600.0, None, None]
     told = events.with_columns(duration=pl.Series([7.0, None, 5.0, 9000.0, 3.0, None]))
-    actions = clean(told, SETTINGS)[0].collect()
+    actions = clean(told, SETTINGS, ("looked",))[0].collect()
     assert actions["looked"].to_list() == [7.0, 60.0, None, 600.0, 3.0, None]
     assert "duration" not in actions.columns

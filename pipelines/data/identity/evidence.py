@@ -8,7 +8,7 @@ from typing import NamedTuple
 import polars as pl
 
 from online.state import VISITOR
-from pipelines.data.identity.visitors import ACCOUNT, BROWSER, sign_ins
+from pipelines.data.identity.visitors import ACCOUNT, BROWSER, is_visitor, sign_ins
 
 HASHES = {"email_hash": "the same mail address", "phone_hash": "the same telephone number"}
 LIKELY = {"device_hash": "the same device", "address_hash": "the same network address"}
@@ -29,7 +29,7 @@ def platforms(events: pl.LazyFrame) -> pl.DataFrame:
     """Of each account that says so the platform where it was most: user_id, platform."""
     if "platform" not in events.collect_schema():
         return pl.DataFrame(schema={"user_id": pl.String, "platform": pl.String})
-    own = events.filter(pl.col("platform").is_not_null(), ~_is_visitor("user_id"), signed_in())
+    own = events.filter(pl.col("platform").is_not_null(), ~is_visitor("user_id"), signed_in())
     counts = own.group_by("user_id", "platform").len().sort("len", "platform", descending=[True, False])
     return counts.unique("user_id", keep="first", maintain_order=True).select("user_id", "platform").collect(engine="streaming")
 
@@ -73,12 +73,8 @@ def certain(events: pl.LazyFrame, users: pl.LazyFrame | None, ids: int) -> Evide
         found.append(pairs.with_columns(reason=pl.lit(SIGN_IN)))
     pairs = pl.concat(found) if found else pl.DataFrame(schema=PAIR)
     pairs = pairs.select(one=pl.min_horizontal("one", "other"), other=pl.max_horizontal("one", "other"), reason="reason")
-    pairs = pairs.filter(~(_is_visitor("one") & _is_visitor("other")))
+    pairs = pairs.filter(~(is_visitor("one") & is_visitor("other")))
     return Evidence(pairs.unique().sort("one", "other", "reason"), known, shared)
-
-
-def _is_visitor(column: str) -> pl.Expr:
-    return pl.col(column).str.starts_with(VISITOR)
 
 
 def _held(table: pl.LazyFrame, column: str) -> pl.LazyFrame:
@@ -91,7 +87,7 @@ def _one_person(held: pl.LazyFrame, where: pl.DataFrame, ids: int) -> tuple[pl.D
     held = held.filter(pl.len().over("value") > 1).join(where.lazy(), on="user_id", how="left").collect(engine="streaming")
     twice = pl.col("platform").drop_nulls()
     kept = held.group_by("value").agg(
-        pl.col("user_id").sort_by(_is_visitor("user_id"), "user_id"), several=(pl.len() > ids) | (twice.n_unique() < twice.len())
+        pl.col("user_id").sort_by(is_visitor("user_id"), "user_id"), several=(pl.len() > ids) | (twice.n_unique() < twice.len())
     ).sort("value")  # fmt: skip
     pairs = kept.filter(~pl.col("several")).select(one=pl.col("user_id").list.first(), other=pl.col("user_id").list.slice(1))
     return pairs.explode("other").unique(), int(kept["several"].sum())

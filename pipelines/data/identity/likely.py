@@ -14,6 +14,7 @@ import polars as pl
 from online.state import VISITOR
 from pipelines.data.identity.evidence import HASHES, LIKELY, signed_in
 from pipelines.data.identity.people import Graph
+from pipelines.data.identity.visitors import is_visitor
 from pipelines.data.tables import SOURCE_FILE, UNREAD
 
 REASON = "the same device or network address, and the same habits"
@@ -66,8 +67,8 @@ def likely(
     )
     taken, report = [], {}
     for name, theirs in (
-        ("visitors", pl.col("one").str.starts_with(VISITOR)),
-        ("accounts", ~pl.col("one").str.starts_with(VISITOR)),
+        ("visitors", is_visitor("one")),
+        ("accounts", ~is_visitor("one")),
     ):
         best = _best(found.filter(theirs))
         least, report[name] = _threshold(best.filter(pl.col("same") | pl.col("different")), precision)
@@ -95,7 +96,7 @@ def _candidates(acts: pl.LazyFrame, certain: Graph) -> pl.DataFrame:
     for column in LIKELY:
         held = acts.filter(pl.col(column).is_not_null(), pl.col("id").is_not_null()).select("id", "seen_by", value=column)
         held = held.group_by("id", "seen_by", "value").len("times").collect(engine="streaming")
-        accounts = held.filter(~pl.col("id").str.starts_with(VISITOR))
+        accounts = held.filter(~is_visitor("id"))
         accounts = accounts.with_columns(person=pl.Series([certain.person(one) for one in accounts["id"]], dtype=pl.String))
         accounts = accounts.with_columns(people=pl.col("person").n_unique().over("value")).filter(pl.col("people") <= MOST_PEOPLE)
         pairs = (

@@ -17,12 +17,12 @@ from pipelines.data.identity.people import LINKS, PEOPLE, SEVERAL, TAKEN, Graph,
 from pipelines.data.identity.visitors import TELLING
 from pipelines.data.privacy import personal
 from pipelines.data.reading.names import NO, YES
-from pipelines.data.tables import SOURCE_ROW
+from pipelines.data.tables import KNOWN_AGAIN_BY, SOURCE_ROW
 from pipelines.stage import StageError
 
 FOLDER = Path("data/links")
 
-READ_HERE_ALONE = (*evidence.HASHES, *evidence.LIKELY, "known_by", "may_link")
+READ_HERE_ALONE = (*KNOWN_AGAIN_BY, "known_by", "may_link")
 
 
 class Found(NamedTuple):

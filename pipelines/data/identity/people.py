@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from online.state import VISITOR
+from pipelines.data.identity.visitors import is_visitor
 
 # Links: `chance` is 1 of what is certain; `taken` says TAKEN, or why it was not.
 LINKS = {"one": pl.String, "other": pl.String, "reason": pl.String, "chance": pl.Float64, "taken": pl.String}
@@ -92,7 +93,7 @@ def linked(pairs: pl.DataFrame, graph: Graph) -> pl.DataFrame:
     A browser's or an app's id is of the person of all its links, or, where these are several, of nobody.
     """
     order = pairs.with_columns(
-        visitor=pl.col("one").str.starts_with(VISITOR) | pl.col("other").str.starts_with(VISITOR), reasons=pl.len().over("one", "other")
+        visitor=is_visitor("one") | is_visitor("other"), reasons=pl.len().over("one", "other")
     ).sort("visitor", "chance", "reasons", "one", "other", "reason", descending=[False, True, True, False, False, False])  # fmt: skip
     accounts = order.filter(~pl.col("visitor"))
     said = [graph.join(one, other) for one, other in accounts.select("one", "other").iter_rows()]

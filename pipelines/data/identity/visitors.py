@@ -23,6 +23,11 @@ def _event() -> pl.Expr:
     return pl.col("event").cast(pl.String)
 
 
+def is_visitor(column: str) -> pl.Expr:
+    """Whether an id is that of what a browser or an app keeps."""
+    return pl.col(column).str.starts_with(VISITOR)
+
+
 def owned(rows: pl.LazyFrame) -> pl.LazyFrame:
     """Rows with the shopper whose they are (`user_id`; of nobody known the visitor), in the order of the source, and by what that is known (`known_by`): ACCOUNT, they said so; VISIT, they had just signed in or did soon after; BROWSER, by
     sign-ins of other days, or nobody's."""

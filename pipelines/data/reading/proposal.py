@@ -16,7 +16,7 @@ from pipelines.data.reading.look import EMPTY, Look, in_words, is_other_time, lo
 from pipelines.data.reading.mapping import Format
 from pipelines.data.reading.names import ITEM_KEYS, PERSONS, RATINGS, STATUSES, kind_of, kind_of_file, kind_of_flag, plain
 from pipelines.data.reading.text import SUFFIXES
-from pipelines.data.tables import SOURCE_FILE
+from pipelines.data.tables import KNOWN_AGAIN_BY, SOURCE_FILE
 from pipelines.stage import StageError
 
 CODES = 20  # different whole numbers that may be codes of events
@@ -32,10 +32,7 @@ EVENTS_OWN = (
     "price",
     "currency",
     "visitor_id",
-    "email_hash",
-    "phone_hash",
-    "device_hash",
-    "address_hash",
+    *KNOWN_AGAIN_BY,
     "request_id",
     "campaign_id",
     "channel",

@@ -30,21 +30,10 @@ from pipelines.data.reading.values import (
     time_of,
     times_of,
 )
-from pipelines.data.tables import EVENT_KINDS, SOURCE_FILE, SOURCE_ROW, TIMESTAMP, UNREAD
+from pipelines.data.tables import EVENT_KINDS, KNOWN_AGAIN_BY, SOURCE_FILE, SOURCE_ROW, TIMESTAMP, UNREAD
 from pipelines.stage import StageError
 
-IDS = (
-    "user_id",
-    "item_id",
-    "event_id",
-    "session_id",
-    "order_id",
-    "visitor_id",
-    "email_hash",
-    "phone_hash",
-    "device_hash",
-    "address_hash",
-)
+IDS = ("user_id", "item_id", "event_id", "session_id", "order_id", "visitor_id", *KNOWN_AGAIN_BY)
 NUMBERS = ("price", "quantity", "cost", "stock", "duration")
 HEAD = 10_000  # rows by which the times of a column are looked at first
 SHAPES = 400  # shapes of times that one column may have

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from online import log as online_log
 from online.events import Event, sort_out
-from online.features import owner, standing
+from online.features import owner, sole, standing
 from online.log import EventLog, goes_on_at
 from online.state import UNLINK, VISITOR
 from pipelines.data.identity.visitors import TELLING
@@ -138,7 +138,9 @@ def test_a_visitors_events_are_of_whom_the_online_state_says(stream: list[tuple]
         for v in "vx"
     }
     expected = {
-        e["event_id"]: e.get("user_id") or owner(links[e["visitor_id"]], e["at"]) or VISITOR + e["visitor_id"]
+        e["event_id"]: e.get("user_id")
+        or owner(links[e["visitor_id"]], e["at"], sole(links[e["visitor_id"]]))
+        or VISITOR + e["visitor_id"]
         for e in events
         if e["event"] == "view"
     }
