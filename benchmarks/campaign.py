@@ -81,11 +81,9 @@ class World:
 
     @cached_property
     def goods(self) -> pl.DataFrame:
-        """item_id, money (margin), category, stock of what is in stock, and `item`, its number."""
-        items = self.table("checked/items").join(self.table("truth/goods").select("item_id").with_row_index("item"), on="item_id")
-        return items.filter("in_stock", pl.col("stock") > 0).select(
-            "item_id", "item", "category", "stock", money=pl.col("price") - pl.col("cost")
-        )
+        """What can be offered, as plans know it, and `item`, its number."""
+        offered, _ = plan.priced(self.table("checked/items"), "margin")
+        return offered.join(self.table("truth/goods").select("item_id").with_row_index("item"), on="item_id", maintain_order="left")
 
     @cached_property
     def tired(self) -> np.ndarray:

@@ -3,7 +3,7 @@
     python -m benchmarks.planning 1000000 200 10000     # shoppers, candidates of each, items
 
 Random offers: items wanted unevenly, three channels with room for half, a third and a quarter of the shoppers, stock for a bit more than one message each, money for a part;
-two messages a shopper at most, one by a channel and of a category. Prints JSON; `gap` is by the plan's own bound. tests/marketing/test_assignment.py holds the bound against HiGHS on samples.
+two messages a shopper at most, one by a channel, of a category and of a brand. Prints JSON; `gap` is by the plan's own bound. tests/marketing/test_assignment.py holds the bound against HiGHS on samples.
 """
 
 import argparse
