@@ -83,7 +83,9 @@ class World:
     def goods(self) -> pl.DataFrame:
         """What can be offered, as plans know it, and `item`, its number."""
         offered, _ = plan.priced(self.table("checked/items"), "margin")
-        return offered.join(self.table("truth/goods").select("item_id").with_row_index("item"), on="item_id", maintain_order="left")
+        return offered.join(
+            self.table("truth/goods").select("item_id").with_row_index("item"), on="item_id", maintain_order="left"
+        )
 
     @cached_property
     def tired(self) -> np.ndarray:

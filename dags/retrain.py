@@ -6,6 +6,7 @@ it a DVC experiment named after the run; `promote` puts its bento into the chose
 
 import json
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -55,15 +56,10 @@ def write_refusal(run: Path, stage: str, reason: str) -> None:
     (run / REFUSAL).write_text(json.dumps({"stage": stage, "reason": reason}, ensure_ascii=False), encoding="utf-8")
 
 
-def write_gate(run: Path, target, bento: Path) -> None:
-    """Notes for the Report tab what the gate looked at; nothing where the bento cannot be read."""
-    from deploy.serving.artefact import ArtefactError, read_manifest
-
-    try:
-        rows = [row._asdict() for row in target.gate(read_manifest(bento / "src" / "artefact"))]
-    except ArtefactError:
-        return
-    (run / "reports" / "gate.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+def write_gate(run: Path, rows: list) -> None:
+    """Notes for the Report tab what the gate looked at."""
+    told = [row._asdict() for row in rows]
+    (run / "reports" / "gate.json").write_text(json.dumps(told, ensure_ascii=False), encoding="utf-8")
 
 
 with DAG(
@@ -123,9 +119,10 @@ with DAG(
         if environment == "none":
             raise AirflowSkipException("no environment was chosen in the form")
         target, bento = Environment(CHECKOUT, environment), Path(run) / "bento"
-        write_gate(Path(run), target, bento)
         try:
-            entry = target.promote(bento, who="airflow", why=f"run {experiment}", experiment=experiment)
+            entry = target.promote(
+                bento, who="airflow", why=f"run {experiment}", experiment=experiment, show=partial(write_gate, Path(run))
+            )
         except (GateError, EnvironmentProblem, ArtefactError) as error:
             write_refusal(Path(run), "promote", str(error))
             raise refuse(context["task"], str(error)) from None

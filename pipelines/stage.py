@@ -102,6 +102,17 @@ def sync(folder: Path) -> None:
         _sync_one(found)
 
 
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Lets `write` make a file beside and gives it this name: it appears, or takes the old one's place, whole and on disk."""
+    beside = path.with_name(f".{path.name}.partial")
+    write(beside)
+    if path.exists():
+        shutil.copymode(path, beside)
+    _sync_one(beside)
+    os.replace(beside, path)
+    _sync_one(path.parent)
+
+
 def write_json(path: str | Path, document: object) -> None:
     """Writes `document` as indented UTF-8 JSON; the file appears whole or not at all."""
     path = Path(path)

@@ -88,10 +88,20 @@ class Environment:
             raise EnvironmentProblem(f"{version!r} is no version of a bento; one is 12 digits of 0-9 and a-f")
         return self.store / "bentos" / version
 
-    def promote(self, bento: Path, *, who: str, why: str, experiment: str | None = None, force: bool = False) -> dict:
+    def promote(
+        self,
+        bento: Path,
+        *,
+        who: str,
+        why: str,
+        experiment: str | None = None,
+        force: bool = False,
+        show: Callable[[list[Row]], None] | None = None,
+    ) -> dict:
         """Makes this bento the current one, if the gate lets it through or it is forced; returns its entry.
 
         Promoting what is current already changes nothing. A forced entry keeps what the gate refused.
+        show: called with what the gate looked at, before it decides.
 
         Raises:
             GateError: the gate refuses. EnvironmentProblem: no bento there.
@@ -107,6 +117,8 @@ class Environment:
             if current and current["version"] == version and self._whole(version):
                 return current
             looked_at = self.gate(manifest)
+            if show is not None:
+                show(looked_at)
             refused = [row.note for row in looked_at if not row.passed]
             if refused and not force:
                 raise GateError(looked_at)

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import polars as pl
 
-from online import log
 from pipelines.artefact import without
+from pipelines.stage import write_whole
 from privacy.overwriting import overwrite
 from privacy.people import FORGOTTEN
 
@@ -113,7 +113,7 @@ def _in_file(path: Path, names: Names) -> Done | None:
         count = _theirs(path, names)
         if count:
             rest = pl.scan_parquet(path).filter(~names.rows(who(path)))
-            _replace(path, lambda beside: rest.sink_parquet(beside))
+            write_whole(path, rest.sink_parquet)
         return Done(str(path), count, "rows removed") if count else None
     if path.suffix in LINES:
         count = _lines(path, names)
@@ -123,13 +123,13 @@ def _in_file(path: Path, names: Names) -> Done | None:
     if path.suffix == ".csv":
         rest, count = _without_rows(path.read_text(encoding="utf-8", errors="surrogateescape"), names)
         if count:
-            _replace(path, lambda beside: beside.write_text(rest, encoding="utf-8", errors="surrogateescape", newline=""))
+            write_whole(path, lambda beside: beside.write_text(rest, encoding="utf-8", errors="surrogateescape", newline=""))
         return Done(str(path), count, "rows removed") if count else None
     if path.suffix not in TEXTS:
         return None
     text, count = names.masked(path.read_bytes())
     if count:
-        _replace(path, lambda beside: beside.write_bytes(text))
+        write_whole(path, lambda beside: beside.write_bytes(text))
     return Done(str(path), count, "names masked") if count else None
 
 
@@ -176,17 +176,6 @@ def _without_rows(text: str, names: Names) -> tuple[str, int]:
         else:
             writer.writerow(row)
     return kept.getvalue(), count
-
-
-def _replace(path: Path, write) -> None:
-    """Writes a file beside and gives it the name, whole."""
-    beside = path.with_name(f".{path.name}.partial")
-    write(beside)
-    shutil.copymode(path, beside)
-    with beside.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(beside, path)
-    log.sync(path.parent)
 
 
 def _begins(path: Path, mark: bytes) -> bool:

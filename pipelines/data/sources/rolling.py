@@ -6,15 +6,13 @@ FOLDER: of events (.events). Looks every minute until it is interrupted. Lines a
 """
 
 import argparse
-import os
 import time
 from pathlib import Path
-
-import polars as pl
 
 from online import log
 from online.state import KEPT
 from pipelines.data.sources.log import lines
+from pipelines.stage import write_whole
 
 
 def roll(folder: Path, now: float) -> int:
@@ -34,18 +32,9 @@ def roll(folder: Path, now: float) -> int:
                 continue
             at = log.position(path)
             last = rows["offset"].max() if rows["offset"].null_count() == 0 else at.first + len(rows) - 1
-            _write(rows, folder / f"{at.topic}.{at.partition}.{at.first:020d}.{last:020d}.parquet")
+            write_whole(folder / f"{at.topic}.{at.partition}.{at.first:020d}.{last:020d}.parquet", rows.write_parquet)
             made += 1
     return made
-
-
-def _write(rows: pl.DataFrame, path: Path) -> None:
-    beside = path.with_name(f".{path.name}.new")
-    rows.write_parquet(beside)
-    with beside.open("rb") as file:
-        os.fsync(file.fileno())
-    beside.rename(path)
-    log.sync(path.parent)
 
 
 def main() -> None:
