@@ -96,11 +96,13 @@ def measured(chosen: argparse.Namespace) -> dict:
     print(f"who was treated, guessed from the features: area under the curve {auc:.3f}{weighed}")
     scores = uplift.out_of_fold(data, chosen.seed, lambda name: print(f"  learning: {name}", file=sys.stderr, flush=True))
     verdict = uplift.decide(data, scores, chosen.seed)
-    print(f"\n{'':<10}{'Qini':>8}  {'95 % interval':<20}{'beside response':<22}{'uplift of the best 10 / 30 %'}")
+    print(f"\n{'':<10}{'Qini':>8}  {'95 % interval':<20}{'beside response':<22}{'AUUC':<30}{'uplift of the best 10 / 30 %'}")
     for r in verdict.ranked:
         beside = "" if r.beside_response is None else f"{r.beside_response[0]:+.4f} to {r.beside_response[1]:+.4f}"
-        tops = " / ".join(f"{uplift.uplift_at(data, scores[r.name], share):+.4f}" for share in (0.1, 0.3))
-        print(f"{r.name:<10}{r.qini:>8.4f}  {f'{r.interval[0]:+.4f} to {r.interval[1]:+.4f}':<20}{beside:<22}{tops}")
+        area, *tops = (f"{f:+.4f} ({low:+.4f} to {high:+.4f})" for f, (low, high) in [(r.auuc, r.auuc_interval), *((t.uplift, t.interval) for t in r.tops)])  # fmt: skip
+        print(
+            f"{r.name:<10}{r.qini:>8.4f}  {f'{r.interval[0]:+.4f} to {r.interval[1]:+.4f}':<20}{beside:<22}{area:<30}{' / '.join(tops)}"
+        )
     print(f"\n{verdict.reason}")
     rows = worth(data, scores, verdict, chosen)
     for name, people_sent, (extra, low, high) in rows:

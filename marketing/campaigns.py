@@ -55,6 +55,10 @@ class Campaign(_Part):
     items: str | None = (
         None  # a condition over the columns of items, such as category = 'kitchen > tea' AND price < 100; null: all
     )
+    candidates: Literal["all", "due", "new"] = "all"  # what is due to be bought again, what the shopper never met, or both
+    price_bands: int | None = Field(
+        default=None, ge=0, le=4
+    )  # fifths of its category's prices that an item may be away from the shopper's own; null: any
     channels: Annotated[list[Name], Field(min_length=1)]
     budget: float = Field(ge=0)
     at_most: AtMost = AtMost()
@@ -62,6 +66,10 @@ class Campaign(_Part):
         0.1  # of those who would get something, so many get nothing, by chance: what the campaign brought is told by them
     )
     explore: Share = 0.05  # of messages, so many name another item than the best, by chance
+    novelty: Annotated[float, Field(ge=0, le=1)] = 0.0  # of messages, so many at least name an item that the shopper never met
+    diversity: Annotated[float, Field(ge=0, le=1)] = (
+        0.0  # of several messages to a shopper: 0 what is worth most, 1 what is least alike
+    )
     starts: date
     days: int = Field(default=1, ge=1)
     not_on: list[date] = []  # days of the shopper's calendar on which nothing is sent

@@ -4,7 +4,8 @@ In: a campaign, its audience, what each push is to change (pipelines/uplift.py),
 is to bring and cost, and how the audience comes apart. The same inputs give the same table. Knows no models and sends nothing.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 
 import numpy as np
@@ -12,6 +13,8 @@ import polars as pl
 
 from marketing import assignment, clock
 from marketing.campaigns import Campaign, ContactLimit, chance
+from marketing.diversity import Likeness, short_lists
+from marketing.segments.shoppers import PRICE_RANK
 
 PLAN = {
     "user_id": pl.String,
@@ -38,6 +41,7 @@ OUTCOMES = (
     SEND,
 )
 KEY = ["user_id", "item_id", "channel"]
+KNOWN = {"price": pl.Float64, "cost": pl.Float64, "in_stock": pl.Boolean, "stock": pl.Float64, "category": pl.String, "brand": pl.String}  # of items, what plans look at  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ def planned(
     campaign: Campaign,
     name: str,
     at: datetime,
-    audience: pl.Series,
+    audience: pl.DataFrame,
     offers: pl.DataFrame,
     items: pl.DataFrame,
     users: pl.DataFrame | None,
@@ -79,10 +83,10 @@ def planned(
 ) -> Plan:
     """The plan of a campaign at a moment.
 
-    audience: (N,) user_ids. offers: user_id, item_id, channel, hour, rank, extra, click. items: item_id and what of price, cost, stock, in_stock there is, of the items that the
-    campaign may offer. pushes: of the past (marketing/pushes.py), for the limits on contacts.
+    audience: user_id, price_band. offers: user_id, item_id, channel, hour, rank, due, extra, click. items: those that the campaign may offer, item_id and what of KNOWN, price_band and
+    vector (float32 of length 1: what it is like) there is. pushes: of the past (marketing/pushes.py), for the limits on contacts.
     """
-    people = pl.DataFrame({"user_id": audience}).unique(maintain_order=True)
+    people = audience.select("user_id").unique(maintain_order=True)
     outcome: dict[str, str] = {}
     left = people
 
@@ -97,7 +101,8 @@ def planned(
     offers = offers.join(people, on="user_id", how="semi").filter(pl.col("channel").is_in(campaign.channels))
     offers = drop(offers.sort("user_id", "rank", "channel"), UNREACHED)
     offered, currency = priced(items, campaign.goal)
-    offers = drop(offers.join(offered, on="item_id", how="inner", maintain_order="left"), NOTHING)
+    offers = offers.join(offered, on="item_id", how="inner", maintain_order="left")
+    offers = drop(_of_candidates(offers, campaign, audience), NOTHING)
     offers = _timed(offers, max(at, campaign.begins), users, rules.quiet, campaign.not_on)
     offers = drop(offers.filter(pl.col("send_at") < campaign.ends), TOO_LATE)
     offers = drop(_within_contacts(offers, pushes, rules.contacts), CONTACTED)
@@ -111,8 +116,9 @@ def planned(
         worth, value = pl.lit(None, pl.Float64), 1 / (1 + pl.col("rank")).log(2)
     offers = offers.with_columns(worth=worth, value=value)
     offers = drop(offers.filter(pl.col("value") > 0), NOT_WORTH)
-    found = assigned(offers, campaign, rules)
-    best = _within_contacts_together(offers[found.rows], pushes, rules.contacts)
+    if campaign.diversity and campaign.at_most.shopper > 1:
+        offers = offers.filter(_unlike(offers, campaign, items))
+    best, gap = _best(offers, campaign, pushes, rules)
     taken = drop(_explored(best, offers, campaign, name, rules), SHORT)
     held = people.with_columns(held=pl.Series(chance("hold-out", name, people["user_id"]) < campaign.holdout))
     taken = taken.join(held, on="user_id", how="left", maintain_order="left").with_columns(
@@ -126,25 +132,73 @@ def planned(
     table = people.join(rows, on="user_id", how="left", maintain_order="left_right").select(
         pl.col(column).cast(kind) for column, kind in PLAN.items()
     )
-    return Plan(table, found.gap, known, currency)
+    return Plan(table, gap, known, currency)
+
+
+def _of_candidates(offers: pl.DataFrame, campaign: Campaign, audience: pl.DataFrame) -> pl.DataFrame:
+    """Offers of what the campaign's `candidates` and `price_bands` let through; a price or a shopper of whom nothing is known stands in no offer's way."""
+    if campaign.candidates != "all":
+        offers = offers.filter(pl.col("due") if campaign.candidates == "due" else ~pl.col("due"))
+    if campaign.price_bands is None:
+        return offers
+    own = audience.select("user_id", own_band="price_band").unique("user_id", keep="first")
+    away = (pl.col("price_band").cast(pl.Int8) - pl.col("own_band").cast(pl.Int8)).abs()
+    offers = offers.join(own, on="user_id", how="left", maintain_order="left")
+    return offers.filter((away <= campaign.price_bands).fill_null(True)).drop("own_band")
+
+
+def _unlike(offers: pl.DataFrame, campaign: Campaign, items: pl.DataFrame) -> pl.Series:
+    """(N,) bool: the offers among which several messages to a shopper are chosen where they are to be unlike: of as many items as there may be messages."""
+    goods = _goods(offers)
+    vectors = np.zeros((len(goods), 0), np.float32)
+    if "vector" in items.columns:
+        told = goods.join(items.select("item_id", "vector"), on="item_id", how="left", maintain_order="left")["vector"]
+        vectors = np.nan_to_num(told.to_numpy()).astype(np.float32)
+    alike = Likeness(np.stack([_numbered(goods, "category"), _numbered(goods, "brand")], 1), vectors)
+    return pl.Series(short_lists(_as_offers(offers, goods, campaign), alike, campaign.diversity, campaign.at_most.shopper))
+
+
+def _best(offers: pl.DataFrame, campaign: Campaign, pushes: pl.DataFrame, rules: Rules) -> tuple[pl.DataFrame, float]:
+    """The offers that together are worth most within the limits; by which share the best there are may be worth more, at most.
+
+    Where too few of them name something new, what is due is withdrawn from those who lose least by getting something new, or nothing, instead.
+    """
+    first = None
+    while True:
+        found = assigned(offers, campaign, rules)
+        first = first or found
+        best = _within_contacts_together(offers[found.rows], pushes, rules.contacts)
+        due = best.filter("due") if campaign.novelty else best.clear()
+        missing = math.ceil(campaign.novelty * len(best) - 1e-9) - (len(best) - len(due))
+        if due.is_empty() or missing <= 0:
+            return best, replace(found, bound=first.bound).gap
+        new = offers.filter(~pl.col("due")).group_by("user_id").agg(new=pl.col("value").max())
+        loss = (
+            due.group_by("user_id", maintain_order=True)
+            .agg(pl.col("value").sum())
+            .join(new, on="user_id", how="left", maintain_order="left")
+        )
+        loss = loss.select("user_id", loss=pl.col("value") - pl.col("new").fill_null(0.0)).sort("loss", maintain_order=True)
+        offers = offers.join(
+            loss.head(missing).with_columns(due=pl.lit(True)), on=["user_id", "due"], how="anti", maintain_order="left"
+        )
+
+
+def banded(items: pl.DataFrame) -> pl.DataFrame:
+    """Items with `price_band`: 1 to 5, by fifths of the prices of its category."""
+    items = items.with_columns(pl.lit(None, kind).alias(n) for n, kind in KNOWN.items() if n not in items.columns)
+    items = items.unique("item_id", keep="first", maintain_order=True)
+    return items.with_columns(price_band=(PRICE_RANK * 5).ceil().cast(pl.UInt8))
 
 
 def priced(items: pl.DataFrame, goal: str) -> tuple[pl.DataFrame, str]:
-    """item_id, category, brand, money (what a purchase brings) and stock of what can be offered; and what money is."""
-    wanted = {
-        "price": pl.Float64,
-        "cost": pl.Float64,
-        "in_stock": pl.Boolean,
-        "stock": pl.Float64,
-        "category": pl.String,
-        "brand": pl.String,
-    }
-    items = items.with_columns(pl.lit(None, kind).alias(n) for n, kind in wanted.items() if n not in items.columns)
-    items = items.unique("item_id", keep="first", maintain_order=True)
+    """item_id, category, brand, price_band, money (what a purchase brings) and stock of what can be offered; and what money is. items: with `price_band`, or all there are."""
+    items = items if "price_band" in items.columns else banded(items)
     items = items.filter(pl.col("in_stock").fill_null(True) & (pl.col("stock").fill_null(np.inf) > 0))
     margin = goal != "revenue" and items["cost"].count() > 0
     money = pl.col("price") - pl.col("cost") if margin else pl.col("price")
-    return items.select("item_id", "category", "brand", "stock", money=money.fill_null(0.0)), "margin" if margin else "revenue"
+    offered = items.select("item_id", "category", "brand", "price_band", "stock", money=money.fill_null(0.0))
+    return offered, "margin" if margin else "revenue"
 
 
 def _timed(
@@ -192,10 +246,7 @@ def _within_contacts_together(taken: pl.DataFrame, pushes: pl.DataFrame, limits:
 
 def assigned(offers: pl.DataFrame, campaign: Campaign, rules: Rules) -> assignment.Assignment:
     """The offers that together are worth most within the limits. offers: those of a shopper one after the other; user_id, item_id, channel, category, brand, stock, value."""
-    sizes = offers.group_by("user_id", maintain_order=True).len()["len"].to_numpy()
-    goods = offers.select("item_id", "category", "brand", "stock").unique("item_id", keep="first", maintain_order=True)
-    item = offers["item_id"].replace_strict(goods["item_id"], range(len(goods)), return_dtype=pl.Int32).to_numpy()
-    channel = offers["channel"].replace_strict(campaign.channels, range(len(campaign.channels)), return_dtype=pl.Int8).to_numpy()
+    goods = _goods(offers)
     unlimited = len(offers) + 1
     capacity = [campaign.at_most.channels.get(name, unlimited) for name in campaign.channels]
     limits = assignment.Limits(
@@ -210,8 +261,21 @@ def assigned(offers: pl.DataFrame, campaign: Campaign, rules: Rules) -> assignme
         per_brand=campaign.at_most.brand,
         per_channel=campaign.at_most.channel,
     )
+    return assignment.assign(_as_offers(offers, goods, campaign), limits)
+
+
+def _goods(offers: pl.DataFrame) -> pl.DataFrame:
+    """What the offers name."""
+    return offers.select("item_id", "category", "brand", "stock").unique("item_id", keep="first", maintain_order=True)
+
+
+def _as_offers(offers: pl.DataFrame, goods: pl.DataFrame, campaign: Campaign) -> assignment.Offers:
+    """Offers by the numbers of their items among the goods and of their channels among the campaign's."""
+    sizes = offers.group_by("user_id", maintain_order=True).len()["len"].to_numpy()
+    item = offers["item_id"].replace_strict(goods["item_id"], range(len(goods)), return_dtype=pl.Int32).to_numpy()
+    channel = offers["channel"].replace_strict(campaign.channels, range(len(campaign.channels)), return_dtype=pl.Int8).to_numpy()
     starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    return assignment.assign(assignment.Offers(starts, offers["value"].cast(pl.Float32).to_numpy(), item, channel), limits)
+    return assignment.Offers(starts, offers["value"].cast(pl.Float32).to_numpy(), item, channel)
 
 
 def _numbered(goods: pl.DataFrame, column: str) -> np.ndarray:
@@ -245,8 +309,9 @@ def _explored(taken: pl.DataFrame, offers: pl.DataFrame, campaign: Campaign, nam
     room = pl.Series(_sends(goods["stock"], rules.purchases)) - goods["asked"].fill_null(0)
     roomy = goods.filter(room >= most).select("item_id")
     best = alone.select("user_id", "channel", best="item_id")
+    may = pl.col("item_id").is_in(roomy["item_id"].implode()) & (~pl.col("due") | (campaign.novelty == 0))
     choices = offers.join(best, on=["user_id", "channel"], how="inner", maintain_order="left").filter(
-        pl.col("item_id").is_in(roomy["item_id"].implode()) | (pl.col("item_id") == pl.col("best"))
+        may | (pl.col("item_id") == pl.col("best"))
     )
     warmth = max(float(alone["value"].mean()), 1e-9)
     weight = ((pl.col("value") - pl.col("value").max().over("user_id")) / warmth).exp()

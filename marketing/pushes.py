@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from marketing.clock import local_hour, zones_of
-from marketing.segments.shoppers import DAY, HALF_LIFE, PRIOR, STRENGTH
+from marketing.segments.shoppers import DAY, HALF_LIFE, PRICE_RANK, PRIOR, STRENGTH
 
 PUSHES = {
     "campaign_id": pl.String,
@@ -200,7 +200,6 @@ def _goods(items: pl.DataFrame | None) -> pl.DataFrame:
     items = _with({"category": pl.String, "brand": pl.String, "price": pl.Float64}, _items(items)).unique(
         "item_id", keep="first", maintain_order=True
     )
-    rank = ((pl.col("price").rank("average") - 0.5) / pl.col("price").count()).over("category")
     usual = pl.len().over("category") / pl.len()
     log_price = pl.col("price").log1p()
     return items.select(
@@ -209,7 +208,7 @@ def _goods(items: pl.DataFrame | None) -> pl.DataFrame:
         "brand",
         log_price=log_price,
         usual_price=log_price.mean().over("category"),
-        price_rank=rank,
+        price_rank=PRICE_RANK,
         category_usual=usual,
     )
 

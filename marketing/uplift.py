@@ -24,6 +24,7 @@ BINS = 20  # groups of people by score, whose effects are looked at apart
 LEARNERS = ("S", "T", "X", "DR")
 MEAN = "mean"  # of what the learners say
 RESPONSE = "response"
+TOPS = (0.1, 0.3)  # shares of the people, those with the best scores
 TREES = {
     "n_estimators": 120, "learning_rate": 0.04, "num_leaves": 8, "min_child_samples": 200, "subsample": 0.8, "subsample_freq": 1, "colsample_bytree": 0.8,
     "reg_lambda": 10.0, "deterministic": True, "force_row_wise": True, "verbosity": -1,
@@ -55,13 +56,25 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class Top:
+    """What the treatment changes for each of the best share of the people, on average."""
+
+    share: float
+    uplift: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class Ranked:
     """How well a score ranks people by what the treatment changes."""
 
     name: str
     qini: float
     interval: tuple[float, float]
-    beside_response: tuple[float, float] | None  # interval of the paired difference; None of response itself
+    beside_response: tuple[float, float] | None  # interval of the paired difference of Qini; None of response itself
+    auuc: float  # _figures() says of what
+    auuc_interval: tuple[float, float]
+    tops: list[Top]
 
 
 @dataclass(frozen=True)
@@ -168,19 +181,23 @@ def qini(data: Trial, score: np.ndarray, weight: np.ndarray | None = None) -> fl
 
     weight: (N,) how often each person counts; None: once. The figure of one score does not depend on any other.
     """
-    [found] = _coefficients(data, [_ordered(score)], _best(data), np.ones(len(score)) if weight is None else weight)
-    return found
+    weight = np.ones(len(score)) if weight is None else weight
+    return float(_figures(data, [_ordered(score)], _best(data), weight)[0, 0])
 
 
-def _coefficients(data: Trial, orders: list[Order], best: Order, weight: np.ndarray) -> list[float]:
-    """Qini of each order, beside the best one."""
+def _figures(data: Trial, orders: list[Order], best: Order, weight: np.ndarray) -> np.ndarray:
+    """(orders, 2 + TOPS) Qini, AUUC and the uplift of the best shares, of each order.
 
-    def area(order: Order) -> float:
-        people, gain = gains(data, order, weight)
-        return float(np.trapezoid(gain, people) - people[-1] * gain[-1] / 2)
-
-    most = area(best)
-    return [area(order) / most if most > 0 else 0.0 for order in orders]
+    AUUC is the area under Q a person over the share of people treated: what treating brings, a person, on average over all shares.
+    """
+    curves = [gains(data, order, weight) for order in (*orders, best)]
+    areas = [float(np.trapezoid(gain, people)) for people, gain, _ in curves]
+    beyond = [area - people[-1] * gain[-1] / 2 for area, (people, gain, _) in zip(areas, curves, strict=True)]
+    most = beyond.pop()
+    return np.array([
+        [own / most if most > 0 else 0.0, area / curve[0][-1] ** 2, *(_at(*curve, share) for share in TOPS)]
+        for own, area, curve in zip(beyond, areas[:-1], curves[:-1], strict=True)
+    ])  # fmt: skip
 
 
 def _best(data: Trial) -> Order:
@@ -188,48 +205,46 @@ def _best(data: Trial) -> Order:
     return _ordered(np.where(data.treated, data.outcome, -data.outcome))
 
 
-def gains(data: Trial, order: Order, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How many people there are and what treating them brought, after each group of equal scores: Q of qini()."""
+def gains(data: Trial, order: Order, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How many people there are, what treating them brought and how many were treated, after each group of equal scores: Q and Nt of qini()."""
     rows, ends = order
     treated, outcome = data.treated[rows], data.outcome[rows]
     each = weight[rows] * data.inverse[rows]
     yes, no = np.where(treated, each, 0.0), np.where(treated, 0.0, each)
     sums = (np.concatenate([[0.0], np.cumsum(column)[ends]]) for column in (weight[rows], yes, no, yes * outcome, no * outcome))
     people, of_yes, of_no, by_yes, by_no = sums
-    return people, by_yes - by_no * np.divide(of_yes, of_no, out=np.zeros_like(of_no), where=of_no > 0)
+    return people, by_yes - by_no * np.divide(of_yes, of_no, out=np.zeros_like(of_no), where=of_no > 0), of_yes
 
 
-def uplift_at(data: Trial, score: np.ndarray, share: float) -> float:
-    """What treating the share of the people with the best scores changes for each of them on average."""
-    rows = np.argsort(-score, kind="stable")[: max(1, round(share * len(score)))]
-    return _difference(data.rows(rows), np.ones(len(rows)))
+def _at(people: np.ndarray, gain: np.ndarray, treated: np.ndarray, share: float) -> float:
+    """What the treatment changes for each of the first share of the people."""
+    end = min(int(np.searchsorted(people, share * people[-1] - 1e-9)), len(people) - 1)
+    return float(gain[end] / treated[end]) if treated[end] > 0 else 0.0
 
 
 def decide(data: Trial, scores: dict[str, np.ndarray], seed: int = 0) -> Verdict:
     """Is there a learner that is surely ahead of sending by response? The interval of the paired difference is widened for how many learners were tried."""
     rng = np.random.default_rng(seed)
     size, orders, best = len(data.treated), [_ordered(score) for score in scores.values()], _best(data)
-    whole = dict(zip(scores, _coefficients(data, orders, best, np.ones(size)), strict=True))
-    samples = [_coefficients(data, orders, best, _resample(size, rng)) for _ in range(SAMPLES)]
-    drawn = dict(zip(scores, np.array(samples).T, strict=True))
+    whole = dict(zip(scores, _figures(data, orders, best, np.ones(size)), strict=True))
+    samples = [_figures(data, orders, best, _resample(size, rng)) for _ in range(SAMPLES)]
+    drawn = dict(zip(scores, np.stack(samples, 1), strict=True))  # (SAMPLES, figures) of each
     learners = [name for name in scores if name != RESPONSE]
     tail = 0.025 / len(learners)
-    ranked = [
-        Ranked(
-            name,
-            whole[name],
-            _quantiles(drawn[name], 0.025),
-            None if name == RESPONSE else _quantiles(drawn[name] - drawn[RESPONSE], tail),
-        )
-        for name in scores
-    ]
-    first = max(learners, key=whole.get)
-    low, high = next(r.beside_response for r in ranked if r.name == first)
-    ahead = f"{first} has a Qini of {whole[first]:.4f}, sending by response {whole[RESPONSE]:.4f}; the difference lies between {low:+.4f} and {high:+.4f}"
+
+    def ranked(name: str) -> Ranked:
+        told = [(float(f), _quantiles(drawn[name][:, place], 0.025)) for place, f in enumerate(whole[name])]
+        ahead = None if name == RESPONSE else _quantiles(drawn[name][:, 0] - drawn[RESPONSE][:, 0], tail)
+        return Ranked(name, *told[0], ahead, *told[1], [Top(share, *one) for share, one in zip(TOPS, told[2:], strict=True)])
+
+    qinis, everybody = {name: float(found[0]) for name, found in whole.items()}, [ranked(name) for name in scores]
+    first = max(learners, key=qinis.get)
+    low, high = next(r.beside_response for r in everybody if r.name == first)
+    ahead = f"{first} has a Qini of {qinis[first]:.4f}, sending by response {qinis[RESPONSE]:.4f}; the difference lies between {low:+.4f} and {high:+.4f}"
     if low > 0:
-        return Verdict(ranked, first, True, f"send by uplift: {ahead}")
+        return Verdict(everybody, first, True, f"send by uplift: {ahead}")
     return Verdict(
-        ranked, first, False, f"an uplift model does not pay here, send by response: {ahead}, which does not exclude 0"
+        everybody, first, False, f"an uplift model does not pay here, send by response: {ahead}, which does not exclude 0"
     )
 
 

@@ -1,6 +1,6 @@
 """plan: for each campaign that is not over, whom to send what, by which channel, when, or nothing and why.
 
-In:  campaigns/*.yaml, data/checked, data/segments, data/uplift, reports/uplift.json, settings `plan`, `uplift`.
+In:  campaigns/*.yaml, data/checked, data/segments, data/uplift, reports/uplift.json, data/prepared and data/embedded (what items are like), settings `plan`, `uplift`.
 Out: data/plans/CAMPAIGN.parquet (marketing/plan.py: PLAN), reports/plans.json (a campaign each: how its audience comes apart, what it costs, what it is to bring and how sure that
      is, how far the plan may be from the best there is; or why it is refused).
 
@@ -11,6 +11,7 @@ import re
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import yaml
 
@@ -25,6 +26,7 @@ from pipelines.stage import StageError, log, output, params, read_json, run, wri
 CAMPAIGNS = Path("campaigns")
 SEGMENTS = CAMPAIGNS / "segments.yaml"
 REPORT = Path("reports/plans.json")
+EMBEDDED = Path("data/embedded")
 
 
 def main() -> None:
@@ -101,15 +103,15 @@ def one(name: str, campaign: Campaign, at: datetime, events: pl.DataFrame, setti
     return plan.planned(campaign, name, at, audience(name, campaign), offers, offered(name, campaign, items), users, past, rules)
 
 
-def audience(name: str, campaign: Campaign) -> pl.Series:
-    """Who is meant."""
+def audience(name: str, campaign: Campaign) -> pl.DataFrame:
+    """Who is meant: shoppers as `segment` knows them."""
     shoppers = pl.read_parquet("data/segments/shoppers.parquet")
     if campaign.audience == "everyone":
-        return shoppers["user_id"]
+        return shoppers
     segments = named.read(SEGMENTS.read_text(encoding="utf-8-sig"), SEGMENTS.as_posix())
     condition = segments.get(campaign.audience, campaign.audience)
     try:
-        return shoppers.filter(named.members(shoppers, {"in": condition})["in"])["user_id"]
+        return shoppers.filter(named.members(shoppers, {"in": condition})["in"])
     except named.SegmentError as error:
         raise StageError(
             f"{CAMPAIGNS / name}.yaml: audience is neither everyone nor a segment ({', '.join(segments)}), and as a condition: {error}"
@@ -117,13 +119,25 @@ def audience(name: str, campaign: Campaign) -> pl.Series:
 
 
 def offered(name: str, campaign: Campaign, items: pl.DataFrame) -> pl.DataFrame:
-    """What the campaign may offer."""
-    if campaign.items is None:
+    """What the campaign may offer, and what it is like where the campaign asks for it."""
+    items = plan.banded(items)
+    if campaign.items is not None:
+        try:
+            items = items.filter(named.parsed(campaign.items, items.schema))
+        except named.SegmentError as error:
+            raise StageError(f"{CAMPAIGNS / name}.yaml: items: {error}") from error
+    return _with_vectors(items) if campaign.diversity else items
+
+
+def _with_vectors(items: pl.DataFrame) -> pl.DataFrame:
+    """Items with what they read, look and sound like as one vector of length 1, where `embed` knows it."""
+    known = sorted(EMBEDDED.glob("*.npy"))
+    if not known:
         return items
-    try:
-        return items.filter(named.parsed(campaign.items, items.schema))
-    except named.SegmentError as error:
-        raise StageError(f"{CAMPAIGNS / name}.yaml: items: {error}") from error
+    whole = np.concatenate([np.load(file).astype(np.float32) for file in known], 1)[1:]
+    whole /= np.maximum(np.linalg.norm(whole, axis=1, keepdims=True), 1e-9)
+    names = pl.read_parquet("data/prepared/items.parquet", columns=["item", "item_id"]).sort("item")
+    return items.join(names.select("item_id", vector=whole), on="item_id", how="left", maintain_order="left")
 
 
 def described(campaign: Campaign, at: datetime, made: plan.Plan) -> dict:

@@ -1,7 +1,7 @@
 """predict: what each shopper may be offered next: what campaigns choose among.
 
 In:  data/prepared, data/refit, data/checked/items.parquet (prices, costs), data/segments/repeats.parquet, settings `predict`, `train.accelerator`.
-Out: data/candidates/candidates.parquet (user_id, item_id, rank from 1: what is due to be bought again, what is likeliest to be met next, what promises most money), popular.parquet (item_id, rank: what most
+Out: data/candidates/candidates.parquet (user_id, item_id, due, rank from 1: what is due to be bought again, what is likeliest to be met next, what promises most money), popular.parquet (item_id, rank: what most
      shoppers met).
 
 Of what a shopper has met nothing is offered but what is due to be bought again.
@@ -50,10 +50,10 @@ def due(shoppers: pl.Series) -> pl.DataFrame:
 
 
 def ranked(new: pl.DataFrame, again: pl.DataFrame) -> pl.DataFrame:
-    """user_id, item_id, rank from 1: of each shopper what is due again, then what is new."""
-    both = pl.concat([again.with_columns(new=pl.lit(False)), new.with_columns(new=pl.lit(True))], how="vertical_relaxed")
-    return both.sort("user_id", "new", "place").select(
-        "user_id", "item_id", rank=(pl.int_range(pl.len()).over("user_id") + 1).cast(pl.UInt16)
+    """user_id, item_id, rank from 1, due: of each shopper what is due again, then what is new."""
+    both = pl.concat([again.with_columns(due=pl.lit(True)), new.with_columns(due=pl.lit(False))], how="vertical_relaxed")
+    return both.sort("user_id", ~pl.col("due"), "place").select(
+        "user_id", "item_id", "due", rank=(pl.int_range(pl.len()).over("user_id") + 1).cast(pl.UInt16)
     )
 
 

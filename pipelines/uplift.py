@@ -1,7 +1,7 @@
 """uplift: what a push changes, learnt from pushes that chance decided, and told of each push that might be made now.
 
 In:  data/checked, data/segments, data/candidates, settings `uplift`, `plan.channels`, `prepare` (what a bot is), `source`.
-Out: data/uplift/offers.parquet (a row a shopper, candidate and channel that reaches them: user_id, item_id, channel, hour of their day, rank, score: what the model says x the price, extra: purchases that the push is
+Out: data/uplift/offers.parquet (a row a shopper, candidate and channel that reaches them: user_id, item_id, channel, hour of their day, rank, due: to be bought again; score: what the model says x the price, extra: purchases that the push is
      to add within `uplift.answer_days`, click and response: the chances of a click and of a purchase after it), reports/uplift.json (Qini of each learner, the decision in words, by which line scores
      became purchases, how well clicks and purchases are told).
 
@@ -33,6 +33,7 @@ OFFERS = {
     "channel": pl.String,
     "hour": pl.UInt8,
     "rank": pl.UInt16,
+    "due": pl.Boolean,
     "score": pl.Float64,
     "extra": pl.Float64,
     "click": pl.Float64,

@@ -24,6 +24,7 @@ STRENGTH = {
 }  # of an event, as a sign of interest
 HALF_LIFE = 30.0  # days in which a sign of interest comes to count half
 PRIOR = 5.0  # views' worth of what the whole shop likes, from which each shopper's tastes start
+PRICE_RANK = ((pl.col("price").rank("average") - 0.5) / pl.col("price").count()).over("category")  # 0 to 1: where an item stands among the prices of its category  # fmt: skip
 PRIOR_GAPS = 2.0  # gaps' worth of the category's rhythm, from which each shopper's starts
 FEWEST_GAPS = 20  # between purchases of a category, from which it has a rhythm
 DAY = 86_400.0
@@ -249,10 +250,7 @@ def _with_items(events: pl.DataFrame, items: pl.DataFrame | None) -> pl.DataFram
     if items is None:
         items = pl.DataFrame(schema={"item_id": pl.String} | wanted)
     items = items.with_columns(pl.lit(None, kind).alias(n) for n, kind in wanted.items() if n not in items.columns)
-    rank = (pl.col("price").rank("average") - 0.5) / pl.col("price").count()
-    items = items.select("item_id", *wanted, price_rank=rank.over("category")).unique(
-        "item_id", keep="first", maintain_order=True
-    )
+    items = items.select("item_id", *wanted, price_rank=PRICE_RANK).unique("item_id", keep="first", maintain_order=True)
     events = events.join(items.rename({"price": "price_of_item"}), on="item_id", how="left", maintain_order="left")
     return events.with_columns(paid=pl.coalesce("price", "price_of_item"), quantity=pl.col("quantity").fill_null(1.0))
 

@@ -26,9 +26,9 @@ def shop(people: int = 200, items: int = 20, each: int = 4, seed: int = 0) -> di
     rng = np.random.default_rng(seed)
     users = [f"u{n:03}" for n in range(people)]
     offers = pl.DataFrame(
-        [(u, f"i{item}", channel, int(rng.integers(24)), rank + 1, float(rng.normal(0.02, 0.03))) for u in users
+        [(u, f"i{item}", channel, int(rng.integers(24)), rank + 1, rank == 0, float(rng.normal(0.02, 0.03))) for u in users
          for rank, item in enumerate(rng.permutation(items)[:each]) for channel in COST],
-        schema={"user_id": pl.String, "item_id": pl.String, "channel": pl.String, "hour": pl.UInt8, "rank": pl.UInt16, "extra": pl.Float64}, orient="row",
+        schema={"user_id": pl.String, "item_id": pl.String, "channel": pl.String, "hour": pl.UInt8, "rank": pl.UInt16, "due": pl.Boolean, "extra": pl.Float64}, orient="row",
     )  # fmt: skip
     goods = pl.DataFrame({
         "item_id": [f"i{n}" for n in range(items)], "category": [f"c{n % 3}" for n in range(items)], "price": rng.uniform(20, 200, items),
@@ -39,7 +39,8 @@ def shop(people: int = 200, items: int = 20, each: int = 4, seed: int = 0) -> di
         [("old", u, "i0", str(rng.choice(["app", "sms"])), AT - timedelta(days=float(rng.uniform(0, 9))), bool(rng.random() < 0.7), 0.5, None, False, False, 0.0, 0.0)
          for u in rng.choice(users, people)], schema=PUSHES, orient="row",
     )  # fmt: skip
-    return {"audience": pl.Series("user_id", users), "offers": offers, "items": goods, "users": zones, "pushes": past}
+    people = pl.DataFrame({"user_id": users, "price_band": rng.integers(1, 6, len(users)).astype(np.uint8)})
+    return {"audience": people, "offers": offers, "items": goods, "users": zones, "pushes": past}
 
 
 def planned(shop: dict, rules: plan.Rules = RULES, name: str = "spring", **changes) -> plan.Plan:
@@ -168,6 +169,76 @@ def test_a_shopper_hears_of_a_brand_no_more_often_than_the_campaign_says():
     assert capped["user_id"].n_unique() == free["user_id"].n_unique()
 
 
+def sent(world: dict, **changes) -> pl.DataFrame:
+    rules = plan.Rules(COST, 0.0, None, (), None)
+    return planned(world, rules, **{"explore": 0.0, "holdout": 0.0, "budget": 1e6} | changes).table.filter(outcome=plan.SEND)
+
+
+def plentiful(**columns) -> dict:
+    world = shop()
+    return world | {"items": world["items"].with_columns(stock=pl.lit(1000.0), in_stock=pl.lit(True), **columns)}
+
+
+def test_a_campaign_may_be_of_what_is_due_or_of_what_is_new_alone():
+    world = plentiful()
+    due = world["offers"].filter("due").select("user_id", "item_id").unique()
+    on = {"on": ["user_id", "item_id"]}
+    for candidates, wrong in (("due", "anti"), ("new", "semi")):
+        made = sent(world, candidates=candidates)
+        assert len(made) > 50
+        assert made.join(due, how=wrong, **on).is_empty()
+
+
+@pytest.mark.parametrize("explore", [0.0, 0.3])
+@pytest.mark.parametrize("limits", [{}, {"budget": 8.0}, {"at_most": {"shopper": 3, "category": 3, "channel": 3}}])
+def test_at_least_a_share_of_messages_names_something_new(limits: dict, explore: float):
+    world = plentiful()
+    due = world["offers"].filter("due").select("user_id", "item_id").unique()
+    on, shares, worth = {"on": ["user_id", "item_id"], "how": "anti"}, [], []
+    for novelty in (0.0, 0.9, 1.0):
+        made = sent(world, novelty=novelty, explore=explore, **limits)
+        shares.append(len(made.join(due, **on)) / len(made))
+        worth.append(made["worth"].sum())
+    assert shares[0] < 0.85  # else nothing is shown
+    assert shares[1] >= 0.9
+    assert shares[2] == 1.0
+    if not explore:
+        assert worth[0] > worth[1] > worth[2]
+        assert len(sent(world, novelty=0.9, **limits)) > 0.8 * len(sent(world, **limits))
+
+
+def test_items_keep_to_the_prices_that_a_shopper_likes():
+    world = plentiful()
+    bands = plan.banded(world["items"]).select("item_id", item_band=pl.col("price_band").cast(pl.Int64))
+    for near in (0, 1):
+        made = sent(world, price_bands=near).join(bands, on="item_id").join(world["audience"], on="user_id")
+        assert len(made) > 20
+        assert (made["item_band"] - made["price_band"].cast(pl.Int64)).abs().max() == near
+    unknown = world | {"audience": world["audience"].with_columns(price_band=pl.lit(None, pl.UInt8))}
+    assert sent(unknown, price_bands=0).equals(sent(unknown))
+
+
+def test_several_messages_to_a_shopper_are_unlike_where_the_campaign_says_so():
+    kinds = np.arange(20) % 4
+    vectors = np.eye(4, dtype=np.float32)[kinds]
+    world = plentiful(vector=pl.Series(vectors), category=pl.lit(None, pl.String))
+    world = world | {"items": world["items"].with_columns(vector=pl.when(pl.col("item_id") != "i3").then("vector"))}
+    kind_of = {f"i{n}": k for n, k in enumerate(kinds)}
+    several = {"at_most": {"shopper": 2, "channel": 2}}
+
+    def alike(made: pl.DataFrame) -> float:
+        two = (
+            made.with_columns(kind=pl.col("item_id").replace_strict(kind_of))
+            .group_by("user_id")
+            .agg(pl.len(), pl.col("kind").n_unique())
+        )
+        two = two.filter(len=2)
+        return float((two["kind"] < 2).mean())
+
+    assert alike(sent(world, diversity=0.9, **several)) < alike(sent(world, **several))
+    assert sent(world, diversity=0.9).equals(sent(world)), "one message is not like another"
+
+
 def test_margin_is_money_only_where_costs_are_known():
     world = shop(50)
     assert planned(world).currency == "margin"
@@ -220,7 +291,7 @@ def test_nothing_is_sent_on_days_that_the_campaign_names():
 @pytest.mark.parametrize(("before", "most"), [(0, 2), (1, 1), (2, 0)])
 def test_messages_of_one_plan_count_against_the_limits_together(before: int, most: int):
     world = shop()
-    world["pushes"] = pl.DataFrame([("old", user, "i0", "app", AT, True, 0.5, None, False, False, 0.0, 0.0) for user in world["audience"] for _ in range(before)],
+    world["pushes"] = pl.DataFrame([("old", user, "i0", "app", AT, True, 0.5, None, False, False, 0.0, 0.0) for user in world["audience"]["user_id"] for _ in range(before)],
                                    schema=PUSHES, orient="row")  # fmt: skip
     rows = planned(world, budget=1e9, at_most={"shopper": 5, "channel": 5}, explore=0.0).table.drop_nulls("item_id")
     assert rows.group_by("user_id").len()["len"].max() == (most or None)
