@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from deploy.serving import operators
+
 log = logging.getLogger("bentoml.pushcart")
 
 
@@ -25,9 +27,14 @@ class Asked(NamedTuple):
 
 
 def session(path: Path, threads: int):
-    """An onnxruntime session: on the GPU where there is one that works, else on the CPU. The log says which provider answers."""
+    """An onnxruntime session: on the GPU where there is one that works, else on the CPU. The log says which provider answers.
+
+    Raises:
+        deploy.serving.artefact.ArtefactError: the graph holds what no recommender needs (operators.py).
+    """
     import onnxruntime as ort  # by the workers alone: the process that starts them only reads how many
 
+    operators.check(path)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
