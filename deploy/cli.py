@@ -261,11 +261,14 @@ def add_key(
     name: Annotated[str, typer.Argument(help="who holds it; one of the same name is replaced")],
     scope: Annotated[list[str], typer.Option(help="answers, marketing, events, items or operations; may be given several times")],
     days: Annotated[int | None, typer.Option(help="it holds for so long; left out: until it is removed")] = None,
+    rate: Annotated[
+        float | None, typer.Option(min=0.001, help="requests a second that each worker answers; left out: any number")
+    ] = None,
     shop: Shopname = None,
 ) -> None:
     """Make an API key, shown this once, or exchange it."""
     with _keys(shop) as file:
-        typer.echo(doors.add_key(file, name, scope, days))
+        typer.echo(doors.add_key(file, name, scope, days, rate))
 
 
 @keys.command("list")
@@ -273,9 +276,9 @@ def list_keys(shop: Shopname = None) -> None:
     """Who holds keys, for what, and until when."""
     with _keys(shop) as file:
         for name, told in doors.keys_of(file).items():
-            typer.echo(
-                _ascii(f"{name}: {', '.join(told['scopes'])}, {'until ' + told['until'] if told['until'] else 'without an end'}")
-            )
+            end = f"until {told['until']}" if told["until"] else "without an end"
+            most = f", {told['rate']:g} requests a second and worker" if told["rate"] else ""
+            typer.echo(_ascii(f"{name}: {', '.join(told['scopes'])}, {end}{most}"))
 
 
 @keys.command("remove")

@@ -23,8 +23,8 @@ AUTHORITY, SERVER = (
 )  # how long certificates hold; browsers take none of servers for longer
 
 
-def add_key(file: Path, name: str, scopes: list[str], days: int | None) -> str:
-    """Adds a key, which is told this once. One of the same name is replaced: that is how a key is rotated.
+def add_key(file: Path, name: str, scopes: list[str], days: int | None = None, rate: float | None = None) -> str:
+    """Adds a key, which is told this once; rate: requests a second and worker that may be made with it, None: any number. One of the same name is replaced: that is how a key is rotated.
 
     Raises:
         PlatformError: there is no such scope.
@@ -34,7 +34,8 @@ def add_key(file: Path, name: str, scopes: list[str], days: int | None) -> str:
     key, until = access.new_key(), None
     if days is not None:
         until = (datetime.now(UTC).date() + timedelta(days=days)).isoformat()
-    _write(file, keys_of(file) | {name: {"sha256": access.hashed(key), "scopes": sorted(scopes), "until": until}})
+    told = {"sha256": access.hashed(key), "scopes": sorted(scopes), "until": until, "rate": rate}
+    _write(file, keys_of(file) | {name: told})
     return key
 
 

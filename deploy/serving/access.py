@@ -57,6 +57,11 @@ class Keys:
         found = self._by_hash.get(hashed(key))
         return found is not None and scope in found["scopes"] and not _is_over(found["until"])
 
+    def rate_of(self, key: str) -> float | None:
+        """How many requests a second whoever holds a key may make; None: any number."""
+        found = self._by_hash.get(hashed(key))
+        return found["rate"] if found else None
+
     def _look(self) -> None:
         try:
             changed = self._file.stat().st_mtime_ns
@@ -79,7 +84,8 @@ def read(file: Path) -> dict[str, dict]:
     try:
         told = json.loads(file.read_text(encoding="utf-8"))
         return {
-            name: {"sha256": one["sha256"], "scopes": list(one["scopes"]), "until": one["until"]} for name, one in told.items()
+            name: {"sha256": one["sha256"], "scopes": list(one["scopes"]), "until": one["until"], "rate": one.get("rate")}
+            for name, one in told.items()
         }
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise AccessError(f"{file} is no file of API keys; `pushcart key add` writes one") from error

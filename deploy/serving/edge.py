@@ -14,13 +14,13 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
-from deploy.serving.access import AccessError, Keys
+from deploy.serving.access import AccessError, Keys, hashed
 from deploy.serving.shops import ASKED, Settings, settings
 
 log = logging.getLogger("bentoml.pushcart")
 MAX_BODY = 1 << 20  # bytes
 LARGE = {"/score_encrypted": 12 << 20}  # of routes whose bodies are ciphertexts
-ADDRESSES = 100_000  # whose rate is remembered
+ASKING = 100_000  # addresses and keys whose rate is remembered
 BURST = 5.0  # seconds of a rate that may come at once
 PUBLIC = ("/events",)  # what pages may call
 PAGES = {f"/{name}": Path(__file__).with_name(name) for name in ("pushcart.js", "chat.html")}  # what browsers load
@@ -91,7 +91,8 @@ class Edge:
         key = request.headers.get("authorization", "").removeprefix("Bearer ").strip() or request.headers.get("x-api-key", "")
         try:
             if self._keys[name].allow(key, path):
-                return None
+                rate = self._keys[name].rate_of(key)
+                return None if rate is None or self._within(name, hashed(key), rate) else _too_many(rate, "by one key")
         except AccessError as error:
             log.error("%s", error)
             return JSONResponse(
@@ -105,23 +106,28 @@ class Edge:
         key = request.headers.get("x-write-key", request.query_params.get("key", ""))
         if shop.keys and key not in shop.keys:
             return JSONResponse({"error": "the write key is missing or wrong: X-Write-Key, or ?key="}, HTTPStatus.FORBIDDEN)
-        if shop.rate is not None and "origin" in request.headers and not self._within(name, shop, request):
-            error = {"error": f"more than {shop.rate:g} requests a second from one address"}
-            return JSONResponse(error, HTTPStatus.TOO_MANY_REQUESTS, headers={"retry-after": "1"})
+        if shop.rate is not None and "origin" in request.headers:
+            address = request.client.host if request.client else ""
+            if shop.proxied:
+                address = request.headers.get("x-forwarded-for", address).rpartition(",")[2].strip()
+            if not self._within(name, address, shop.rate):
+                return _too_many(shop.rate, "from one address")
         return None
 
-    def _within(self, name: str, shop: Settings, request: Request) -> bool:
-        """Whether an address keeps to the rate (a token bucket a worker)."""
-        address = request.client.host if request.client else ""
-        if shop.proxied:
-            address = request.headers.get("x-forwarded-for", address).rpartition(",")[2].strip()
-        now, most = time.monotonic(), shop.rate * BURST
-        left, at = self._left.pop((name, address), (most, now))
-        left = min(most, left + (now - at) * shop.rate)
-        self._left[name, address] = (max(left - 1, 0.0), now)
-        if len(self._left) > ADDRESSES:
+    def _within(self, shop: str, who: str, rate: float) -> bool:
+        """Whether an address or whoever holds a key keeps to a rate (a token bucket a worker)."""
+        now, most = time.monotonic(), max(rate * BURST, 1.0)
+        left, at = self._left.pop((shop, who), (most, now))
+        left = min(most, left + (now - at) * rate)
+        self._left[shop, who] = (max(left - 1, 0.0), now)
+        if len(self._left) > ASKING:
             self._left.popitem(last=False)
         return left >= 1
+
+
+def _too_many(rate: float, by: str) -> Response:
+    error = {"error": f"more than {rate:g} requests a second {by}"}
+    return JSONResponse(error, HTTPStatus.TOO_MANY_REQUESTS, headers={"retry-after": "1"})
 
 
 PREFLIGHT = {

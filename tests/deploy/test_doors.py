@@ -84,6 +84,25 @@ def test_a_key_is_rotated_and_ends(tmp_path: Path):
         doors.add_key(file, "site", ["everything"], days=1)
 
 
+def test_a_key_asks_no_faster_than_its_rate(client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    now = [1000.0]
+    monkeypatch.setattr(edge.time, "monotonic", lambda: now[0])
+    file = tmp_path / "keys"
+    slow, other = doors.add_key(file, "partner", ["answers"], rate=2.0), doors.add_key(file, "site", ["answers"])
+    asked = client(access=str(file))
+
+    def codes(key: str, count: int) -> list[int]:
+        return [asked.post("/recommend", headers={"x-api-key": key}).status_code for _ in range(count)]
+
+    assert codes(slow, 12) == [200] * 10 + [429] * 2, "five seconds' worth may come at once"
+    assert codes(other, 12) == [200] * 12
+    now[0] += 1
+    assert codes(slow, 3) == [200, 200, 429]
+    refused = asked.post("/recommend", headers={"x-api-key": slow})
+    assert refused.headers["retry-after"] == "1"
+    assert "2 requests a second by one key" in refused.json()["error"]
+
+
 def test_a_page_sends_with_its_write_key_alone(client, tmp_path: Path):
     file = tmp_path / "keys"
     doors.add_key(file, "site", ["answers"], days=None)
