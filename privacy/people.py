@@ -75,6 +75,15 @@ class People:
         self.added([user_id])  # so that what they say holds for the name by which the log knows them
         self._vault.consent(user_id, granted, to)
 
+    def refuse(self, names: Iterable[str]) -> None:
+        """Keeps that somebody who said so under one id (say) refuses the use of what they did under these names of theirs, too.
+
+        names: as tables and answers know them.
+        """
+        ids = self._vault.names(names).values() if self.pseudonyms else names
+        for one in ids:
+            self._vault.consent(one, False)
+
     def known_as(self, user_id: str) -> str:
         """The name of a shopper or visitor; of one who was never seen or was forgotten the id, which is nobody's."""
         return self.vault.pseudonyms([user_id], add=False).get(user_id, user_id) if self.pseudonyms else user_id

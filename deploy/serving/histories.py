@@ -107,6 +107,9 @@ class Histories(Protocol):
         items: the ids of the catalogue, by which a store that keeps item ids finds their numbers.
         """
 
+    def names(self, user_id: str) -> list[str]:
+        """All ids of whoever has this one."""
+
 
 class Linked:
     """Ids that are one person's.
@@ -151,6 +154,9 @@ class StoredHistories:
             {},
         )
 
+    def names(self, user_id: str) -> list[str]:
+        return self.linked.ids(user_id)
+
 
 class LiveHistories:
     """The histories that the artefact holds, and what happened since.
@@ -191,6 +197,15 @@ class LiveHistories:
             if place < 0:
                 others[item] = others.get(item, False) or event == "purchase"
         return Known(history, bought, others, now.platform, now.query, now.query_at)
+
+    def names(self, user_id: str) -> list[str]:
+        """As of what is stored, and visitors as which nobody but them ever signed in; those of the log alone while it can be asked."""
+        ids = self.stored.names(user_id)
+        try:
+            visitors = [visit for one in ids for visit in self._state.now(one, self._cutoff).visitors]
+        except Gone:
+            return ids
+        return [*ids, *(VISITOR + visitor for visitor, signed_in in visitors if {user for _, user in signed_in} <= set(ids))]
 
 
 def together(told: list[Now]) -> Now:

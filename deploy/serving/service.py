@@ -141,6 +141,8 @@ class Pushcart:
             for one in ids_of({"user_id": user_id, "visitor_id": visitor_id}):
                 for to, granted in said.items():
                     await asyncio.to_thread(self._shop.people.say, one, granted, to)
+                if history is False:
+                    await asyncio.to_thread(self._refuse_for_all, one)
         except VaultError as error:
             log.error("%s", error)
             return _json({"error": "it cannot be kept: the vault cannot be used"}, HTTPStatus.SERVICE_UNAVAILABLE)
@@ -309,6 +311,11 @@ class Pushcart:
         """Which model answers, and what it was made from (the artefact's manifest); `problem` says why a newer one does not, `between` how much what was learnt since weighs."""
         learnt = self._recommender.between
         return self._recommender.manifest | {"problem": self._shop.problem, "between": learnt and learnt.weight}
+
+    def _refuse_for_all(self, user_id: str) -> None:
+        """Whoever refuses under one id refuses under all that are known to be theirs."""
+        people = self._shop.people
+        people.refuse(self._recommender.histories.names(people.known_as(user_id)))
 
     def _who(self, asked: dict) -> dict[str, str] | None:
         """By which names whoever is asked about is known here; None: they do not consent to the use of what they did."""

@@ -301,6 +301,13 @@ def test_what_was_looked_at_on_one_platform_is_known_on_the_other_at_the_next_an
         assert {met[0]["item_id"], met[1]["item_id"]} <= {live.items[np.array([n - 1])][0] for n in known.history.items}
         assert met[1]["item_id"] not in ids_of(live.recommend(user_id=user, k=5).items)  # bought just now
     assert live.recommend(visitor_id="phone", k=5).items == live.recommend(user_id=one, k=5).items
+    sign_in = {"event": "sign_in", "ago": 60}
+    rows = [sign_in | {"event_id": "s1", "visitor_id": "own", "user_id": "elsewhere"}]
+    rows += [sign_in | {"event_id": f"s{n}", "visitor_id": "tablet", "user_id": user} for n, user in ((2, one), (3, other))]
+    asyncio.run(door.take(rows))
+    for user in (one, "elsewhere"):
+        assert sorted(live.histories.names(user)) == sorted([one, "elsewhere", "visitor:phone", "visitor:own"])
+    assert live.histories.names(other) == [other], "who else uses the tablet does not answer for all"
     assert live.recommend(user_id=other, k=5).items == Recommender(finished / "artefact").recommend(user_id=other, k=5).items
 
 

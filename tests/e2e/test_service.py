@@ -173,8 +173,11 @@ def test_an_event_changes_the_next_answer_of_every_worker_and_is_kept(url: str, 
 
 
 def test_who_does_not_consent_is_answered_from_the_context_alone(url: str, checkout: Path, ids: list[str]):
+    signed_in = {"event_id": "e2e-sign-in", "user_id": "u000002", "visitor_id": "their-browser", "event": "sign_in"}
+    assert post(f"{url}/events", {"events": [signed_in]})[0] == 202
     assert post(f"{url}/recommend", {"user_id": "u000002"})[1]["withheld"] == []
     assert post(f"{url}/consent", {"user_id": "u000002", "history": False}) == (200, {"history": False, "links": None})
+    assert post(f"{url}/recommend", {"visitor_id": "their-browser"})[1]["withheld"] == ["history"], "it is they"
     for _ in range(10):  # every worker knows
         _, answer = post(f"{url}/recommend", {"user_id": "u000002"})
         assert (answer["fallback"], answer["withheld"], answer["repeats"]) == ("popular", ["history"], [])

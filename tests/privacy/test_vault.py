@@ -69,6 +69,10 @@ def test_the_newest_word_on_consent_counts_by_id_and_by_pseudonym(files: tuple[P
     people.say("alice", False, LINKS)
     assert people.links_said(["alice", told["alice"], "bob"]) == {"alice": False, told["alice"]: False}
     assert people.withheld(["alice"]) == set()  # that ids are linked is another matter
+    named = People(vault, pseudonyms=True)
+    mine = vault.pseudonyms(["visitor:v", "elsewhere"])
+    named.refuse([told["bob"], *mine.values()])
+    assert named.withheld(["bob", "visitor:v", "elsewhere", "carol"]) == {"bob", "visitor:v", "elsewhere"}
     vault.suppress("bob")
     assert vault.forgotten([told["bob"]]) == {told["bob"]}  # the log names them so until it is erased
     vault.forget("alice")
