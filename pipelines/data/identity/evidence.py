@@ -3,6 +3,7 @@
 In: events (after visitors.owned) and users. Out: pairs of ids with the reason. A value that several accounts of one platform share, or more ids than one person has, says nothing: it is a family's, or an office's.
 """
 
+from datetime import datetime
 from typing import NamedTuple
 
 import polars as pl
@@ -23,6 +24,12 @@ class Evidence(NamedTuple):
     pairs: pl.DataFrame
     held: list[dict[str, set[str]]]
     shared: dict[str, int]
+
+
+def begun(events: pl.LazyFrame) -> dict[str, datetime]:
+    """Of each id that acted the moment of its first act."""
+    first = events.drop_nulls(["user_id", "timestamp"]).group_by("user_id").agg(pl.col("timestamp").min())
+    return dict(first.collect(engine="streaming").iter_rows())
 
 
 def platforms(events: pl.LazyFrame) -> pl.DataFrame:

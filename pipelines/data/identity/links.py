@@ -52,7 +52,8 @@ def found(
     mine = events.filter(~pl.col("user_id").is_in(sorted(refused)).fill_null(False)) if refused else events
     told = users.filter(~pl.col("user_id").is_in(sorted(refused)).fill_null(False)) if refused and users is not None else users
     certain = evidence.certain(mine, told, settings["limits"]["ids"])
-    graph = Graph(dict(evidence.platforms(mine).iter_rows()), settings["limits"]["ids"], certain.held, undone)
+    platform, most = dict(evidence.platforms(mine).iter_rows()), settings["limits"]["ids"]
+    graph = Graph(platform, most, certain.held, undone, evidence.begun(mine))
     links = linked(certain.pairs.with_columns(chance=pl.lit(1.0)), graph)
     report = {"refused": len(refused), "shared": certain.shared}
     if settings["links"] == "likely":

@@ -5,6 +5,7 @@ In: links. Out: of each id the person, and of each link whether it was taken. A 
 
 from collections import defaultdict
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import polars as pl
 
@@ -20,6 +21,7 @@ ACCOUNTS, MANY, UNDONE, SEVERAL = (
     "it was undone",
     "several people use it",
 )
+LATEST = datetime.max.replace(tzinfo=UTC)  # of who never acted
 DIFFERENT = "they have different mail addresses or telephone numbers"
 PEOPLE = {"user_id": pl.String, "person_id": pl.String}
 
@@ -28,7 +30,7 @@ class Graph:
     """People as they are found.
 
     Args:
-        platform: of each account. ids: that one person has, at most. held: of each kind of address or number which id has which. undone: pairs that are not one person, whatever speaks for it.
+        platform: of each account. ids: that one person has, at most. held: of each kind of address or number which id has which. undone: pairs that are not one person, whatever speaks for it. begun: when each id first acted.
     """
 
     def __init__(
@@ -37,8 +39,9 @@ class Graph:
         ids: int,
         held: Sequence[dict[str, set[str]]] = (),
         undone: set[frozenset[str]] = frozenset(),
+        begun: dict[str, datetime] | None = None,
     ):
-        self._platform, self._most, self._held, self._ids_of = platform, ids, held, {}
+        self._platform, self._most, self._held, self._begun, self._ids_of = platform, ids, held, begun or {}, {}
         self._apart: defaultdict[str, set[str]] = defaultdict(set)
         for one, other in map(tuple, undone):
             self._apart[one].add(other)
@@ -54,7 +57,7 @@ class Graph:
         return self._ids_of.get(self.person(one), [one])
 
     def people(self) -> pl.DataFrame:
-        """PEOPLE: of each id of a person who has several the id by which they are known, one of their accounts."""
+        """PEOPLE: of each id of a person who has several the id by which they are known: their oldest account, so that one which is added changes no hold-out."""
         return pl.DataFrame(sorted(self._person.items()), schema=PEOPLE, orient="row")
 
     def hinders(self, one: str, other: str) -> str | None:
@@ -79,12 +82,16 @@ class Graph:
         if self.person(one) == self.person(other):
             return TAKEN
         ids, others = self.ids(one), self.ids(other)
-        together = sorted([*ids, *others], key=lambda i: (i.startswith(VISITOR), i))
+        together = sorted([*ids, *others], key=self._age)
         for i in (*ids, *others):
             self._ids_of.pop(i, None)
             self._person[i] = together[0]
         self._ids_of[together[0]] = together
         return TAKEN
+
+    def _age(self, one: str) -> tuple:
+        """Accounts first, the oldest first."""
+        return one.startswith(VISITOR), self._begun.get(one, LATEST), one
 
 
 def linked(pairs: pl.DataFrame, graph: Graph) -> pl.DataFrame:

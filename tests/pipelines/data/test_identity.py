@@ -58,10 +58,21 @@ def test_the_same_hashed_address_number_order_or_push_is_the_same_person():
     )  # fmt: skip
     found_, outcome = people(told, users({"user_id": "m2", "phone_hash": "p" * 32, "may_link": True}))
     assert found_ == {
-        one: person for person, other in (("a1", "w1"), ("a2", "m2"), ("c3", "w3"), ("e4", "w4")) for one in (person, other)
+        one: person for person, other in (("w1", "a1"), ("a2", "m2"), ("w3", "c3"), ("e4", "w4")) for one in (person, other)
     }
     assert set(outcome.values()) == {TAKEN}
     assert {reason for _, _, reason in outcome} == {*evidence.HASHES.values(), evidence.ORDER, evidence.PUSH}
+
+
+def test_a_person_is_known_by_their_oldest_account_whatever_is_added_later():
+    first = seen("w1", "web", email_hash="m" * 32)
+    for added in ("a1", "z1"):
+        assert people(events(first, seen(added, "app", email_hash="m" * 32)))[0] == {"w1": "w1", added: "w1"}
+    visits = [seen("w1", "web", visitor_id="v", day=day) for day in (2, 4)]
+    found_, _ = people(
+        events({"visitor_id": "v", "day": 1}, *visits, seen("a1", "app", email_hash="m" * 32, day=6), first | {"day": 5})
+    )
+    assert found_["w1"] == found_[VISITOR + "v"] == "w1", "an account before a browser that is older"
 
 
 def test_a_value_of_two_accounts_on_one_platform_or_of_too_many_ids_says_nothing():
@@ -83,7 +94,7 @@ def test_a_chain_ends_where_a_person_would_have_two_accounts_on_one_platform():
         seen("w2", "web", phone_hash="p" * 32),
     )  # fmt: skip
     found_, outcome = people(told)
-    assert found_ == {"a1": "a1", "w1": "a1"}
+    assert found_ == {"a1": "w1", "w1": "w1"}
     assert sorted(outcome.values()) == sorted([TAKEN, ACCOUNTS])
 
 
