@@ -208,12 +208,17 @@ def _explained(reports: Path, run_id: str) -> str:
         f"with the items that others met next as what is to be found, NDCG@10 is {diagnosis['ndcg@10_of_others_targets']:.4f} instead of {diagnosis['ndcg@10']:.4f}",
         *([f"the smaller half of the brands has {small['answers']:.1%} of the answers, {small['events']:.1%} of the events, {small['catalogue']:.1%} of the catalogue"] if small else []),
     ]  # fmt: skip
+    branches = [
+        [row["branch"].replace("_", " "), f"{row['lost']:+.4f} ± {row['error']:.4f}", f"{row['changed']:.0%}"]
+        for row in found.get("branches", [])
+    ]
     rules = html.escape("\n".join(found["surrogate"]["rules"]))
     return (
         f"<h2>What carries the answers of {found['shoppers']:,} shoppers</h2>"
         + _table(["the five events named by", "without them the first answer falls by", "with them alone it is ahead by"], rows)
         + picture("deletion", "how far the first answer falls") + picture("importance", "what carries answers")
         + "".join(f"<p class=muted>{html.escape(line)}</p>" for line in lines)
+        + (_table(["without what a branch reads", "NDCG@10 falls by", "first answers that change"], branches) if branches else "")
         + "<h2>Where it is wrong, and for whom</h2>" + _table(["NDCG@10, worst groups first", "shoppers", ""], worst)
         + picture("calibration", "the chance that is said, and how often it came") + picture("attention-1", "attention of one shopper")
         + f"<details><summary>A tree that stands in for the model (R2 {found['surrogate']['r2']:.2f})</summary><pre>{rules}</pre></details>"

@@ -26,9 +26,12 @@ from models.explaining.attributions import (
     leave_one_out,
     recency,
     searched,
+    shapley,
     shuffled,
+    silenced,
 )
-from models.rankers.two_stage import unchanged
+from models.rankers.fusion import Fusion
+from models.rankers.two_stage import TwoStage, unchanged
 from pipelines.data.tables import CHECKED
 from pipelines.learning import prepared, saved
 from pipelines.learning.prepared import PREPARED, Prepared
@@ -39,6 +42,7 @@ NAMED, REFERENCE, DRAWS = 5, 50, 5  # events that are named; popular items besid
 SHORTEST = 2 * NAMED  # events of a history, so that five of them are not most of it
 ACTIONS = ("view", "favourite", "cart", "purchase")
 DEPTH = 4  # of the tree that stands in for the model
+ORDERS, EVERY = 20, 4  # random orders of a history's events, and of which shoppers: of every fourth
 ITEMS_A_SHOPPER = 40  # that the tree learns from
 BINS = 10
 
@@ -50,7 +54,7 @@ def main() -> None:
     with output("reports/explanation") as folder:
         report, examples = faithfulness(model, again, data, settings["shoppers"], seed)
         report |= {"surrogate": surrogate(model, data, items, settings["shoppers"], seed)}
-        report |= {"diagnosis": diagnosis(model, data, items, settings["protected"], seed)}
+        report |= {"diagnosis": diagnosis(model, data, items, settings["protected"], seed), "branches": branches(model, data)}
         curves(folder, report["faithfulness"])
         calibration(folder, report["diagnosis"]["calibration"])
         importance(folder, report["importance"])
@@ -86,6 +90,7 @@ def faithfulness(model, again, data: Prepared, about: int, seed: int) -> tuple[d
                 "leave-one-out": leave_one_out(question),
                 "integrated gradients": integrated_gradients(question),
                 "attention": looked,
+                "Shapley's value": shapley(question, ORDERS, seed) if row % EVERY == 0 else None,
                 "recency": recency(question),
                 "shuffled weights": both_ends(Question(wrong, *asked)),
                 "searched": searched(question, NAMED),
@@ -193,6 +198,23 @@ def diagnosis(model, data: Prepared, items: pl.DataFrame, protected: list[str], 
         "ndcg@10_of_others_targets": float(elsewhere.mean()),
         "ndcg@10": float(gains.mean()),
     }  # fmt: skip
+
+
+def branches(model, data: Prepared) -> list[dict]:
+    """What each branch of `fusion` contributes: NDCG@10 of (a sample of) the test shoppers with it and without what it reads, and the share of first answers that change. Of other models: none."""
+    if not isinstance(model, TwoStage) or not isinstance(model.second.ranker.encoder, Fusion):
+        return []
+    part = data.test.sample(SAMPLE)
+    ranks, top = rank_all(model, part, 10)
+    found, gains = [], metrics.ndcg(ranks, 10)
+    for name, branch in model.second.ranker.encoder.branches.items():
+        with silenced(branch):
+            ranks, others = rank_all(model, part, 10)
+        lost = gains - metrics.ndcg(ranks, 10)
+        found.append({
+            "branch": name, "ndcg@10": float(gains.mean()), "lost": float(lost.mean()), "error": float(1.96 * lost.std() / len(lost) ** 0.5), "changed": float((others[:, 0] != top[:, 0]).mean()),
+        })  # fmt: skip
+    return found
 
 
 def _groups(codes: np.ndarray, names: list[str]) -> np.ndarray:

@@ -3,14 +3,18 @@
 All of it is of an item's score beside the mean of a reference of other items: what raises all of them says nothing of one.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
-from captum.attr import IntegratedGradients
+from captum.attr import IntegratedGradients, ShapleyValueSampling
 from torch import Tensor, nn
 
 from models.encoders.sasrec import SelfAttention
 from models.rankers.two_stage import first_stage, network_of
 
 STEPS = 32  # of the integral
+AT_ONCE = 64  # sets of events that are asked of together
 
 
 class Question(nn.Module):
@@ -69,6 +73,27 @@ def searched(question: Question, most: int) -> Tensor:
         least = int(ahead.argmin())
         kept[least], found[least] = False, most - place
     return found
+
+
+def shapley(question: Question, orders: int, seed: int) -> Tensor:
+    """(L,) float: what each event adds to those before it, the mean over so many random orders of the events (Shapley 1953; sampled as by Castro et al. 2009; Captum)."""
+    everything = torch.ones(1, len(question.history))
+    torch.manual_seed(seed)
+
+    def ahead(kept: Tensor) -> Tensor:
+        return question.ahead(kept > 0)
+
+    return ShapleyValueSampling(ahead).attribute(everything, n_samples=orders, perturbations_per_eval=AT_ONCE)[0]
+
+
+@contextmanager
+def silenced(branch: nn.Module) -> Iterator[None]:
+    """While this is entered a branch says nothing, whatever it reads."""
+    hook = branch.register_forward_hook(lambda module, read, said: torch.zeros_like(said))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def integrated_gradients(question: Question) -> Tensor | None:

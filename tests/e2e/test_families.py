@@ -9,6 +9,7 @@ import yaml
 from deploy.platform import processes, server
 from deploy.promotion.environments import Environment
 from models.families import FAMILIES, RANKERS
+from models.rankers.fusion import BRANCHES
 from pipelines.stage import read_json
 from tests.conftest import run_stages
 
@@ -30,6 +31,11 @@ def test_a_family_ends_in_a_served_bento(model: str, run: Path, tmp_path: Path):
     assert read_json("reports/metrics.json")["test"]["ndcg@10"] > 0
     assert Path("reports/train/metrics.json").exists()
     assert list(Path("reports/train/plots").rglob("*.tsv"))
+    if model == "fusion":
+        run_stages("explain")
+        branches = read_json("reports/explanation.json")["branches"]
+        assert [b["branch"] for b in branches] == list(BRANCHES)
+        assert any(b["changed"] > 0 for b in branches)
 
     checkout = tmp_path / "checkout"
     (checkout / "deploy/environments").mkdir(parents=True)

@@ -1,5 +1,7 @@
 """What each event adds to an item, held against scores by hand; and what must fail does."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -14,7 +16,9 @@ from models.explaining.attributions import (
     leave_one_out,
     recency,
     searched,
+    shapley,
     shuffled,
+    silenced,
 )
 from models.families import FAMILIES, build
 from models.retrieval.item_to_item import transitions
@@ -48,6 +52,27 @@ def test_leaving_out_is_scoring_the_shorter_history(family: str):
             whole, rest = (asked.model.scores(h[None], 100 * h[None])[0] for h in (HISTORY, HISTORY[kept]))
         by_hand = (whole[4] - whole[REFERENCE].mean()) - (rest[4] - rest[REFERENCE].mean())
         assert fall[place] == pytest.approx(float(by_hand), abs=1e-5)
+
+
+def test_shapley_is_the_mean_over_the_orders_of_events():
+    asked = question()
+    exact = torch.zeros(4)
+    for order in itertools.permutations(range(4)):
+        kept = torch.zeros(5, 4, dtype=torch.bool)
+        for step, place in enumerate(order, 1):
+            kept[step:, place] = True
+        exact[list(order)] += asked.ahead(kept).diff() / 24
+    found = shapley(asked, 600, 0)
+    assert found.sum() == pytest.approx(float(exact.sum()), abs=1e-4), "each order hands out all that the events add"
+    assert torch.allclose(found, exact, atol=0.05 * float(exact.abs().max()))
+    assert torch.equal(found, shapley(asked, 600, 0))
+
+
+def test_a_silenced_branch_says_nothing_and_speaks_again():
+    branch = torch.nn.Linear(2, 3)
+    with silenced(branch):
+        assert not branch(torch.ones(1, 2)).any()
+    assert branch(torch.ones(1, 2)).any()
 
 
 def test_gradients_sum_to_what_all_events_add():
