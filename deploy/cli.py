@@ -29,6 +29,7 @@ Shopname = Annotated[str | None, typer.Option("--shop", help="of params.yaml; th
 vaults = typer.Typer(help="Who is behind a pseudonym: resolve one, see who did, rotate the master key.", no_args_is_help=True)
 app.add_typer(vaults, name="vault")
 
+Tls = Annotated[Path | None, typer.Option("--tls", help="the folder of `pushcart certs`; left out, they speak in clear")]
 Name = Annotated[str, typer.Argument(help="environment, one of those in params.yaml")]
 Why = Annotated[str, typer.Option(help="the reason, kept with the entry")]
 
@@ -125,7 +126,7 @@ def serve(
     host: Annotated[
         str, typer.Option(help="the address that it listens on; beyond this machine, API keys are asked for")
     ] = "127.0.0.1",
-    tls: Annotated[Path | None, typer.Option(help="the folder of `pushcart certs`; left out, it speaks in clear")] = None,
+    tls: Tls = None,
 ) -> None:
     """Serve what an environment has, following promotions and rollbacks, until Ctrl-C."""
     from deploy.platform import processes, server
@@ -149,13 +150,14 @@ def up(
     environment: Annotated[str, typer.Option(help="whose model is served")] = "production",
     airflow_port: Annotated[int, typer.Option(envvar="AIRFLOW_PORT")] = 8080,
     serve_port: Annotated[int, typer.Option(envvar="SERVE_PORT")] = 3000,
+    tls: Tls = None,
 ) -> None:
     """Airflow's UI and the served model, on the loopback address, until Ctrl-C."""
     from deploy.platform import processes, server
 
     processes.stoppable()
     try:
-        server.up(_checkout(), environment, airflow_port, serve_port, typer.echo)
+        server.up(_checkout(), environment, airflow_port, serve_port, tls and tls.absolute(), typer.echo)
     except processes.PlatformError as error:
         _fail(str(error))
     except KeyboardInterrupt:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from deploy.platform import doors
 from deploy.platform.processes import HOST, PlatformError, http, process, wait_for
 from deploy.serving.artefact import cores
 
@@ -27,25 +28,25 @@ POOLS = {"training": 1}  # slots: stages that use all cores wait for one another
 class Airflow:
     """A running Airflow and its REST API, for the runs of one DAG."""
 
-    def __init__(self, url: str, password: str, dag: str = "retrain"):
-        self.url, self.user, self.password, self.dag = url, "admin", password, dag
+    def __init__(self, url: str, password: str, dag: str = "retrain", trusted: Path | None = None):
+        self.url, self.user, self.password, self.dag, self._trusted = url, "admin", password, dag, trusted
         self.running: dict[str, tuple[subprocess.Popen, Path]] = {}  # its processes and their logs, by name
         self._token = ""
 
     def of(self, dag: str) -> "Airflow":
         """The same Airflow, for the runs of another DAG."""
-        return Airflow(self.url, self.password, dag)
+        return Airflow(self.url, self.password, dag, self._trusted)
 
     def api(self, method: str, path: str, body: dict | None = None) -> dict:
         """Calls /api/v2<path>; logs in when needed."""
         for attempt in (1, 2):
             try:
-                return http(method, f"{self.url}/api/v2{path}", body, self._token)
+                return http(method, f"{self.url}/api/v2{path}", body, self._token, self._trusted)
             except urllib.error.HTTPError as error:
                 if error.code != 401 or attempt == 2:
                     raise PlatformError(f"Airflow: {method} {path}: {error.code} {error.read().decode()[:500]}") from error
                 login = {"username": self.user, "password": self.password}
-                self._token = http("POST", f"{self.url}/auth/token", login)["access_token"]
+                self._token = http("POST", f"{self.url}/auth/token", login, trusted=self._trusted)["access_token"]
         raise AssertionError("unreachable")
 
     def trigger(self, conf: dict, run_id: str | None = None) -> str:
@@ -95,17 +96,20 @@ class Airflow:
 
 
 @contextmanager
-def airflow(checkout: Path, port: int) -> Iterator[Airflow]:
-    """Runs Airflow in <checkout>/.airflow until the block ends."""
+def airflow(checkout: Path, port: int, certificates: Path | None = None) -> Iterator[Airflow]:
+    """Runs Airflow in <checkout>/.airflow until the block ends; by TLS where a folder of `pushcart certs` is named."""
     home = checkout / ".airflow"
     home.mkdir(exist_ok=True)
     passwords = home / "passwords.json"
     if not passwords.exists():
         passwords.touch(mode=0o600)
         passwords.write_text(json.dumps({"admin": secrets.token_urlsafe(12)}), encoding="utf-8")
-    url, logs = f"http://{HOST}:{port}", home / "logs" / "platform"
+    url, logs, trusted = f"http://{HOST}:{port}", home / "logs" / "platform", None
+    if certificates is not None:
+        doors.check_certificate(certificates)
+        url, trusted = url.replace("http:", "https:"), certificates / "ca.pem"
     logs.mkdir(parents=True, exist_ok=True)
-    settings = environment(checkout, url, port)
+    settings = environment(checkout, url, port, certificates)
     program = [sys.executable, "-m", "airflow"]
     migrated = subprocess.run([*program, "db", "migrate"], env=settings, cwd=checkout, capture_output=True, text=True)
     if migrated.returncode:
@@ -115,14 +119,14 @@ def airflow(checkout: Path, port: int) -> Iterator[Airflow]:
             name: stack.enter_context(process([*program, *words], settings, logs / f"{name}.log", checkout))
             for name, words in COMPONENTS.items()
         }
-        wait_for(f"{url}/api/v2/monitor/health", running["api-server"], logs / "api-server.log", 180)
-        api = Airflow(url, json.loads(passwords.read_text(encoding="utf-8"))["admin"])
+        wait_for(f"{url}/api/v2/monitor/health", running["api-server"], logs / "api-server.log", 180, trusted)
+        api = Airflow(url, json.loads(passwords.read_text(encoding="utf-8"))["admin"], trusted=trusted)
         api.running = {f"Airflow's {name}": (one, logs / f"{name}.log") for name, one in running.items()}
         api.make_pools()
         yield api
 
 
-def environment(checkout: Path, url: str, port: int) -> dict[str, str]:
+def environment(checkout: Path, url: str, port: int, certificates: Path | None = None) -> dict[str, str]:
     """Airflow's settings: SQLite, LocalExecutor with a worker a core, loopback only, no telemetry. Logs are read from their files."""
     home = checkout / ".airflow"
     secret = home / "secret"
@@ -151,5 +155,8 @@ def environment(checkout: Path, url: str, port: int) -> dict[str, str]:
         "PUSHCART_CHECKOUT": checkout,
         "PYTHONPATH": checkout,
     }
+    if certificates is not None:
+        files = {"CERT": "server.pem", "KEY": "server.key", "CA_FILE": "ca.pem"}  # of the authority, which tasks trust
+        settings |= {f"AIRFLOW__API__SSL_{name}": certificates / file for name, file in files.items()}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return os.environ | {k: str(v) for k, v in settings.items()} | {"PATH": path}

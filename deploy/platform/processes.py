@@ -50,7 +50,7 @@ def wait_for(url: str, running: subprocess.Popen, log: Path, seconds: float, tru
         PlatformError: the process ended, or did not answer in time.
     """
     deadline = time.monotonic() + seconds
-    context = ssl.create_default_context(cafile=str(trusted)) if trusted else None
+    context = _context(trusted)
     while time.monotonic() < deadline:
         if running.poll() is not None:
             raise PlatformError(f"{_name(running)} stopped with code {running.returncode}; its log is {log}")
@@ -60,6 +60,10 @@ def wait_for(url: str, running: subprocess.Popen, log: Path, seconds: float, tru
         except (OSError, urllib.error.URLError):
             time.sleep(0.1)
     raise PlatformError(f"{url} did not answer within {seconds:.0f} s; the log is {log}")
+
+
+def _context(trusted: Path | None) -> ssl.SSLContext | None:
+    return ssl.create_default_context(cafile=str(trusted)) if trusted else None
 
 
 def until_one_ends(running: dict[str, tuple[subprocess.Popen, Path]]) -> None:
@@ -104,12 +108,12 @@ def ask(url: str, body: dict) -> dict:
     return http("POST", url, body)
 
 
-def http(method: str, url: str, body: dict | None = None, token: str = "") -> dict:
-    """One request, JSON both ways."""
+def http(method: str, url: str, body: dict | None = None, token: str = "", trusted: Path | None = None) -> dict:
+    """One request, JSON both ways. trusted: the certificate of an authority."""
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
     data = json.dumps(body).encode() if body is not None else None
     request = urllib.request.Request(url, data, headers, method=method)
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=60, context=_context(trusted)) as answer:
         return json.loads(answer.read() or "{}")
 
 

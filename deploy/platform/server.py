@@ -152,14 +152,16 @@ def serving(
         yield url, running
 
 
-def up(checkout: Path, name: str, airflow_port: int, serve_port: int, tell: Callable[[str], None]) -> None:
-    """Airflow and the served model until Ctrl-C or until one of them ends; the model as soon as the environment has one."""
+def up(
+    checkout: Path, name: str, airflow_port: int, serve_port: int, certificates: Path | None, tell: Callable[[str], None]
+) -> None:
+    """Airflow and the served model until Ctrl-C or until one of them ends, by TLS where certificates are named; the model as soon as the environment has one."""
     check_port(airflow_port, "AIRFLOW_PORT")
     check_port(serve_port, "SERVE_PORT")
     target = Environment(checkout, name)
     with ExitStack() as stack:
         tell("starting Airflow ...")
-        running = stack.enter_context(airflow(checkout, airflow_port))
+        running = stack.enter_context(airflow(checkout, airflow_port, certificates))
         tell(f"Airflow     {running.url}   user {running.user}   password in .airflow/passwords.json")
         if not target.link.exists():
             tell(
@@ -167,7 +169,7 @@ def up(checkout: Path, name: str, airflow_port: int, serve_port: int, tell: Call
             )
             while not target.link.exists():
                 time.sleep(1)
-        url, server, log = stack.enter_context(served(checkout, name, serve_port))
+        url, server, log = stack.enter_context(served(checkout, name, serve_port, certificates=certificates))
         tell(f"Model       {url}   serves {name}")
         kept = running.running | {"the server": (server, log)}
         for shop, told in shops_of(checkout, name).items():

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deploy.platform import processes
+from deploy.platform import doors, processes
 from deploy.platform.airflow import Airflow
 from deploy.platform.airflow import airflow as airflow_platform
 from tests.conftest import ROOT, eventually, small_params
@@ -48,7 +48,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def airflow(checkout: Path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(checkout))
-        with airflow_platform(checkout, processes.free_port()) as running:
+        doors.make_certificates(checkout / ".certs", ["127.0.0.1"])
+        with airflow_platform(checkout, processes.free_port(), checkout / ".certs") as running:
+            assert running.url.startswith("https://")
             yield running
 
 
