@@ -1,4 +1,4 @@
-"""pushcart: what a platform engineer types. promote, rollback, status, serve, up; forget, export-user and vault, for whoever answers shoppers' wishes; and doctor, for whoever brings a shop's files."""
+"""pushcart: what a platform engineer types. promote, rollback, status, serve, up; forget, expire, export-user and vault, for whoever answers shoppers' wishes; and doctor, for whoever brings a shop's files."""
 
 import json
 import logging
@@ -209,6 +209,19 @@ def forget(
                 f"receipt {receipt['receipt']}, kept beside the vault; models that learnt from them are to be retrained by {receipt['retrain_by']}"
             )
     except (VaultError, forgetting.Busy, EnvironmentProblem, RuntimeError) as error:
+        _fail(str(error))
+
+
+@app.command()
+def expire() -> None:
+    """Remove what is kept of shoppers longer than `privacy.retention` of params.yaml says; Airflow's DAG forget does it, too."""
+    from deploy.platform import forgetting
+
+    try:
+        for line in forgetting.rights(_checkout(), ["expire"], []):
+            done = json.loads(line)
+            typer.echo(f"  {done['count']:>9,}  {done['place']}: {done['what']}")
+    except RuntimeError as error:
         _fail(str(error))
 
 

@@ -343,14 +343,26 @@ class Outbox:
         if self.journal is not None and self.journal.exists():
             theirs = {json.dumps(told, ensure_ascii=False).encode() for told in (*keys, *user_ids)}
             overwrite(self.journal, lambda line: b"" if any(told in line for told in theirs) else None)
+        self._shrink()
+        return count
+
+    def expire(self, before: float) -> int:
+        """Removes messages that could be sent until a moment (seconds) at the latest; how many. Opt-outs stay, and whether a message was sent does not matter any more: none is sent after its end."""
+        with self.engine.begin() as t:
+            count = t.execute(sa.delete(MESSAGES).where(MESSAGES.c.until < before)).rowcount
+        if count:
+            self._shrink()
+        return count
+
+    # Below
+
+    def _shrink(self) -> None:
+        """Leaves nothing of removed rows in a file of SQLite."""
         if self.lite:
             base = self.engine.raw_connection()
             base.cursor().execute("VACUUM")
             base.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
             base.close()
-        return count
-
-    # Below
 
     def _set(self, t: sa.Connection, key: str, **values: object) -> None:
         t.execute(sa.update(MESSAGES).where(MESSAGES.c.key == key).values(**values))

@@ -6,6 +6,7 @@ Out: data/raw/events.parquet and, where the source has them, items.parquet and u
      data/truth/*.parquet from a simulated source (for evaluation only; empty otherwise).
 """
 
+from datetime import timedelta
 from pathlib import Path
 
 import polars as pl
@@ -18,6 +19,7 @@ from pipelines.data.tables import SOURCE_ROW
 from pipelines.stage import StageError, log, output, params, run
 
 LEFT_OUT = "the shopper asked to be forgotten, or does not consent to the use of what they did"
+OLD = "they are older than they are to be kept (privacy.retention.events)"
 
 
 def main() -> None:
@@ -38,12 +40,17 @@ def main() -> None:
         found["items"] = tables.conform(found["items"], tables.ITEMS, name="items")
     if "users" in found:
         found["users"] = tables.conform(found["users"], {"user_id": pl.String}, name="users")
+    kept, old = private["retention"]["events"], 0
+    if kept is not None and not source(settings["name"]).ordered_only(settings):
+        found["events"], old = recent(found["events"], kept)
     found, forgotten = protected(found, people(private))
+    out = {LEFT_OUT: forgotten} | ({OLD: old} if kept is not None else {})
     if "left_out" in found:
-        told = pl.LazyFrame({"reason": [LEFT_OUT], "rows": [forgotten]}, schema=found["left_out"].collect_schema())
+        told = pl.LazyFrame({"reason": list(out), "rows": list(out.values())}, schema=found["left_out"].collect_schema())
         found["left_out"] = pl.concat([found["left_out"], told])
-    elif forgotten:
-        log.info("collect: %s rows left out: %s", f"{forgotten:,}", LEFT_OUT)
+    for reason, count in out.items():
+        if count and "left_out" not in found:
+            log.info("collect: %s rows left out: %s", f"{count:,}", reason)
     if not private["pseudonyms"]:
         log.info("collect: pseudonyms are off: all that is made knows shoppers by the shop's own ids (privacy.pseudonyms)")
     with output("data/raw") as raw, output("data/truth") as truth:
@@ -56,6 +63,15 @@ def main() -> None:
         if "records" in rows:
             reconcile(raw, rows["events"])
     log.info("collect: %s", ", ".join(f"{count:,} {name}" for name, count in rows.items()))
+
+
+def recent(events: pl.LazyFrame, days: float) -> tuple[pl.LazyFrame, int]:
+    """The events but for those so many days before the newest one, and how many these are. An event without a moment stays, for the checks."""
+    newest = events.select(pl.col("timestamp").max()).collect(engine="streaming").item()
+    if newest is None:
+        return events, 0
+    old = (pl.col("timestamp") < newest - timedelta(days=days)).fill_null(False)
+    return events.filter(~old), events.select(old.sum()).collect(engine="streaming").item()
 
 
 def reconcile(raw: Path, events: int) -> None:

@@ -66,11 +66,18 @@ class Source(Section):
     shop: Shop
 
 
+class Retention(Section):
+    events: float | None = Field(ge=7)
+    handovers: float | None = Field(gt=0)
+    messages: float | None = Field(gt=0)
+
+
 class Privacy(Section):
     pseudonyms: bool
     vault: str = Field(min_length=1)
     master_key: str | None
     consent: Literal["opt_out", "opt_in"]
+    retention: Retention
 
 
 class IdentityLimits(Section):

@@ -18,7 +18,7 @@ def people(settings: dict) -> People:
         StageError: the vault cannot be opened.
     """
     try:
-        return of_settings(checkout(), **settings)
+        return of_settings(checkout(), *(settings[name] for name in ("vault", "master_key", "pseudonyms", "consent")))
     except VaultError as error:
         raise StageError(str(error)) from error
 

@@ -4,6 +4,7 @@
     python -m pipelines.rights bento FOLDER < NAMES
     python -m pipelines.rights tell < NAMES        # prints it all, as JSON
     python -m pipelines.rights ids|links < NAMES   # prints all ids of the same person; and why they are, as JSON
+    python -m pipelines.rights expire              # removes what is older than `privacy.retention` keeps it; prints as `forget` does
 
 NAMES: a JSON list of ids and pseudonyms, on standard input, as a command line is shown to everybody on the machine. `pushcart forget` and `pushcart export-user` say whose they are (deploy/platform/forgetting.py). Works in the
 working directory, a checkout; the DVC cache and its remotes too. Environments are promoted anew by whoever asks.
@@ -14,6 +15,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 from online.state import VISITOR, Gone, open_state
@@ -24,6 +26,7 @@ from pipelines.data.sources.log import visitors_of
 from pipelines.delivery import __main__ as delivery
 from pipelines.rights import erasing, telling, versions
 from pipelines.rights.erasing import Done, Names
+from pipelines.rights.expiring import expire
 
 PLACES = ("data", "campaigns", "reports", "artefact", "bento", ".airflow", ".outbox", "dvc_plots")
 WEIGHTS = "the weights of models that learnt from them"
@@ -36,10 +39,16 @@ def main() -> None:
     does.add_parser("tell")
     does.add_parser("ids")
     does.add_parser("links")
+    does.add_parser("expire")
     does.add_parser("bento").add_argument("folder", type=Path)
     asked = cli.parse_args()
-    names = json.load(sys.stdin)
     try:
+        if asked.does == "expire":
+            found = settings.load()
+            for done in expire(datetime.now(UTC), found.privacy.retention, found.shops, delivery.opened()):
+                print(json.dumps(done._asdict(), ensure_ascii=False), flush=True)
+            return
+        names = json.load(sys.stdin)
         if asked.does == "bento":
             print(json.dumps(without.rewrite(asked.folder / "src" / "artefact", names)))
             return

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from pipelines.data.identity.links import read_undone
 from pipelines.rights import erasing, telling, versions
 from pipelines.rights.__main__ import ids_of
 from pipelines.rights.erasing import Names
+from pipelines.rights.expiring import expire
 from privacy.people import FORGOTTEN, People
 from privacy.vault import Vault
 from service.complaints import HANDOVERS, Complaints, keep
@@ -185,6 +187,40 @@ def test_hand_overs_are_told_and_forgotten(tmp_path: Path):
     assert [one["handover_id"] for one in found["what they wrote to customer service, of shop"]] == ["of alice"]
     list(erasing.erase(folder, Names(["alice"])))
     assert {one.get("handover_id") for one in Complaints([folder / HANDOVERS]).lines()} == {None, "of bob", "of None"}
+
+
+def rolled(folder: Path, first: int, received: datetime) -> Path:
+    file = folder / f"http.0.{first:020d}.{first + 9:020d}.parquet"
+    pl.DataFrame({"user_id": ["u"] * 2, "received": [received.timestamp() - 5, received.timestamp()]}).write_parquet(file)
+    return file
+
+
+def test_what_is_older_than_it_is_to_be_kept_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    now, day = datetime(2026, 5, 1, tzinfo=UTC), timedelta(days=1)
+    for folder in ("log", HANDOVERS):
+        (tmp_path / ".events" / folder).mkdir(parents=True)
+    log = tmp_path / ".events/log"
+    old, kept = rolled(log, 0, now - 31 * day), rolled(log, 10, now - 29 * day)
+    (lone := log / "shop.3.00000000000000000000.00000000000000000009.parquet").write_bytes(old.read_bytes())
+    for date in ("2026-03-30", "2026-03-31", "2026-04-30"):
+        (tmp_path / ".events" / HANDOVERS / f"{date}.jsonl").write_text("{}\n")
+    box, at = Outbox(f"sqlite:///{tmp_path}/o.sqlite", tmp_path / "o.journal"), now.timestamp()
+    spring = {"campaign": "spring", "step": 0, "item_id": "a", "channel": "app", "topic": "offers", "body": {}}
+    box.open("spring")
+    box.put([Message(**spring, user_id=user, send_at=at, until=at + until * 86400) for user, until in (("bob", -31), ("eve", 1))])
+    box.opt_out("ann", at)
+    served = {"shop": settings.load(ROOT / "params.yaml").shops["shop"]}
+    told = dict.fromkeys(("events", "handovers", "messages"))
+    assert list(expire(now, settings.Retention(**told), served, box)) == []
+    done = list(expire(now, settings.Retention(**dict.fromkeys(told, 30)), served, box))
+    assert [(d.place, d.count) for d in done] == [("the log of shop", 1), ("hand-overs of shop", 2), ("the outbox", 1)]
+    assert [file.exists() for file in (old, kept, lone)] == [False, True, True], (
+        "the newest of a partition says how far it was read"
+    )
+    assert [f.stem for f in (tmp_path / ".events" / HANDOVERS).iterdir()] == ["2026-04-30"]
+    assert (box.told(["bob", "eve"])["messages"][0]["user_id"], box.opt_outs()) == ("eve", [("ann", "*", "*")])
+    assert b"bob" not in (tmp_path / "o.sqlite").read_bytes()
 
 
 def test_an_artefact_forgets_links_too(finished: Path, tmp_path: Path):

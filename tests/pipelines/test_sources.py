@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 import yaml
 
+from pipelines.collect import OLD
 from pipelines.data.sources import source
 from pipelines.data.tables import with_event_ids
 from pipelines.stage import StageError
@@ -253,6 +254,18 @@ class TestFiles:
             "source_row": 2, "user_id": None, "item_id": "i", "event": "view", "price": None, "timestamp": None,
             "unread": "timestamp: soon; price: cheap",
         }  # fmt: skip
+
+
+def test_events_older_than_they_are_kept_are_left_out_and_counted(workspace, tmp_path: Path):
+    days = ("2025-01-01", "2026-02-20", "2026-03-01")
+    (tmp_path / "log.csv").write_text(
+        "user,item,time\n" + "".join(f"u{n % 2},i{n},{day}T00:00:0{n}Z\n" for n, day in enumerate(days))
+    )
+    workspace(source__name="files", source__data=str(tmp_path / "log.csv"), privacy__retention__events=30)
+    run_stages("collect")
+    assert pl.read_parquet("data/raw/events.parquet")["item_id"].to_list() == ["i1", "i2"]
+    out = dict(pl.read_parquet("data/raw/left_out.parquet").iter_rows())
+    assert out[OLD] == 1
 
 
 def test_collect_names_missing_data(workspace):
