@@ -83,11 +83,16 @@ def read(data: Path, settings: dict) -> dict[str, pl.LazyFrame]:
 
 
 def _in_order(parts: list[pl.DataFrame]) -> pl.DataFrame:
-    """All events in the order of time, numbered; the parts are emptied, for of ten million events there is no room for two copies."""
+    """All events in the order of time, numbered; the parts are emptied."""
     events = pl.concat(parts, how="diagonal")
     parts.clear()
-    events = events.sort("timestamp", "user_id", "event", maintain_order=True)
-    return events.with_columns(event_id=pl.format("e{}", pl.int_range(1, pl.len() + 1)))
+    order = events.select(pl.arg_sort_by("timestamp", "user_id", "event", maintain_order=True)).to_series()
+    return _ordered(events, order).with_columns(event_id=pl.format("e{}", pl.int_range(1, pl.len() + 1)))
+
+
+def _ordered(events: pl.DataFrame, order: pl.Series) -> pl.DataFrame:
+    """The rows in an order, column by column; the table is emptied, for of ten million events there is no room for two copies."""
+    return pl.DataFrame([events.drop_in_place(name).gather(order) for name in events.columns])
 
 
 def _catalogue(words: dict, count: int, content: str, rng: np.random.Generator) -> tuple[pl.DataFrame, dict]:
@@ -441,17 +446,14 @@ def _dirty(events: pl.DataFrame, share: float, rng: np.random.Generator) -> tupl
     """Breaks `share` of the rows as real logs are broken, adds bots, and lets some events arrive late."""
     kinds = ["duplicate", "no user", "no item", "no time", "impossible price", "unknown item", "unknown event"]
     broken = rng.random(len(events)) < share
-    kind = np.where(broken, rng.choice(kinds, len(events)), "")
-    events = events.with_columns(kind=pl.Series(kind))
+    whole = pl.Enum(["", *kinds, "bot"])
+    code = np.where(broken, 1 + rng.choice(len(kinds), len(events)), 0).astype(np.uint8)
+    events = events.with_columns(kind=pl.Series(whole.categories, dtype=whole).gather(code))
 
-    not_search = pl.col("event") != "search"
     copies = events.filter(pl.col("kind") == "duplicate")
-    events = events.with_columns(
-        pl.when((pl.col("kind") == "no item") & ~not_search).then(pl.lit("no user"))
-        .when(pl.col("kind") == "duplicate").then(pl.lit(""))
-        .otherwise(pl.col("kind")).alias("kind")
-    )  # fmt: skip
-    events = pl.concat([events, copies])
+    kind = pl.when((pl.col("kind") == "no item") & (pl.col("event") == "search")).then(pl.lit("no user", whole))
+    kind = kind.when(pl.col("kind") == "duplicate").then(pl.lit("", whole)).otherwise("kind")
+    events = pl.concat([events.with_columns(kind=kind), copies])
     for name, column, value in (
         ("no user", "user_id", None),
         ("no item", "item_id", None),
@@ -465,12 +467,13 @@ def _dirty(events: pl.DataFrame, share: float, rng: np.random.Generator) -> tupl
             pl.when(is_broken).then(pl.lit(value, events.schema[column])).otherwise(pl.col(column)).alias(column)
         )
     if share:
-        events = pl.concat([events, _bots(events, rng)], how="diagonal").with_columns(pl.col("kind").fill_null("bot"))
+        events = pl.concat([events, _bots(events, rng)], how="diagonal").with_columns(pl.col("kind").fill_null(pl.lit("bot", whole)))
     # Late and out of order: a few events reach the log minutes after they happened.
     delay = np.where(rng.random(len(events)) < share, rng.exponential(1800.0, len(events)), 0.0) * SECOND
     arrival = pl.col("timestamp").fill_null(strategy="forward").cast(pl.Int64) + pl.Series(delay.astype(np.int64))
-    events = events.sort(arrival, maintain_order=True).with_row_index("source_row", 1)
-    dirt = events.filter(pl.col("kind") != "").select("source_row", "event_id", "kind")
+    events = _ordered(events, events.select(pl.arg_sort_by(arrival, maintain_order=True)).to_series())
+    events = events.with_row_index("source_row", 1)
+    dirt = events.filter(pl.col("kind") != "").select("source_row", "event_id", pl.col("kind").cast(pl.String))
     return events, dirt
 
 
