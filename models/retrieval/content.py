@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 SATURATION, LENGTH = 1.2, 0.75  # k1 and b of BM25
 LENDERS = 10  # known items that a new one takes after
+AT_ONCE = 2048  # items for which lenders stand in together: what they say of all is larger than memory
 COMMON = 0.1  # share of the described items from which a word tells nothing apart
 
 
@@ -86,9 +87,14 @@ def lent(model: SparseItemModel, near: "sp.csr_matrix") -> SparseItemModel:
     """A model of counts in which each new item stands as those that it reads like stand on average; near: as alike gives it (V, V)."""
     if not near.nnz:
         return model
-    matrix = as_matrix(model)
-    matrix = matrix + matrix @ near.T
-    own = from_rows([matrix + near @ matrix], len(model.bias), model.items.shape[1])
+    matrix, to_new = as_matrix(model), near.T.tocsr()
+
+    def stands_for(rows: slice) -> "sp.csr_matrix":
+        lending = matrix[rows] + near[rows] @ matrix
+        return lending + lending @ to_new
+
+    starts = range(0, len(model.bias), AT_ONCE)
+    own = from_rows((stands_for(slice(start, start + AT_ONCE)) for start in starts), len(model.bias), model.items.shape[1])
     own.decay.copy_(model.decay)
     own.half_life.copy_(model.half_life)
     return own
