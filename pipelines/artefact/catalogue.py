@@ -3,11 +3,12 @@
 They are written as deploy/serving/catalogue.py and histories.py map them.
 """
 
+from functools import reduce
 from hashlib import blake2b
+from operator import add
 
 import numpy as np
 import polars as pl
-import scipy.sparse as sp
 import torch
 
 from models.retrieval.blend import Blend
@@ -21,6 +22,7 @@ from online import search
 from pipelines.learning.blending import COMPARED
 from privacy import encrypted
 
+AT_ONCE = 2048  # items whose neighbours are added up together, as those of all together are larger than memory
 NEVER = 1 << 62  # seconds, when what is not bought again is due
 
 
@@ -154,11 +156,12 @@ def looks_the_same(pairs: pl.DataFrame, items: int) -> np.ndarray:
 
 def neighbours_of_a_blend(blend: Blend, k: int) -> SparseItemModel:
     """What the parts of a blend say of a history of one item."""
-    total = None
+    matrices = []
     for part in blend.parts.values():
         said = as_matrix(part.counts)
         group = blend.groups[np.repeat(np.arange(said.shape[0]), np.diff(said.indptr))].long()
         said.data = part.worth(torch.from_numpy(said.data), group).numpy()
-        total = said if total is None else total + said
-    total = sp.csr_matrix((len(blend.groups), len(blend.groups)), dtype=np.float32) if total is None else total
-    return from_rows([total.tocsr()], total.shape[0], k)
+        matrices.append(said)
+    size = len(blend.groups)
+    starts = range(0, size if matrices else 0, AT_ONCE)
+    return from_rows((reduce(add, [said[at : at + AT_ONCE] for said in matrices]) for at in starts), size, k)

@@ -99,20 +99,20 @@ class TestDecision:
         assert low < extra < high
 
     def test_what_is_told_beside_qini(self):
-        data, change = shop_trial("some", 40_000)
+        data, change = shop_trial("some", 20_000)
         scores = {"response": data.features[:, 0], "T": change, "S": np.zeros(len(change))}
         told = {r.name: r for r in uplift.decide(data, scores).ranked}
         alone = {r.name: r for r in uplift.decide(data, {name: scores[name] for name in ("response", "T")}).ranked}
         assert told["T"].auuc == alone["T"].auuc
         assert told["T"].tops == alone["T"].tops, "by the same resamples, in company or not"
         whole = data.outcome[data.treated].mean() - data.outcome[~data.treated].mean()
-        assert told["S"].auuc == pytest.approx(whole / 2, abs=0.003), (
+        assert told["S"].auuc == pytest.approx(whole / 2, abs=0.005), (
             "who are all alike bring half of it, on average over all shares"
         )
         assert told["T"].auuc_interval[0] > told["S"].auuc
         for top in told["T"].tops:  # three tenths of the people are moved by 0.25
             assert top.interval[0] < 0.25 < top.interval[1]
-            assert top.uplift == pytest.approx(0.25, abs=0.04)
+            assert top.uplift == pytest.approx(0.25, abs=0.06)
 
     @pytest.mark.e2e
     def test_where_nobody_is_moved_it_says_so(self):

@@ -62,10 +62,10 @@ def test_shapley_is_the_mean_over_the_orders_of_events():
         for step, place in enumerate(order, 1):
             kept[step:, place] = True
         exact[list(order)] += asked.ahead(kept).diff() / 24
-    found = shapley(asked, 600, 0)
+    found = shapley(asked, 200, 0)
     assert found.sum() == pytest.approx(float(exact.sum()), abs=1e-4), "each order hands out all that the events add"
-    assert torch.allclose(found, exact, atol=0.05 * float(exact.abs().max()))
-    assert torch.equal(found, shapley(asked, 600, 0))
+    assert torch.allclose(found, exact, atol=0.1 * float(exact.abs().max()))
+    assert torch.equal(found, shapley(asked, 200, 0))
 
 
 def test_a_silenced_branch_says_nothing_and_speaks_again():

@@ -467,7 +467,9 @@ def _dirty(events: pl.DataFrame, share: float, rng: np.random.Generator) -> tupl
             pl.when(is_broken).then(pl.lit(value, events.schema[column])).otherwise(pl.col(column)).alias(column)
         )
     if share:
-        events = pl.concat([events, _bots(events, rng)], how="diagonal").with_columns(pl.col("kind").fill_null(pl.lit("bot", whole)))
+        events = pl.concat([events, _bots(events, rng)], how="diagonal").with_columns(
+            pl.col("kind").fill_null(pl.lit("bot", whole))
+        )
     # Late and out of order: a few events reach the log minutes after they happened.
     delay = np.where(rng.random(len(events)) < share, rng.exponential(1800.0, len(events)), 0.0) * SECOND
     arrival = pl.col("timestamp").fill_null(strategy="forward").cast(pl.Int64) + pl.Series(delay.astype(np.int64))
