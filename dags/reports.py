@@ -262,10 +262,10 @@ def _content(reports: Path) -> str:
     found = _read(reports / "embedded.json")
     if not found or not found["kinds"]:
         return ""
-    rows = [[kind, f"{c['items']:,}", f"{c['kept']:,}", f"{c['refused']:,}"] for kind, c in found["kinds"].items()]
+    rows = [[kind, f"{c['items']:,}", f"{c['refused']:,}"] for kind, c in found["kinds"].items()]
     why = [[one["item_id"], kind, one["reason"]] for kind, c in found["kinds"].items() for one in c["such_as"]]
     return (
-        "<h2>Texts, pictures and sounds of items</h2>" + _table(["", "items", "known from before", "refused"], rows)
+        "<h2>Texts, pictures and sounds of items</h2>" + _table(["", "items", "refused"], rows)
         + (f"<p class=muted>{found['near_duplicates']:,} pairs of items are the same to who sees them</p>" if found["near_duplicates"] else "")
         + (_table(["refused, such as", "", "reason"], why) if why else "")
     )  # fmt: skip

@@ -54,9 +54,11 @@ def main() -> None:
                 continue
             found, why, facts = encoded(name, kind, contents, media, checkout() / settings["cache"])
             np.save(folder / f"{name}.npy", found)
-            vectors[name], encoders[name], report[name] = found, facts["encoder"], facts["counts"]
+            vectors[name], encoders[name] = found, facts["encoder"]
+            log.info("embed: %s of %s items, %s of them from before; %s refused", name, f"{facts['items']:,}", f"{facts['kept']:,}", f"{len(why):,}")  # fmt: skip
             refused += [{"item_id": items["item_id"][row], "kind": name, "reason": reason} for row, reason in why]
-            report[name] |= {"refused": len(why), "such_as": refused[len(refused) - len(why) :][:REPORTED]}
+            such_as = refused[len(refused) - len(why) :][:REPORTED]
+            report[name] = {"items": facts["items"], "refused": len(why), "such_as": such_as}
         pairs = near_duplicates(vectors, settings["duplicate"])
         pl.DataFrame(pairs, schema={"item": pl.UInt32, "other": pl.UInt32, "alike": pl.Float32}, orient="row").write_parquet(
             folder / "near.parquet"
@@ -66,14 +68,6 @@ def main() -> None:
         )
         write_json(folder / "encoders.json", encoders)
         write_json("reports/embedded.json", {"kinds": report, "near_duplicates": len(pairs)})
-    for name, counts in report.items():
-        log.info(
-            "embed: %s of %s items, %s of them from before; %s refused",
-            name,
-            f"{counts['items']:,}",
-            f"{counts['kept']:,}",
-            f"{counts['refused']:,}",
-        )
     if not report:
         log.info("embed: nothing is written or shown of the items")
 
@@ -112,7 +106,7 @@ def folder_of(data: Path) -> Path:
 def encoded(
     name: str, kind: Kind, contents: list[str | None], media: Source, cache: Path
 ) -> tuple[np.ndarray, list[tuple[int, str]], dict]:
-    """Vectors (V, D) float16, row 0 of padding; rows that were refused, with the reason; and facts for manifest and report."""
+    """Vectors (V, D) float16, row 0 of padding; rows that were refused, with the reason; and facts for manifest, report and log."""
     sha256 = hashlib.sha256(kind.encoder.weights()).hexdigest()
     vectors = np.zeros((len(contents) + 1, kind.encoder.WIDTH), np.float16)
     refused, before, told = [], 0, time.monotonic()
@@ -149,7 +143,7 @@ def encoded(
                 told = time.monotonic()
                 log.info("embed: %s: %s of %s", name, f"{start + kind.at_once:,}", f"{len(rows):,}")
     facts = {"name": kind.encoder.NAME, "licence": kind.encoder.LICENCE, "sha256": sha256, "width": kind.encoder.WIDTH}
-    return vectors, sorted(refused), {"encoder": facts, "counts": {"items": len(rows) - len(refused), "kept": before}}
+    return vectors, sorted(refused), {"encoder": facts, "items": len(rows) - len(refused), "kept": before}
 
 
 def near_duplicates(vectors: dict[str, np.ndarray], least: float) -> list[tuple[int, int, float]]:

@@ -60,7 +60,7 @@ def test_links_are_shown_where_there_are_any(tmp_path: Path):
 def test_content_and_answers_are_shown_where_there_are_any(tmp_path: Path):
     assert reports._content(tmp_path) == reports._answers(tmp_path) == ""
     such_as = [{"item_id": "<i>", "kind": "look", "reason": "there is no such file"}]
-    kinds = {"look": {"items": 1200, "kept": 3, "refused": 1, "such_as": such_as}}
+    kinds = {"look": {"items": 1200, "refused": 1, "such_as": such_as}}
     (tmp_path / "embedded.json").write_text(json.dumps({"kinds": kinds, "near_duplicates": 2}))
     told = {"messages": 10, "passages": 3, "accuracy": 0.9, "interval": [0.8, 1.0], "by_intent": {"b": 1.0, "a": 0.5}}
     (tmp_path / "assist.json").write_text(json.dumps(told))
