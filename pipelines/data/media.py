@@ -103,7 +103,9 @@ def picture(content: bytes, side: int, pixels: int) -> np.ndarray:
             )
             whole.paste(shown, tuple((side - length) // 2 for length in shown.size), shown)
             return np.asarray(whole)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError as error:  # its text names a place in memory
+        raise MediaError(f"it is no picture that can be read ({', '.join(FORMATS)})") from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise MediaError(f"it is no picture that can be read ({', '.join(FORMATS)}): {error}") from error
 
 
