@@ -82,7 +82,7 @@ def settle(handover_id: str | None) -> str:
 
 def people() -> People:
     """By which names shoppers are known."""
-    return of_settings(checkout(), **settings.load().privacy.model_dump())
+    return of_settings(checkout(), **settings.load().privacy.model_dump(exclude={"retention"}))
 
 
 class ByOwnIds:

@@ -177,8 +177,9 @@ def test_old_runs_keep_their_reports_and_lose_what_is_heavy(checkout: Path, monk
 def test_whoever_asks_to_be_forgotten_is_named_to_no_scheduler():
     from dags.forget import dag
 
-    [task] = dag.tasks
-    assert "forget --pending" in task.bash_command
+    erase, expire = dag.tasks
+    assert "forget --pending" in erase.bash_command
+    assert "deploy.cli expire" in expire.bash_command
     assert dag.params == {}
 
 
