@@ -479,7 +479,7 @@ def show(summary: dict, answers: dict[str, dict]) -> None:
             end_section=True,
         )
         for item in answer["items"]:
-            table.add_row(item["title"] or item["item_id"], item["item_id"], item["part"] or "", f"{item['score']:.2f}")
+            table.add_row(item["title"] or item["item_id"], item["item_id"], item.get("part") or "", f"{item['score']:.2f}")
     console.print(table)
     console.print(f"model: {summary['chosen']['model']}: {summary['chosen']['reason']}", markup=False, highlight=False)
     console.print(
