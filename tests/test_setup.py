@@ -126,6 +126,18 @@ def test_a_demo_stops_before_it_would_undo_an_edit(checkout: Path, monkeypatch: 
     assert (checkout / "params.yaml").read_text() == "my edit\n"
 
 
+def test_the_demo_shows_answers_of_a_model_without_parts(capsys: pytest.CaptureFixture):
+    figures = {"ndcg@10": 0.0, "recall@10": 0.0}
+    summary = {
+        "stages": [], "metrics": dict.fromkeys(("test", "popularity", "item_knn"), figures), "blend": [],
+        "artifact": {"fp32_bytes": 1, "bytes": 1, "ndcg_kept": 1.0}, "chosen": {"model": "popularity", "reason": "nothing beats it"},
+        "serving": {"version": "v", "answered": True},
+    }  # fmt: skip
+    item = {"title": None, "item_id": "sku1", "score": 0.5}
+    demo.show(summary, {"u1": {"fallback": None, "model_version": "v", "items": [item]}})
+    assert "sku1" in capsys.readouterr().out
+
+
 def test_a_refusal_reads_as_one_sentence_and_what_comes_next_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     reports = tmp_path / ".airflow/runs/r/reports"
     reports.mkdir(parents=True)
