@@ -202,14 +202,17 @@ def forget(
             )
             return
         for one in vault.asked() if pending else [user]:
-            receipt = forgetting.forget(
-                checkout, vault, one, lambda done: typer.echo(f"  {done['count']:>9,}  {done['place']}: {done['what']}")
-            )
+            receipt = forgetting.forget(checkout, vault, one, _tell)
             typer.echo(
                 f"receipt {receipt['receipt']}, kept beside the vault; models that learnt from them are to be retrained by {receipt['retrain_by']}"
             )
     except (VaultError, forgetting.Busy, EnvironmentProblem, RuntimeError) as error:
         _fail(str(error))
+
+
+def _tell(done: dict) -> None:
+    """What was done in a place (pipelines/rights)."""
+    typer.echo(f"  {done['count']:>9,}  {done['place']}: {done['what']}")
 
 
 @app.command()
@@ -219,8 +222,7 @@ def expire() -> None:
 
     try:
         for line in forgetting.rights(_checkout(), ["expire"], []):
-            done = json.loads(line)
-            typer.echo(f"  {done['count']:>9,}  {done['place']}: {done['what']}")
+            _tell(json.loads(line))
     except RuntimeError as error:
         _fail(str(error))
 

@@ -106,8 +106,7 @@ def airflow(checkout: Path, port: int, certificates: Path | None = None) -> Iter
         passwords.write_text(json.dumps({"admin": secrets.token_urlsafe(12)}), encoding="utf-8")
     url, logs, trusted = f"http://{HOST}:{port}", home / "logs" / "platform", None
     if certificates is not None:
-        doors.check_certificate(certificates)
-        url, trusted = url.replace("http:", "https:"), certificates / "ca.pem"
+        url, trusted = doors.over_tls(url, certificates)
     logs.mkdir(parents=True, exist_ok=True)
     settings = environment(checkout, url, port, certificates)
     program = [sys.executable, "-m", "airflow"]

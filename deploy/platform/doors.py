@@ -86,6 +86,16 @@ def make_certificates(folder: Path, names: list[str]) -> tuple[date, date]:
     return authority.not_valid_after_utc.date(), until.date()
 
 
+def over_tls(url: str, folder: Path) -> tuple[str, Path]:
+    """The URL by TLS, and the certificate of the authority that clients trust.
+
+    Raises:
+        PlatformError: see check_certificate.
+    """
+    check_certificate(folder)
+    return url.replace("http:", "https:"), folder / "ca.pem"
+
+
 def check_certificate(folder: Path) -> None:
     """Raises: PlatformError: there is no certificate, it is not readable, or it holds no longer."""
     try:

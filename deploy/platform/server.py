@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from deploy.platform.airflow import airflow
-from deploy.platform.doors import check_certificate
+from deploy.platform.doors import over_tls
 from deploy.platform.processes import HOST, PlatformError, check_port, process, until_one_ends, wait_for
 from deploy.promotion.environments import Environment, params_of
 
@@ -137,7 +137,7 @@ def serving(
     counters.mkdir(exist_ok=True)
     url, trusted = f"http://{HOST if host in ANY else host}:{port}", None
     if certificates is not None:
-        check_certificate(certificates)
+        url, trusted = over_tls(url, certificates)
         command += [
             "--ssl-certfile",
             str(certificates / "server.pem"),
@@ -146,7 +146,6 @@ def serving(
             "--ssl-ciphers",
             CIPHERS,
         ]
-        url, trusted = url.replace("http:", "https:"), certificates / "ca.pem"
     with process(command, os.environ | own | settings, log, folder) as running:
         wait_for(f"{url}/readyz", running, log, 60, trusted)
         yield url, running

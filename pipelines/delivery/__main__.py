@@ -32,11 +32,12 @@ from marketing import channels as ways
 from marketing import messages, outbox, sending, unsubscribing
 from marketing.campaigns import Campaign, ContactLimit
 from pipelines import settings
+from pipelines.data import pseudonyms
 from pipelines.data.identity.links import FOLDER, ids_of_people
 from pipelines.data.tables import TIMESTAMP, checked
 from pipelines.plan import CAMPAIGNS, files, read
 from pipelines.stage import NEVER_RETRY, REFUSAL, StageError, checkout, write_json
-from privacy.people import People, of_settings
+from privacy.people import People
 from privacy.vault import VaultError
 from service.complaints import HANDOVERS, Complaints, keep
 
@@ -82,7 +83,7 @@ def settle(handover_id: str | None) -> str:
 
 def people() -> People:
     """By which names shoppers are known."""
-    return of_settings(checkout(), **settings.load().privacy.model_dump(exclude={"retention"}))
+    return pseudonyms.people(settings.load().privacy.model_dump())
 
 
 class ByOwnIds:
